@@ -1,0 +1,97 @@
+"""Training state to bytes and back: safetensors under a hash; nothing that could run code on loading.
+
+    magic (8 bytes) | SHA-256 of the rest (32 bytes) | safetensors: tensors, and a JSON header of plain values
+
+safetensors checks only its own structure, so a flipped bit in a weight would load in silence: hence the hash.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from maml_core.config import RunConfig
+from maml_core.engines import Layout, TrainingState
+from maml_core.errors import CheckpointError
+from maml_core.models import build_model
+
+MAGIC = b"MAMLCKP1"
+VERSION = "1"
+_HASH_BYTES = 32
+_VECTORS = ("parameters", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on as if it had never stopped.
+
+    There is no random-number state to keep: a run's tasks are a function of its seed and the iteration.
+    """
+
+    state: TrainingState
+    pending: Tensor  # [rows, 3] float64: metrics that await the end of their row
+    swapped_at: int | None = None  # iteration at which engine `auto` went over to the compiled loop
+
+
+def dump_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """The checkpoint as bytes."""
+    state = checkpoint.state
+    tensors = {name: getattr(state, name).detach().cpu().contiguous() for name in _VECTORS}
+    header = {"version": VERSION, "iteration": state.iteration, "swapped_at": checkpoint.swapped_at}
+    payload = save({**tensors, "pending": checkpoint.pending.contiguous()}, {"checkpoint": json.dumps(header)})
+    return MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
+    """The checkpoint that `dump_checkpoint` wrote for a run with this configuration.
+
+    Raises:
+        CheckpointError: the bytes are damaged, foreign, of another version, or of another model.
+    """
+    start = len(MAGIC) + _HASH_BYTES
+    if len(data) < start or data[: len(MAGIC)] != MAGIC:
+        raise CheckpointError("This is not a checkpoint of this version of the lab.")
+    payload = data[start:]
+    if hashlib.sha256(payload).digest() != data[len(MAGIC) : start]:
+        raise CheckpointError("The checkpoint is damaged: its contents do not match its SHA-256; use an older one.")
+    try:
+        tensors = load(payload)
+        length = int.from_bytes(payload[:8], "little")
+        header = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["checkpoint"])
+        version, iteration, swapped_at = header["version"], header["iteration"], header["swapped_at"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"The checkpoint cannot be read: {error}.") from None
+    if version != VERSION:
+        raise CheckpointError(f"The checkpoint has version {version}; this lab reads version {VERSION}.")
+    size = Layout(build_model(config.model, config.seed)).size
+    for name in _VECTORS:
+        check_tensor(tensors, name, (size,), torch.float32)
+    check_tensor(tensors, "pending", (None, 3), torch.float64)
+    state = TrainingState(*(tensors[name] for name in _VECTORS), iteration=iteration)
+    return Checkpoint(state, tensors["pending"], swapped_at)
+
+
+def check_tensor(
+    tensors: dict[str, Tensor], name: str, shape: tuple[int | None, ...], dtype: torch.dtype, *, finite: bool = True
+) -> None:
+    """Check that `tensors[name]` is there with this shape (None: any size) and dtype, and finite.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if name not in tensors:
+        raise CheckpointError(f"The checkpoint has no tensor {name}.")
+    tensor = tensors[name]
+    fits = len(shape) == tensor.ndim and all(want in (None, have) for want, have in zip(shape, tensor.shape, strict=False))
+    if not fits or tensor.dtype != dtype:
+        wanted = "x".join("any" if size is None else str(size) for size in shape)
+        raise CheckpointError(
+            f"The checkpoint belongs to another model: {name} is {list(tensor.shape)} {tensor.dtype}, "
+            f"but this run needs {wanted} {dtype}."
+        )
+    if finite and not torch.isfinite(tensor).all():
+        raise CheckpointError(f"The checkpoint's {name} holds values that are not finite.")

@@ -1,0 +1,153 @@
+"""What a run is: one frozen model, with bounds and help on its fields, and JSON both ways."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from maml_core.errors import ConfigError
+from maml_core.fields import Integer, Real, Spec, explained, parse, shown
+from maml_core.models import MLP, ModelSpec, parse_model
+from maml_core.tasks import Sine, TaskFamily, parse_family
+
+GIB = 2**30
+MEMORY_LIMIT = 2 * GIB
+"""Bytes that a run may be estimated to need; more is refused before it starts."""
+
+
+class RunConfig(Spec):
+    """Everything that decides a run's numbers. Same config, same engine: same run, bit for bit."""
+
+    model: SerializeAsAny[ModelSpec] = Field(MLP(), description="The network that is meta-trained.")
+    tasks: SerializeAsAny[TaskFamily] = Field(Sine(), description="The distribution that tasks are drawn from.")
+    shots: Integer = Field(10, ge=1, le=1000, description="Support points per task (K), used to adapt.")
+    query_shots: Integer = Field(
+        10, ge=1, le=1000, description="Query points per task, used to judge the adapted model."
+    )
+    algorithm: Literal["fomaml"] = Field(
+        "fomaml", description="How the meta-gradient is formed. fomaml: first-order MAML, arXiv:1703.03400."
+    )
+    inner_lr: Real = Field(
+        0.01, gt=0, le=1e38, description="Step size of adaptation (alpha): gradient descent on the support set."
+    )
+    inner_steps: Integer = Field(1, ge=0, le=1000, description="Gradient steps of adaptation during training.")
+    meta_lr: Real = Field(0.001, gt=0, le=10, description="Adam's step size on the initialization (beta).")
+    meta_batch_size: Integer = Field(25, ge=1, le=10_000, description="Tasks averaged in one meta-iteration.")
+    meta_iterations: Integer = Field(1000, ge=1, le=10_000_000, description="Updates of the initialization.")
+    clip_norm: Real | None = Field(
+        None, gt=0, le=1e6, description="Scale the meta-gradient down to this norm when it is longer."
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="How meta_lr changes over the run: not at all, or along a half cosine to zero."
+    )
+    engine: Literal["auto", "higher", "vectorized"] = Field(
+        "auto",
+        description="How the meta-gradient is computed. higher: task by task, the reference. vectorized: all tasks "
+        "of a meta-batch at once. auto: the fastest that takes the model.",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where to compute. auto: CUDA if present, else MPS, else the CPU."
+    )
+    seed: Integer = Field(0, ge=0, le=2**32 - 1, description="Decides the initialization and every task drawn.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, data: Any) -> Any:
+        return parse_model(data)
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _tasks(cls, data: Any) -> Any:
+        return parse_family(data)
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> Self:
+        needed = self.memory_estimate()
+        if needed > MEMORY_LIMIT:
+            raise explained(
+                f"model = {shown(self.model)} would need about {needed / GIB:,.1f} GiB with "
+                f"{self.meta_batch_size} tasks a meta-batch: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
+                "make the hidden layers or the meta-batch smaller."
+            )
+        return self
+
+    def memory_estimate(self) -> int:
+        """Bytes a run needs at its peak, within a factor of two: parameters, their copies, activations, tasks.
+
+        Counted for the vectorized engine, which holds a copy of the parameters and their gradient per task;
+        `higher` holds one task at a time.
+        """
+        in_flight = 1 if self.engine == "higher" else self.meta_batch_size
+        parameters = self.model.parameter_count()
+        points = max(self.shots, self.query_shots)
+        activations = 3 * in_flight * points * (2 + sum(self.model.widths))
+        tasks = 4 * self.meta_batch_size * (self.shots + self.query_shots)
+        return 4 * (parameters * (5 + 3 * in_flight) + activations + tasks)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The configuration as JSON text; `from_json` gives it back equal."""
+        return self.model_dump_json(indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """The configuration that `to_json` wrote.
+
+        Raises:
+            ConfigError: the text is not JSON, or a value breaks a rule.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"The configuration is not JSON: {error}.") from None
+        return parse(cls, data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RunConfig":
+        """Validate plain data.
+
+        Raises:
+            ConfigError: one sentence for the first value that breaks a rule.
+        """
+        return parse(cls, dict(data))
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "RunConfig":
+        """This configuration with dotted names set: `{"inner_lr": 0.1, "tasks.noise": 0.3}`.
+
+        A change of `tasks.family` or `model.kind` starts from the defaults of the new family or model.
+
+        Raises:
+            ConfigError: a name is unknown or a value breaks a rule.
+        """
+        data = self.model_dump(mode="json")
+        for place, tag in (("tasks", "family"), ("model", "kind")):
+            name = settings.get(f"{place}.{tag}", data[place][tag])
+            if name != data[place][tag]:
+                data[place] = {tag: name}
+        for key, value in settings.items():
+            *parents, last = key.split(".")
+            node = data
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key} is not a field: a run has {', '.join(type(self).model_fields)}.")
+            node[last] = value
+        return self.from_dict(data)
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["inner_lr=0.1", "tasks.family=line"]` as a mapping; a value is JSON, or else a bare word.
+
+    Raises:
+        ConfigError: a pair has no `=`.
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair} is not allowed: it must be KEY=VALUE, such as inner_lr=0.01.")
+        try:
+            settings[key] = json.loads(text)
+        except ValueError:
+            settings[key] = text
+    return settings

@@ -1,0 +1,118 @@
+"""The contract of an engine, and the state that a chunk of meta-iterations carries forward."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from maml_core.algorithms import Parameters
+from maml_core.engines.meta_optimizer import MetaOptimizer
+from maml_core.tasks import TaskBatch
+
+
+class Layout:
+    """Where each of a model's parameters lies in one flat vector of length P."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(self.sizes)
+
+    def unflatten(self, flat: Tensor) -> Parameters:
+        """Views of `flat` `[..., P]`, by name, each `[..., *shape]`."""
+        pieces = flat.split(self.sizes, dim=-1)
+        leading = flat.shape[:-1]
+        return {
+            name: piece.reshape(leading + shape)
+            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+    def flatten(self, parameters: Parameters) -> Tensor:
+        """The inverse of `unflatten` for parameters without leading dimensions: `[P]`."""
+        return torch.cat([parameters[name].reshape(-1) for name in self.shapes])
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that the next meta-iteration depends on besides its tasks. Tensors have shape [P]."""
+
+    parameters: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    iteration: int = 0
+
+    def is_finite(self) -> bool:
+        """Whether the parameters hold neither NaN nor infinity."""
+        return bool(torch.isfinite(self.parameters).all())
+
+    def to(self, device: torch.device | str) -> "TrainingState":
+        """The same state on another device."""
+        return replace(
+            self,
+            parameters=self.parameters.to(device),
+            exp_avg=self.exp_avg.to(device),
+            exp_avg_sq=self.exp_avg_sq.to(device),
+        )
+
+
+def initial_state(model: nn.Module) -> TrainingState:
+    """The state before the first meta-iteration, on the model's device."""
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+    return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
+
+
+class MetaGradient(NamedTuple):
+    """What one meta-batch says, averaged over its tasks."""
+
+    gradient: Tensor  # [P]
+    pre_loss: Tensor  # scalar: query loss before adaptation
+    post_loss: Tensor  # scalar: query loss after adaptation
+
+
+class Engine(ABC):
+    """Computes meta-gradients of `model`, and runs chunks of meta-iterations with them."""
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer
+    ) -> None:
+        """Prepare the engine; the model gives structure, dtype and device, its values are not read.
+
+        Raises:
+            EngineError: this engine cannot take the model.
+        """
+        self.model = model
+        self.layout = Layout(model)
+        self.inner_lr = inner_lr
+        self.inner_steps = inner_steps
+        self.meta_optimizer = meta_optimizer
+
+    @abstractmethod
+    def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:
+        """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
+
+    def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
+        """Do one meta-iteration per leading entry of `tasks` `[iterations, tasks, points, features]`.
+
+        Returns the new state and metrics `[iterations, 3]`: query loss before and after adaptation, and the norm
+        of the meta-gradient before clipping. A non-finite value is passed on; watching for it is the caller's.
+        """
+        metrics = []
+        parameters, exp_avg, exp_avg_sq = state.parameters, state.exp_avg, state.exp_avg_sq
+        count = tasks.support_x.shape[0]
+        for batch, rates in zip(
+            (tasks[i] for i in range(count)), self.meta_optimizer.rates(state.iteration, count, parameters), strict=True
+        ):
+            gradient, pre_loss, post_loss = self.meta_gradient(parameters, batch)
+            parameters, exp_avg, exp_avg_sq, norm = self.meta_optimizer.update(
+                parameters, exp_avg, exp_avg_sq, gradient, rates
+            )
+            metrics.append(torch.stack([pre_loss, post_loss, norm]))
+        return TrainingState(parameters, exp_avg, exp_avg_sq, state.iteration + count), torch.stack(metrics)

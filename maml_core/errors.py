@@ -1,0 +1,46 @@
+"""Every error the library raises on purpose, each with a text made to be shown as it is.
+
+    MamlError
+    ├── ConfigError          a value breaks a rule of the configuration
+    ├── DeviceError          the chosen device is not on this machine
+    ├── EngineError          an engine cannot take this model or algorithm
+    ├── CheckpointError      bytes that are not a checkpoint of this run
+    └── StoreError           the database cannot be opened, read or written
+        ├── RunNotFoundError no run with that id
+        └── RunBusyError     somebody else owns the run, or its status forbids the action
+
+A text is one sentence (two where the remedy needs its own) that names what was wrong, the rule and the
+remedy. Anything else that escapes is a defect of ours, not of the user's input.
+"""
+
+
+class MamlError(Exception):
+    """Base of all errors whose text is fit for a screen or a terminal."""
+
+
+class ConfigError(MamlError):
+    """A value breaks a rule of the configuration."""
+
+
+class DeviceError(MamlError):
+    """The chosen device is not on this machine."""
+
+
+class EngineError(MamlError):
+    """An engine cannot take this model or algorithm."""
+
+
+class CheckpointError(MamlError):
+    """Bytes that are not a checkpoint of this run."""
+
+
+class StoreError(MamlError):
+    """The database cannot be opened, read or written."""
+
+
+class RunNotFoundError(StoreError):
+    """No run with that id."""
+
+
+class RunBusyError(StoreError):
+    """Somebody else owns the run, or its status forbids the action."""

@@ -1,0 +1,109 @@
+"""The networks, as plain nn.Modules, and the specifications that build them.
+
+A model is one class: its fields are its hyperparameters, its `layers` the network. The form and the command
+line follow from the fields.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from maml_core.fields import Integer, Spec
+from maml_core.tasks import parse_variant
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+"""Nonlinearities by the name a configuration gives them."""
+
+
+class ModelSpec(Spec):
+    """What a model is, before it is built. Subclasses add hyperparameters and `layers`."""
+
+    title: ClassVar[str]
+
+    kind: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a finished model under the name it declares."""
+        MODELS[cls.model_fields["kind"].default] = cls
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Sizes of the hidden layers."""
+        return ()
+
+    def layers(self, input_size: int, output_size: int) -> nn.Module:
+        """The network, freshly initialized from torch's global generator."""
+        raise NotImplementedError
+
+    def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:
+        """How many parameters the network has; counted without allocating them."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.layers(input_size, output_size).parameters())
+
+
+MODELS: dict[str, type[ModelSpec]] = {}
+"""Every model by its name; a subclass of `ModelSpec` registers itself."""
+
+
+class Linear(ModelSpec):
+    """y = w x + b."""
+
+    title: ClassVar[str] = "Linear model"
+
+    kind: Literal["linear"] = "linear"
+
+    def layers(self, input_size: int, output_size: int) -> nn.Module:
+        """One linear layer."""
+        return nn.Sequential(nn.Linear(input_size, output_size))
+
+
+class MLP(ModelSpec):
+    """A multilayer perceptron."""
+
+    title: ClassVar[str] = "Multilayer perceptron"
+
+    kind: Literal["mlp"] = "mlp"
+    hidden_sizes: tuple[Annotated[Integer, Field(ge=1, le=65536)], ...] = Field(
+        (64,),
+        min_length=1,
+        max_length=16,
+        description="Widths of the hidden layers, in order.",
+        json_schema_extra={"rule": "a list of 1 to 16 whole numbers, each from 1 to 65,536"},
+    )
+    activation: Literal["relu", "tanh", "silu"] = Field("relu", description="Nonlinearity after each hidden layer.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Sizes of the hidden layers."""
+        return self.hidden_sizes
+
+    def layers(self, input_size: int, output_size: int) -> nn.Module:
+        """Linear layers with the activation between them."""
+        modules: list[nn.Module] = []
+        for width in self.hidden_sizes:
+            modules += [nn.Linear(input_size, width), ACTIVATIONS[self.activation]()]
+            input_size = width
+        return nn.Sequential(*modules, nn.Linear(input_size, output_size))
+
+
+def build_model(spec: ModelSpec, seed: int, input_size: int = 1, output_size: int = 1) -> nn.Module:
+    """Build the network that `spec` describes; the same seed gives the same initialization on every device.
+
+    Initialization is drawn on the CPU and leaves torch's global generator as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return spec.layers(input_size, output_size)
+
+
+def parse_model(data: Any) -> ModelSpec:
+    """The model that `data` names in its `kind` field, validated.
+
+    Raises:
+        PydanticCustomError: one sentence, for use inside a validator.
+    """
+    return parse_variant(data, MODELS, tag="kind", place="model")

@@ -1,0 +1,84 @@
+"""Named configurations: the classic linear and sine set-ups, and the paper's."""
+
+import math
+from dataclasses import dataclass
+
+from maml_core.config import RunConfig
+from maml_core.errors import ConfigError
+from maml_core.models import MLP, Linear
+from maml_core.tasks import Line, Sine, Uniform
+
+DEFAULT = "sine"
+"""The preset that the lab opens with and `train` runs when none is named."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration worth a name."""
+
+    title: str
+    description: str
+    config: RunConfig
+
+
+_CLASSIC = {
+    "shots": 10,
+    "query_shots": 5,
+    "inner_lr": 0.01,
+    "meta_lr": 0.001,
+    "meta_batch_size": 5,
+    "meta_iterations": 1000,
+}
+_PAPER = {
+    "model": MLP(hidden_sizes=(40, 40)),
+    "tasks": Sine(),  # its defaults are the paper's ranges
+    "inner_lr": 0.01,
+    "inner_steps": 1,
+    "meta_lr": 0.001,
+    "meta_batch_size": 25,
+    "meta_iterations": 70_000,
+}
+
+PRESETS: dict[str, Preset] = {
+    "linear": Preset(
+        "Lines, linear model",
+        "The smallest case: one weight and one bias learn to adapt to any line in a single step.",
+        RunConfig(**_CLASSIC, model=Linear(), tasks=Line(), inner_steps=1),
+    ),
+    "sine": Preset(
+        "Sine waves, 1-64-1 network",
+        "Amplitude and frequency vary; five inner steps. Trains in seconds.",
+        RunConfig(
+            **_CLASSIC,
+            model=MLP(hidden_sizes=(64,)),
+            tasks=Sine(
+                amplitude=Uniform(low=0.0, high=5.0),
+                frequency=Uniform(low=0.1, high=2.1),
+                phase=Uniform(low=0.0, high=0.0),
+                x=Uniform(low=0.0, high=2 * math.pi),
+            ),
+            inner_steps=5,
+        ),
+    ),
+    "paper-5-shot": Preset(
+        "The MAML paper's sines, 5 shots",
+        "arXiv:1703.03400, section 5.1: 40-40 network, 70,000 iterations, 5 support points.",
+        RunConfig(**_PAPER, shots=5, query_shots=5),
+    ),
+    "paper-10-shot": Preset(
+        "The MAML paper's sines, 10 shots",
+        "arXiv:1703.03400, section 5.1: 40-40 network, 70,000 iterations, 10 support points.",
+        RunConfig(**_PAPER, shots=10, query_shots=10),
+    ),
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset = {name!r} is not known: it must be one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,0 +1,80 @@
+"""The tables of the store."""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+info = Table(
+    "info",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", String(200), nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("name", String(80), nullable=False),
+    Column("preset", String(40)),
+    Column("config", Text, nullable=False),
+    Column("status", String(12), nullable=False, index=True),
+    Column("message", Text, nullable=False, default=""),
+    Column("meta_iterations", Integer, nullable=False),
+    Column("iteration", Integer, nullable=False, default=0),
+    Column("pre_loss", Float),
+    Column("post_loss", Float),
+    Column("best_loss", Float),
+    Column("best_iteration", Integer),
+    Column("rate", Float),
+    Column("engine", String(20)),
+    Column("device", String(20)),
+    Column("owner", String(120)),
+    Column("heartbeat", Integer, nullable=False, default=0),
+    Column("command", String(8), nullable=False, default="run"),
+    Column("until", Integer),
+    Column("pace", Float),
+    Column("queued", Float),
+    Column("created", Float, nullable=False),
+    Column("started", Float),
+    Column("seconds", Float, nullable=False, default=0.0),
+    Column("notes", Text, nullable=False, default=""),
+    Column("pinned", Boolean, nullable=False, default=False),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("iteration", Integer, nullable=False),
+    Column("pre_loss", Float, nullable=False),
+    Column("post_loss", Float, nullable=False),
+    Column("gradient_norm", Float, nullable=False),
+    PrimaryKeyConstraint("run_id", "iteration"),
+    sqlite_with_rowid=False,
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("iteration", Integer, nullable=False),
+    Column("held_out", Float),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("run_id", "kind", "iteration"),
+)

@@ -1,0 +1,80 @@
+"""The background session: keeps worker processes for one server. The store, not this object, holds the truth.
+
+Nothing is lost when the object is: workers are found again as children of this process, so a second session (after
+a browser cleared the cache, say) takes over the same ones.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from maml_core.config import RunConfig
+from maml_core.store import ACTIVE, Store
+
+_SPAWN_LOCK = threading.Lock()
+
+
+def default_limit() -> int:
+    """Runs at once unless told otherwise: all cores but one, which is left to the screen."""
+    return max(1, (os.cpu_count() or 2) - 1)
+
+
+class TrainingSession:
+    """Starts runs and sees to it that there are workers for them."""
+
+    def __init__(self, url: str | None = None, limit: int | None = None) -> None:
+        """Open the store and warm up one worker, so that the first run starts at once.
+
+        Raises:
+            StoreError: the store cannot be opened.
+        """
+        self.store = Store(url)
+        self.limit = limit or default_limit()
+        self.tend()
+
+    def start(self, config: RunConfig, *, preset: str | None = None, steps: int | None = None) -> str:
+        """Queue a new run, for `steps` iterations only if given; return its id."""
+        run_id = self.store.create_run(config, preset=preset, steps=steps)
+        self.tend()
+        return run_id
+
+    def resume(self, run_id: str, *, steps: int | None = None) -> None:
+        """Queue a run that was paused, stopped or interrupted.
+
+        Raises:
+            RunBusyError: it is not one that can go on.
+        """
+        self.store.resume(run_id, steps=steps)
+        self.tend()
+
+    def tend(self) -> None:
+        """Make sure that there are as many workers as active runs, at least one and at most the limit."""
+        wanted = min(self.limit, max(1, self.store.count(*ACTIVE)))
+        with _SPAWN_LOCK:
+            for _ in range(wanted - len(self.workers())):
+                self._spawn()
+
+    def workers(self) -> list[psutil.Process]:
+        """The live worker processes of this server and store."""
+        found = []
+        for child in psutil.Process().children():
+            try:
+                command = child.cmdline()
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(child.pid, os.WNOHANG)
+                elif "maml_core.worker" in command and self.store.url in command:
+                    found.append(child)
+            except (psutil.Error, ChildProcessError):
+                continue
+        return found
+
+    def _spawn(self) -> None:
+        command = [sys.executable, "-m", "maml_core.worker", "--store", self.store.url, "--parent", str(os.getpid())]
+        root = Path(__file__).parent.parent
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+        # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)

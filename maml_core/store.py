@@ -1,0 +1,456 @@
+"""The database: runs, metrics, checkpoints. The only channel between training and screens.
+
+A run's life, as its `status`:
+
+    queued ──> running ──> finished | diverged | failed
+      ^           ├──────> paused | stopped      (asked for)
+      │           └──────> interrupted           (its process is gone)
+      └── resume, step ──── paused, stopped, interrupted
+
+Only a `running` run has an owner. It is taken and given back by compare-and-set, so of two that want a run one
+gets it and the other is told. Metrics and state of one moment are committed in one transaction.
+"""
+
+import math
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from maml_core.config import RunConfig
+from maml_core.errors import MamlError, RunBusyError, RunNotFoundError, StoreError
+from maml_core.owner import is_alive
+from maml_core.schema import SCHEMA_VERSION, checkpoints, info, metadata, metrics, runs
+from maml_core.trainer import MetricRow
+
+DEFAULT_URL = "sqlite:///runs/maml.db"
+RESUMABLE = ("paused", "stopped", "interrupted")
+ACTIVE = ("queued", "running")
+HEARTBEAT_TIMEOUT = 4.0
+"""Seconds without a heartbeat after which a worker on another machine counts as gone."""
+
+_BUSY_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the runs table, with its configuration parsed. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    preset: str | None
+    config: RunConfig
+    status: str
+    message: str
+    meta_iterations: int
+    iteration: int
+    pre_loss: float | None
+    post_loss: float | None
+    best_loss: float | None
+    best_iteration: int | None
+    rate: float | None
+    engine: str | None
+    device: str | None
+    owner: str | None
+    heartbeat: int
+    command: str
+    until: int | None
+    pace: float | None
+    queued: float | None
+    created: float
+    started: float | None
+    seconds: float
+    notes: str
+    pinned: bool
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the run is training or waiting to."""
+        return self.status in ACTIVE
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the run can go on."""
+        return self.status in RESUMABLE
+
+
+class Store:
+    """Runs in a database. Safe to use from several threads and processes at once."""
+
+    def __init__(self, url: str | None = None) -> None:
+        """Open the database at `url`, else at `$MAML_STORE`, else the default; create it on first use.
+
+        Raises:
+            StoreError: the database cannot be opened, is damaged, or is of a newer version.
+        """
+        self.url = url or os.environ.get("MAML_STORE") or DEFAULT_URL
+        try:
+            parsed = sa.make_url(self.url)
+        except sa.exc.ArgumentError:
+            raise StoreError(
+                f"store = {self.url!r} is not a database URL: it must look like sqlite:///runs/maml.db."
+            ) from None
+        self.path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+        self._beats: dict[str, tuple[int, float]] = {}
+        if self.path:
+            _make_folder(self.path)
+        try:
+            self.engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT} if self.path else {})
+        except (sa.exc.NoSuchModuleError, ImportError) as error:
+            raise StoreError(f"store = {self.url!r} cannot be used: {error}; install its driver.") from None
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _set_pragmas)
+            sa.event.listen(self.engine, "begin", _begin)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        with self._transaction(write=True) as connection:
+            metadata.create_all(connection)
+            version = connection.scalar(sa.select(info.c.value).where(info.c.name == "schema_version"))
+            if version is None:
+                connection.execute(sa.insert(info).values(name="schema_version", value=str(SCHEMA_VERSION)))
+            elif int(version) > SCHEMA_VERSION:
+                raise StoreError(
+                    f"The store {self.url} was written by a newer version of the lab (schema {version}, this one "
+                    f"reads {SCHEMA_VERSION}): update the lab, or use another store with --store."
+                )
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self.engine.dispose()
+
+    # Runs ------------------------------------------------------------------------------------------------------
+
+    def create_run(
+        self, config: RunConfig, *, preset: str | None = None, name: str | None = None, steps: int | None = None
+    ) -> str:
+        """Queue a new run, for at most `steps` iterations if given, and return its id."""
+        run_id = secrets.token_hex(4)
+        now = time.time()
+        with self._transaction(write=True) as connection:
+            count = connection.scalar(sa.select(sa.func.count()).select_from(runs)) or 0
+            connection.execute(
+                sa.insert(runs).values(
+                    id=run_id,
+                    name=(name or f"{preset or config.tasks.family} {count + 1}")[:80],
+                    preset=preset,
+                    config=config.to_json(),
+                    status="queued",
+                    meta_iterations=config.meta_iterations,
+                    until=steps,
+                    queued=now,
+                    created=now,
+                )
+            )
+        return run_id
+
+    def run(self, run_id: str) -> Run:
+        """The run with that id.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        self.mark_interrupted()
+        with self._transaction() as connection:
+            row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
+        if row is None:
+            raise RunNotFoundError(f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`.")
+        return _as_run(row)
+
+    def all_runs(self) -> list[Run]:
+        """Every run, pinned ones first, then the newest first."""
+        self.mark_interrupted()
+        with self._transaction() as connection:
+            rows = connection.execute(
+                sa.select(runs).order_by(runs.c.pinned.desc(), runs.c.created.desc())
+            ).mappings().all()
+        return [_as_run(row) for row in rows]
+
+    def count(self, *statuses: str) -> int:
+        """How many runs have one of these statuses."""
+        with self._transaction() as connection:
+            query = sa.select(sa.func.count()).select_from(runs).where(runs.c.status.in_(statuses))
+            return connection.scalar(query) or 0
+
+    def edit(self, run_id: str, **values: Any) -> None:
+        """Change a run's `name`, `notes` or `pinned`.
+
+        Raises:
+            StoreError: the name is empty or too long.
+            RunNotFoundError: there is no such run.
+        """
+        if "name" in values:
+            values["name"] = values["name"].strip()
+            if not 1 <= len(values["name"]) <= 80:
+                raise StoreError(f"name = {values['name'][:90]!r} is not allowed: it must have 1 to 80 characters.")
+        self._update(run_id, sa.true(), values)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run with its metrics and checkpoints.
+
+        Raises:
+            RunBusyError: the run is training.
+        """
+        run = self.run(run_id)
+        with self._transaction(write=True) as connection:
+            gone = connection.execute(sa.delete(runs).where(runs.c.id == run_id, runs.c.status != "running"))
+        if not gone.rowcount:
+            raise RunBusyError(f"run = {run_id} ({run.name}) is training: stop it before deleting it.")
+
+    # Asking for something ---------------------------------------------------------------------------------------
+
+    def resume(self, run_id: str, *, steps: int | None = None) -> None:
+        """Queue a paused, stopped or interrupted run, for at most `steps` more iterations if given.
+
+        Raises:
+            RunBusyError: the run is already training or queued, or it has come to its end.
+        """
+        run = self.run(run_id)
+        values = {
+            "status": "queued",
+            "command": "run",
+            "message": "",
+            "queued": time.time(),
+            "until": run.iteration + steps if steps else None,
+        }
+        if not self._update(run_id, runs.c.status.in_(RESUMABLE), values):
+            raise RunBusyError(
+                f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped or "
+                "interrupted run can go on."
+            )
+
+    def ask(self, run_id: str, command: str) -> None:
+        """Ask a queued or running run to `pause` or `stop`.
+
+        Raises:
+            RunBusyError: the run is neither queued nor running.
+        """
+        ended = {"pause": "paused", "stop": "stopped"}[command]
+        if self._update(run_id, runs.c.status == "queued", {"status": ended, "queued": None}):
+            return
+        if command == "stop" and self._update(run_id, runs.c.status == "paused", {"status": ended}):
+            return
+        if not self._update(run_id, runs.c.status == "running", {"command": command}):
+            raise RunBusyError(f"run = {run_id} is {self.run(run_id).status}: only a training run can {command}.")
+
+    def set_pace(self, run_id: str, pace: float | None) -> None:
+        """Limit a run to `pace` meta-iterations per second; None is as fast as it goes."""
+        if pace is not None and not (math.isfinite(pace) and pace > 0):
+            raise StoreError(f"pace = {pace} is not allowed: it must be a finite number above 0, or null for none.")
+        self._update(run_id, sa.true(), {"pace": pace})
+
+    # Owning a run -----------------------------------------------------------------------------------------------
+
+    def claim(self, owner: str, run_id: str | None = None) -> Run | None:
+        """Take a queued run, the longest waiting or the one named; None if there is none to take."""
+        for _ in range(8):
+            with self._transaction() as connection:
+                query = sa.select(runs.c.id).where(runs.c.status == "queued").order_by(runs.c.queued)
+                found = connection.scalar(query if run_id is None else query.where(runs.c.id == run_id))
+            if found is None:
+                return None
+            taken = {"status": "running", "owner": owner, "heartbeat": 0, "queued": None, "command": "run", "message": ""}
+            if self._update(found, runs.c.status == "queued", taken):
+                return self.run(found)
+        return None
+
+    def control(self, run_id: str, owner: str) -> tuple[str, float | None] | None:
+        """What the owner is asked to do (`run`, `pause`, `stop`) and at what pace; None if it owns it no more."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                sa.select(runs.c.command, runs.c.pace).where(runs.c.id == run_id, runs.c.owner == owner)
+            ).first()
+        return (row[0], row[1]) if row else None
+
+    def commit(
+        self,
+        run_id: str,
+        owner: str,
+        *,
+        rows: Sequence[MetricRow],
+        latest: tuple[int, bytes],
+        snapshots: Sequence[tuple[int, float, bytes]] = (),
+        values: dict[str, Any] | None = None,
+        release: str | None = None,
+    ) -> None:
+        """Save metrics and state of one moment in one transaction; with `release`, end ownership in that status.
+
+        `latest` is (iteration, checkpoint); `snapshots` are (iteration, held-out loss, checkpoint) for the history.
+
+        Raises:
+            RunBusyError: the run is no longer this owner's; nothing was written.
+        """
+        iteration, data = latest
+        changes = {"iteration": iteration, "heartbeat": runs.c.heartbeat + 1, **(values or {})}
+        if rows:
+            changes |= {"pre_loss": rows[-1].pre_loss, "post_loss": rows[-1].post_loss}
+        if release:
+            changes |= {"status": release, "owner": None, "until": None}
+        with self._transaction(write=True) as connection:
+            mine = sa.and_(runs.c.id == run_id, runs.c.owner == owner)
+            if not connection.execute(sa.update(runs).where(mine).values(changes)).rowcount:
+                raise RunBusyError(f"run = {run_id} is no longer owned by this process.")
+            if rows:
+                connection.execute(
+                    sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in rows]
+                )
+            best = connection.scalar(sa.select(runs.c.best_loss).where(mine | (runs.c.id == run_id)))
+            for at, held_out, snapshot in snapshots:
+                finite = held_out if math.isfinite(held_out) else None
+                _put(connection, run_id, "history", at, finite, snapshot)
+                if finite is not None and (best is None or finite < best):
+                    best = finite
+                    _replace(connection, run_id, "best", at, finite, snapshot)
+                    connection.execute(
+                        sa.update(runs).where(runs.c.id == run_id).values(best_loss=finite, best_iteration=at)
+                    )
+            _replace(connection, run_id, "latest", iteration, None, data)
+
+    def release(self, run_id: str, owner: str, status: str, message: str = "") -> None:
+        """Give a run back without saving anything more."""
+        changes = {"status": status, "owner": None, "until": None, "message": message}
+        self._update(run_id, runs.c.owner == owner, changes)
+
+    def mark_interrupted(self) -> None:
+        """Set `interrupted` on every running run whose process is gone."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                sa.select(runs.c.id, runs.c.owner, runs.c.heartbeat).where(runs.c.status == "running")
+            ).all()
+        for run_id, owner, heartbeat in rows:
+            if self._is_gone(run_id, owner or "::", heartbeat):
+                self._update(
+                    run_id,
+                    sa.and_(runs.c.status == "running", runs.c.owner == owner),
+                    {
+                        "status": "interrupted",
+                        "owner": None,
+                        "message": "The process that trained this run is gone; resume it to go on from its last commit.",
+                    },
+                )
+
+    def _is_gone(self, run_id: str, owner: str, heartbeat: int) -> bool:
+        alive = is_alive(owner)
+        if alive is not None:
+            return not alive
+        beat, since = self._beats.get(run_id, (-1, 0.0))
+        if beat != heartbeat:
+            self._beats[run_id] = heartbeat, time.monotonic()
+            return False
+        return time.monotonic() - since > HEARTBEAT_TIMEOUT
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    def metrics(self, run_id: str) -> pd.DataFrame:
+        """All metric rows of a run: iteration, pre_loss, post_loss, gradient_norm."""
+        columns = [metrics.c[name] for name in MetricRow._fields]
+        with self._transaction() as connection:
+            rows = connection.execute(
+                sa.select(*columns).where(metrics.c.run_id == run_id).order_by(metrics.c.iteration)
+            ).all()
+        return pd.DataFrame(rows, columns=list(MetricRow._fields))
+
+    def history(self, run_id: str) -> list[tuple[int, float | None]]:
+        """Iteration and held-out loss of every checkpoint in a run's history, in order."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                sa.select(checkpoints.c.iteration, checkpoints.c.held_out)
+                .where(checkpoints.c.run_id == run_id, checkpoints.c.kind == "history")
+                .order_by(checkpoints.c.iteration)
+            ).all()
+        return [(row[0], row[1]) for row in rows]
+
+    def checkpoint(self, run_id: str, kind: str = "latest", iteration: int | None = None) -> bytes | None:
+        """Bytes of a run's `latest`, `best` or `history` checkpoint; None if there is none."""
+        query = sa.select(checkpoints.c.data).where(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind)
+        if iteration is not None:
+            query = query.where(checkpoints.c.iteration == iteration)
+        with self._transaction() as connection:
+            return connection.scalar(query.order_by(checkpoints.c.iteration.desc()))
+
+    # Plumbing ---------------------------------------------------------------------------------------------------
+
+    def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
+        with self._transaction(write=True) as connection:
+            changed = connection.execute(sa.update(runs).where(runs.c.id == run_id, condition).values(values))
+        return changed.rowcount > 0
+
+    @contextmanager
+    def _transaction(self, write: bool = False) -> Iterator[Connection]:
+        try:
+            with self.engine.connect().execution_options(write=write) as connection, connection.begin():
+                yield connection
+        except MamlError:
+            raise
+        except sa.exc.DBAPIError as error:
+            raise StoreError(_sentence(self.url, str(error.orig))) from None
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(_sentence(self.url, str(error))) from None
+
+
+def _as_run(row: Any) -> Run:
+    values = {field.name: row[field.name] for field in fields(Run)}
+    return Run(**values | {"config": RunConfig.from_json(row["config"])})
+
+
+def _put(connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes) -> None:
+    same = sa.and_(
+        checkpoints.c.run_id == run_id, checkpoints.c.kind == kind, checkpoints.c.iteration == iteration
+    )
+    connection.execute(sa.delete(checkpoints).where(same))
+    connection.execute(
+        sa.insert(checkpoints).values(run_id=run_id, kind=kind, iteration=iteration, held_out=held_out, data=data)
+    )
+
+
+def _replace(
+    connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes
+) -> None:
+    connection.execute(sa.delete(checkpoints).where(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind))
+    _put(connection, run_id, kind, iteration, held_out, data)
+
+
+def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver's guess
+    for pragma in ("journal_mode = DELETE", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # A writer takes its lock at once: two that read first and write later would end in SQLITE_BUSY.
+    write = connection.get_execution_options().get("write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"The store's folder {path.parent} cannot be made ({error.strerror}): choose another with --store or MAML_STORE."
+        ) from None
+
+
+def _sentence(url: str, reason: str) -> str:
+    reason = reason.splitlines()[0]
+    remedies = {
+        "not a database": "it is not a database of this lab; choose another file with --store or MAML_STORE",
+        "malformed": "the database is damaged; move it away, or choose another with --store or MAML_STORE",
+        "readonly": "the file or its folder cannot be written; change its permissions, or choose another with --store",
+        "unable to open": "the file cannot be opened; check the path and its permissions, or choose another with --store",
+        "disk is full": "the disk is full; free some space and resume",
+        "locked": "another process is holding it; try again",
+    }
+    for sign, remedy in remedies.items():
+        if sign in reason:
+            return f"The store {url} cannot be used ({reason}): {remedy}."
+    return f"The store {url} cannot be used ({reason})."

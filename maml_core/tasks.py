@@ -1,0 +1,310 @@
+"""Task families: distributions over regression functions, drawn in batches.
+
+A family is one class: its `Uniform` and `Normal` fields are the parameters a task draws, its `function` is
+the curve. The form, the command line, the URL and the adaptation sliders all follow from those declarations.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from torch import Tensor
+
+from maml_core.errors import ConfigError
+from maml_core.fields import Real, Spec, explained, parse, shown
+
+
+class Uniform(Spec):
+    """A parameter drawn uniformly from [low, high]; written `[low, high]` in JSON."""
+
+    rule: ClassVar[str] = "[low, high], two finite numbers with low <= high"
+
+    low: Real = Field(ge=-1e6, le=1e6)
+    high: Real = Field(ge=-1e6, le=1e6)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, data: Any) -> Any:
+        if isinstance(data, list | tuple):
+            if len(data) != 2:
+                raise ValueError(f"must be {cls.rule}.")
+            return {"low": data[0], "high": data[1]}
+        return data
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low <= high must hold, but got (low={self.low:g}, high={self.high:g}).")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_pair(self, handler: SerializerFunctionWrapHandler) -> list[float]:
+        return [self.low, self.high]
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to draws of this parameter, any shape."""
+        return self.low + (self.high - self.low) * u
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The interval that a slider should offer."""
+        return self.low, self.high
+
+
+class Normal(Spec):
+    """A parameter drawn from a normal distribution; written `{"mean": m, "std": s}` in JSON."""
+
+    rule: ClassVar[str] = "an object with a finite mean and a std of at least 0"
+
+    mean: Real = Field(ge=-1e6, le=1e6)
+    std: Real = Field(ge=0, le=1e6)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to draws of this parameter, any shape.
+
+        Inverse transform sampling: one uniform per draw, so a stream's layout never depends on how many
+        draws are asked for at once, as `torch.randn` does. The end points are pulled in by half a float32 step.
+        """
+        return self.mean + self.std * torch.special.ndtri(u.clamp(2.0**-25, 1 - 2.0**-24))
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Plus and minus three standard deviations: the interval that a slider should offer."""
+        return self.mean - 3 * self.std, self.mean + 3 * self.std
+
+
+class TaskBatch(NamedTuple):
+    """Support and query points of many tasks; of one task they come from the same function.
+
+    All four have shape `[..., tasks, points, features]`; a leading dimension may hold meta-iterations.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+
+    def __getitem__(self, index: Any) -> "TaskBatch":  # type: ignore[override]
+        """Index the leading dimension of all four tensors at once."""
+        return TaskBatch(*(tensor[index] for tensor in tuple(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> "TaskBatch":
+        """`torch.Tensor.to` on all four tensors."""
+        return TaskBatch(*(tensor.to(*args, **kwargs) for tensor in tuple(self)))
+
+
+class TaskFamily(Spec):
+    """A distribution over functions of one variable. Subclasses add parameters and `function`."""
+
+    rule: ClassVar[str] = "a task family with its ranges"
+    title: ClassVar[str]
+    formula: ClassVar[str]
+
+    family: str
+    x: Uniform = Field(Uniform(low=-5.0, high=5.0), description="Inputs are drawn uniformly from this range.")
+    noise: Real = Field(
+        0.0, ge=0, le=1e3, description="Standard deviation of the noise added to support and query values."
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a finished family under the name it declares."""
+        FAMILIES[cls.model_fields["family"].default] = cls
+
+    @property
+    def parameters(self) -> dict[str, Uniform | Normal]:
+        """Name and distribution of each number that tells one task from another."""
+        named = ((name, getattr(self, name)) for name in type(self).model_fields if name != "x")
+        return {name: value for name, value in named if isinstance(value, Uniform | Normal)}
+
+    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        """The noise-free curve at `x` `[..., points, 1]`; parameters come as `[..., 1, 1]`."""
+        raise NotImplementedError
+
+    def sample_parameters(self, shape: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the parameters of tasks: one tensor of `shape` per name (float64, on the CPU)."""
+        names = self.parameters
+        u = torch.rand(*shape, len(names), generator=generator, dtype=torch.float64)
+        return {name: dist.quantile(u[..., i]) for i, (name, dist) in enumerate(names.items())}
+
+    def task(self, **given: float) -> dict[str, Tensor]:
+        """Parameters of one task from given values; those not named take the middle of their range.
+
+        Raises:
+            ConfigError: a name is no parameter of this family, or a value is not finite.
+        """
+        known = self.parameters
+        for name, value in given.items():
+            if name not in known:
+                raise ConfigError(f"{name} is not a parameter of the {self.family} family: it has {', '.join(known)}.")
+            if not math.isfinite(value):
+                raise ConfigError(f"{name} = {value} is not allowed: a task's parameters must be finite numbers.")
+        middle = {name: sum(dist.span) / 2 for name, dist in known.items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in (middle | given).items()}
+
+    def curve(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The noise-free values at `x` `[..., points, 1]` for parameters `[...]`; float64."""
+        return self.function(x.double(), **{name: value[..., None, None] for name, value in parameters.items()})
+
+    def sample_points(
+        self, parameters: Mapping[str, Tensor], points: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Draw `points` noisy observations of each task: x and y `[..., points, 1]`, float64, on the CPU."""
+        shape = next(iter(parameters.values())).shape
+        x = self.x.quantile(torch.rand(*shape, points, 1, generator=generator, dtype=torch.float64))
+        y = self.curve(parameters, x)
+        if self.noise:
+            noise = Normal(mean=0.0, std=self.noise)
+            y = y + noise.quantile(torch.rand(y.shape, generator=generator, dtype=torch.float64))
+        return x, y
+
+    def sample_batch(
+        self,
+        shape: tuple[int, ...],
+        shots: int,
+        query_shots: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TaskBatch:
+        """Draw tasks of `shape` with `shots` support and `query_shots` query points each.
+
+        Numbers are drawn on the CPU, so that a seed means the same tasks on every device.
+        """
+        parameters = self.sample_parameters(shape, generator)
+        x, y = self.sample_points(parameters, shots + query_shots, generator)
+        x, y = x.to(dtype=dtype).to(device), y.to(dtype=dtype).to(device)
+        return TaskBatch(
+            x[..., :shots, :].contiguous(),
+            y[..., :shots, :].contiguous(),
+            x[..., shots:, :].contiguous(),
+            y[..., shots:, :].contiguous(),
+        )
+
+
+FAMILIES: dict[str, type[TaskFamily]] = {}
+"""Every task family by its name; a subclass of `TaskFamily` registers itself."""
+
+
+class Line(TaskFamily):
+    """Straight lines y = slope x + intercept."""
+
+    title: ClassVar[str] = "Lines"
+    formula: ClassVar[str] = r"y = \text{slope}\cdot x + \text{intercept}"
+
+    family: Literal["line"] = "line"
+    slope: Normal = Field(Normal(mean=0.0, std=1.0), description="Slope of each task's line.")
+    intercept: Normal = Field(Normal(mean=0.0, std=1.0), description="Intercept of each task's line.")
+
+    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        """The line at `x`."""
+        return parameters["slope"] * x + parameters["intercept"]
+
+
+class Sine(TaskFamily):
+    """Sine waves y = amplitude sin(frequency x - phase).
+
+    The defaults are the regression tasks of arXiv:1703.03400, section 5.1; a fixed phase of 0 with a range
+    for the frequency gives the amplitude-and-frequency set-up.
+    """
+
+    title: ClassVar[str] = "Sine waves"
+    formula: ClassVar[str] = r"y = \text{amplitude}\cdot\sin(\text{frequency}\cdot x - \text{phase})"
+
+    family: Literal["sine"] = "sine"
+    amplitude: Uniform = Field(Uniform(low=0.1, high=5.0), description="Amplitude of each task's wave.")
+    frequency: Uniform = Field(Uniform(low=1.0, high=1.0), description="Angular frequency of each task's wave.")
+    phase: Uniform = Field(Uniform(low=0.0, high=math.pi), description="Phase of each task's wave, in radians.")
+
+    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        """The wave at `x`."""
+        return parameters["amplitude"] * torch.sin(parameters["frequency"] * x - parameters["phase"])
+
+
+def parse_family(data: Any) -> TaskFamily:
+    """The family that `data` names in its `family` field, validated.
+
+    Raises:
+        PydanticCustomError: one sentence, for use inside a validator.
+    """
+    return parse_variant(data, FAMILIES, tag="family", place="tasks")
+
+
+def parse_variant(data: Any, registry: Mapping[str, type[Any]], *, tag: str, place: str) -> Any:
+    """Validate `data` as the registered class that `data[tag]` names."""
+    if isinstance(data, tuple(registry.values())):
+        return data
+    if not isinstance(data, Mapping):
+        raise explained(f"{place} = {shown(data)} is not allowed: it must be an object with a field {tag}.")
+    name = data.get(tag)
+    if not isinstance(name, str) or name not in registry:
+        raise explained(f"{place}.{tag} = {shown(name)} is not allowed: it must be one of {', '.join(registry)}.")
+    try:
+        return parse(registry[name], dict(data), prefix=f"{place}.")
+    except ConfigError as error:
+        raise explained(str(error)) from None
+
+
+class TaskStream:
+    """The endless stream of meta-batches of one run, addressed by iteration.
+
+    Tasks come in blocks, each drawn from a generator seeded by the run's seed and the block's number. So the
+    tasks of an iteration depend on neither the chunks it is read in nor on what was read before: every engine
+    sees the same stream, and a resumed run goes on in it at any iteration without a saved random-number state.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        *,
+        meta_batch_size: int,
+        shots: int,
+        query_shots: int,
+        seed: int,
+        purpose: str = "training",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`purpose` keeps streams of one seed apart: training tasks are never held-out tasks."""
+        self.family = family
+        self.meta_batch_size = meta_batch_size
+        self.shots = shots
+        self.query_shots = query_shots
+        self.device = device
+        self.dtype = dtype
+        self._purpose = f"{purpose}:{seed}"
+        points = meta_batch_size * (shots + query_shots)
+        self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time
+        self._cached: tuple[int, TaskBatch] | None = None
+
+    def take(self, start: int, count: int) -> TaskBatch:
+        """The meta-batches of iterations `start` to `start + count`: `[count, tasks, points, features]`."""
+        parts = []
+        while count > 0:
+            block, offset = divmod(start, self.block_size)
+            length = min(count, self.block_size - offset)
+            parts.append(self._block(block)[offset : offset + length])
+            start, count = start + length, count - length
+        return parts[0] if len(parts) == 1 else TaskBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def _block(self, number: int) -> TaskBatch:
+        if self._cached is None or self._cached[0] != number:
+            batch = self.family.sample_batch(
+                (self.block_size, self.meta_batch_size),
+                self.shots,
+                self.query_shots,
+                seeded(f"{self._purpose}:{number}"),
+                self.device,
+                self.dtype,
+            )
+            self._cached = number, batch
+        return self._cached[1]
+
+
+def seeded(name: str) -> torch.Generator:
+    """A CPU generator whose state is a hash of `name`, so that nearby seeds share nothing."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

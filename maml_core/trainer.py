@@ -1,0 +1,247 @@
+"""The meta-training loop: a generator of progress that knows no process, store or screen."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maml_core.adaptation import held_out_loss
+from maml_core.config import RunConfig
+from maml_core.devices import resolve_device
+from maml_core.engines import ENGINES, Engine, MetaOptimizer, TrainingState, initial_state
+from maml_core.models import build_model
+from maml_core.tasks import TaskBatch, TaskStream
+
+CHUNK_SECONDS = 0.1
+"""How long a chunk of meta-iterations should take: Stop, pace and live updates wait for no more than this."""
+
+FULL_DETAIL = 500
+"""So many first iterations get a metric row each; the rest of a run shares as many as `MORE_ROWS` rows."""
+MORE_ROWS = 1500
+
+SNAPSHOTS = 100
+"""A run keeps at most this many checkpoints of its history."""
+
+HELD_OUT_TASKS = 100
+
+
+class MetricRow(NamedTuple):
+    """Means over the meta-iterations since the previous row, up to and with `iteration` (counted from one)."""
+
+    iteration: int
+    pre_loss: float
+    post_loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has happened since the last report."""
+
+    state: TrainingState
+    pending: Tensor  # [rows, 3] float64: metrics that await the end of their row; part of what a resume needs
+    rows: list[MetricRow] = field(default_factory=list)
+    held_out: float | None = None  # mean held-out query loss after adaptation, at snapshot iterations only
+    diverged: str | None = None  # what happened and what to try; the state is then the last finite one
+    finished: bool = False
+
+
+class Trainer:
+    """Trains one run. Iterate over `run()`; stop iterating to pause, set `pace` at any time."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        state: TrainingState | None = None,
+        pending: Tensor | None = None,
+    ) -> None:
+        """Start at the initialization, or go on from `state` and `pending` as a `Progress` gave them.
+
+        Raises:
+            DeviceError: the chosen device is not on this machine.
+            EngineError: the chosen engine cannot take the model.
+        """
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.model = build_model(config.model, config.seed).to(self.device)
+        self.engine = make_engine(config, self.model)
+        self.state = state.to(self.device) if state is not None else initial_state(self.model)
+        self.pending = pending if pending is not None else torch.zeros(0, 3, dtype=torch.float64)
+        self.pace: float | None = None
+        self.limit: int | None = None
+        self._stream = training_stream(config, self.device)
+        self._held_out = held_out_tasks(config, HELD_OUT_TASKS, self.device)
+        self._snapshots = snapshot_iterations(config.meta_iterations)
+        self._seconds_each = 0.0
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end, reporting about ten times a second.
+
+        `pace` (meta-iterations per second) slows training down for teaching; `limit` ends the generator early, at
+        that iteration. Neither changes the numbers, nor does how often the caller looks.
+        """
+        if self.state.iteration == 0:
+            yield Progress(self.state, self.pending, held_out=self._held_out_loss())
+        due = time.perf_counter()
+        while self.state.iteration < self._end():
+            if self.pace:
+                wait = due - time.perf_counter()
+                if wait > 0:
+                    time.sleep(min(wait, 0.05))
+                    if wait > 0.05:  # hand control back, so that a pause need not wait for a slow pace
+                        yield Progress(self.state, self.pending)
+                    continue
+            count = self._chunk_size()
+            progress = self._advance(count)
+            due = max(due, time.perf_counter() - CHUNK_SECONDS) + count / self.pace if self.pace else 0.0
+            yield progress
+            if progress.diverged:
+                return
+
+    def _end(self) -> int:
+        return min(self.config.meta_iterations, self.limit or self.config.meta_iterations)
+
+    def _chunk_size(self) -> int:
+        """Iterations of the next chunk: about `CHUNK_SECONDS`, never across a snapshot."""
+        here = self.state.iteration
+        count = int(CHUNK_SECONDS / self._seconds_each) if self._seconds_each else 1
+        if self.pace:
+            count = min(count, int(self.pace * CHUNK_SECONDS))
+        until = next((i for i in self._snapshots if i > here), self.config.meta_iterations)
+        return max(1, min(count, until - here, self._end() - here))
+
+    def _advance(self, count: int) -> Progress:
+        began = time.perf_counter()
+        tasks = self._stream.take(self.state.iteration, count)
+        state, metrics = self.engine.run(self.state, tasks)
+        rows = metrics.double().cpu()
+        good = int(torch.isfinite(rows).all(dim=1).long().cumprod(0).sum())
+        if good == count and not state.is_finite():
+            good = self._last_finite(tasks, count)
+        if good < count:
+            return self._diverge(tasks, rows, good)
+        elapsed = (time.perf_counter() - began) / count
+        # The first chunks carry one-off costs, so trust falls quickly and rises slowly.
+        self._seconds_each = min(elapsed, 2 * self._seconds_each) if self._seconds_each else elapsed
+        return self._record(state, rows)
+
+    def _record(self, state: TrainingState, rows: Tensor, diverged: str | None = None) -> Progress:
+        self.state = state
+        first = state.iteration - rows.shape[0] + 1
+        finished_rows = []
+        waiting = list(self.pending)
+        for iteration, row in enumerate(rows, start=first):
+            waiting.append(row)
+            if ends_row(iteration, self.config.meta_iterations):
+                finished_rows.append(MetricRow(iteration, *torch.stack(waiting).mean(0).tolist()))
+                waiting = []
+        self.pending = torch.stack(waiting) if waiting else torch.zeros(0, 3, dtype=torch.float64)
+        return Progress(
+            state,
+            self.pending,
+            finished_rows,
+            held_out=self._held_out_loss() if state.iteration in self._snapshots and not diverged else None,
+            diverged=diverged,
+            finished=state.iteration >= self.config.meta_iterations,
+        )
+
+    def _last_finite(self, tasks: TaskBatch, count: int) -> int:
+        """How many iterations of the chunk leave finite parameters, when its metrics are all finite."""
+        state = self.state
+        for done in range(count):
+            state, _ = self.engine.run(state, tasks[done : done + 1])
+            if not state.is_finite():
+                return done
+        return count
+
+    def _diverge(self, tasks: TaskBatch, rows: Tensor, good: int) -> Progress:
+        """Do the `good` iterations of the chunk again, so that the state kept is the last finite one."""
+        state = self.state
+        if good:
+            state, _ = self.engine.run(state, tasks[:good])
+        names = [
+            name
+            for name, value in zip(("loss before adaptation", "loss after adaptation", "meta-gradient"), rows[good], strict=True)
+            if not math.isfinite(value)
+        ] or ["parameters"]
+        config = self.config
+        remedies = [f"a lower inner_lr than {config.inner_lr:g}"]
+        if config.clip_norm is None:
+            remedies.append("clip_norm = 1")
+        remedies.append(f"a lower meta_lr than {config.meta_lr:g}")
+        text = (
+            f"Diverged at iteration {state.iteration + 1:,}: the {names[0]} is no longer finite. "
+            f"The last finite state is kept. Try {', '.join(remedies[:-1])} or {remedies[-1]}."
+        )
+        return self._record(state, rows[:good], diverged=text)
+
+    def _held_out_loss(self) -> float:
+        parameters = self.engine.layout.unflatten(self.state.parameters)
+        loss = held_out_loss(
+            self.model, parameters, self._held_out, inner_lr=self.config.inner_lr, inner_steps=self.config.inner_steps
+        )
+        return loss if math.isfinite(loss) else math.inf
+
+
+def make_engine(config: RunConfig, model: torch.nn.Module) -> Engine:
+    """The engine that `config` names, for `model`.
+
+    Raises:
+        EngineError: the engine cannot take the model.
+    """
+    name = "vectorized" if config.engine == "auto" else config.engine
+    return ENGINES[name](
+        model,
+        inner_lr=config.inner_lr,
+        inner_steps=config.inner_steps,
+        meta_optimizer=MetaOptimizer(config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations),
+    )
+
+
+def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> TaskStream:
+    """The tasks that a run is trained on."""
+    return TaskStream(
+        config.tasks,
+        meta_batch_size=config.meta_batch_size,
+        shots=config.shots,
+        query_shots=config.query_shots,
+        seed=config.seed,
+        device=device,
+    )
+
+
+def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:
+    """Tasks that no run of this family is trained on: `[count, points, features]`, the same for every seed."""
+    stream = TaskStream(
+        config.tasks,
+        meta_batch_size=count,
+        shots=config.shots,
+        query_shots=max(config.query_shots, 20),
+        seed=0,
+        purpose="held-out",
+        device=device,
+    )
+    return stream.take(0, 1)[0]
+
+
+def ends_row(iteration: int, meta_iterations: int) -> bool:
+    """Whether a metric row ends at this iteration (counted from one): every one at first, then evenly spaced."""
+    if iteration <= FULL_DETAIL or iteration == meta_iterations:
+        return True
+    return (iteration - FULL_DETAIL) % max(1, math.ceil((meta_iterations - FULL_DETAIL) / MORE_ROWS)) == 0
+
+
+def snapshot_iterations(meta_iterations: int) -> list[int]:
+    """Iterations whose checkpoint is kept: 0, the last, and at most `SNAPSHOTS` in all, dense at the start.
+
+    Half are spaced evenly in the logarithm, so that the first steps can be looked at one by one, and half evenly,
+    so that the end of a long run can be too.
+    """
+    half = SNAPSHOTS // 2 - 1
+    spaced = {round(meta_iterations ** (k / half)) for k in range(half + 1)}
+    even = {round(meta_iterations * k / half) for k in range(1, half + 1)}
+    return sorted({0} | spaced | even)

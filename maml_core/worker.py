@@ -1,0 +1,194 @@
+"""A process that trains runs out of the store, one after another.
+
+Started by a server, it stays warm between runs and ends with the server; started by the command line, it trains
+the one run it is given. Whatever ends it, at most the last `COMMIT_SECONDS` of training are done again on resume.
+"""
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
+from maml_core.errors import MamlError, RunBusyError, StoreError
+from maml_core.owner import parent_is_gone, this_process
+from maml_core.presets import DEFAULT, get_preset
+from maml_core.store import Run, Store
+from maml_core.trainer import MetricRow, Progress, Trainer
+
+COMMIT_SECONDS = 0.4
+"""How often training is saved: what a crash can cost, and how fresh a live picture is."""
+
+CONTROL_SECONDS = 0.05
+IDLE_SECONDS = 0.05
+GRACE_SECONDS = 3.0
+"""How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
+
+Report = Callable[[Run, Progress, float], None]
+"""report(run, progress, iterations per second), called after every chunk."""
+
+
+def train_run(
+    store: Store, run: Run, owner: str, *, should_end: Callable[[], bool] = lambda: False, report: Report | None = None
+) -> str:
+    """Train a claimed run until it ends, is asked to pause or stop, or `should_end` says so; return its status.
+
+    Raises:
+        RunBusyError: the run was taken away from this owner.
+    """
+    try:
+        saved = store.checkpoint(run.id)
+        checkpoint = load_checkpoint(saved, run.config) if saved else None
+        trainer = Trainer(run.config, checkpoint.state, checkpoint.pending) if checkpoint else Trainer(run.config)
+    except MamlError as error:
+        store.release(run.id, owner, "failed", str(error))
+        return "failed"
+    return _Session(store, run, owner, trainer, should_end, report).train()
+
+
+class _Session:
+    """One stretch of training: from a claim to a release."""
+
+    def __init__(
+        self,
+        store: Store,
+        run: Run,
+        owner: str,
+        trainer: Trainer,
+        should_end: Callable[[], bool],
+        report: Report | None,
+    ) -> None:
+        self.store, self.run, self.owner, self.trainer = store, run, owner, trainer
+        self.should_end, self.report = should_end, report
+        self.began = time.monotonic()
+        self.first_iteration = trainer.state.iteration
+        self.rows: list[MetricRow] = []
+        self.snapshots: list[tuple[int, float, bytes]] = []
+        self.committed = self.looked = 0.0
+        self.last: Progress | None = None
+
+    def train(self) -> str:
+        self.trainer.pace, self.trainer.limit = self.run.pace, self.run.until
+        for progress in self.trainer.run():
+            self.last = progress
+            self.rows += progress.rows
+            if progress.held_out is not None:
+                self.snapshots.append((progress.state.iteration, progress.held_out, _dump(progress)))
+            if self.report:
+                self.report(self.run, progress, self.rate())
+            if progress.diverged:
+                return self.commit("diverged", progress.diverged)
+            if progress.finished:
+                return self.commit("finished")
+            asked = self.asked()
+            if asked:
+                return self.commit(asked)
+            if time.monotonic() - self.committed > COMMIT_SECONDS:
+                self.commit()
+        return self.commit("paused" if self.trainer.state.iteration < self.run.meta_iterations else "finished")
+
+    def asked(self) -> str | None:
+        """The status that someone wants the run to end this stretch in, if any."""
+        if self.should_end():
+            return "interrupted"
+        if time.monotonic() - self.looked < CONTROL_SECONDS:
+            return None
+        self.looked = time.monotonic()
+        control = self.store.control(self.run.id, self.owner)
+        if control is None:
+            raise RunBusyError(f"run = {self.run.id} is no longer owned by this process.")
+        command, self.trainer.pace = control
+        return {"pause": "paused", "stop": "stopped"}.get(command)
+
+    def rate(self) -> float:
+        """Meta-iterations per second of this stretch."""
+        return (self.trainer.state.iteration - self.first_iteration) / max(1e-9, time.monotonic() - self.began)
+
+    def commit(self, status: str | None = None, message: str = "") -> str:
+        progress = self.last or Progress(self.trainer.state, self.trainer.pending)
+        self.store.commit(
+            self.run.id,
+            self.owner,
+            rows=self.rows,
+            latest=(progress.state.iteration, _dump(progress)),
+            snapshots=self.snapshots,
+            values={
+                "rate": self.rate(),
+                "seconds": self.run.seconds + time.monotonic() - self.began,
+                "started": self.run.started or time.time() - (time.monotonic() - self.began),
+                "engine": self.trainer.engine.name,
+                "device": self.trainer.device.type,
+                "message": message,
+            },
+            release=status,
+        )
+        self.rows, self.snapshots = [], []
+        self.committed = time.monotonic()
+        return status or "running"
+
+
+def _dump(progress: Progress) -> bytes:
+    return dump_checkpoint(Checkpoint(progress.state, progress.pending))
+
+
+def serve(url: str, parent: int) -> None:
+    """Train whatever is queued, until the server that started this process is gone."""
+    torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
+    ending = threading.Event()
+    threading.Thread(target=_watch_parent, args=(parent, ending), daemon=True).start()
+    store = Store(url)
+    owner = this_process()
+    _warm_up()
+    while not ending.is_set():
+        try:
+            run = store.claim(owner)
+            if run is None:
+                ending.wait(IDLE_SECONDS)
+                continue
+            _train_safely(store, run, owner, ending)
+        except StoreError:
+            ending.wait(1.0)  # a full disk or a locked database: what is committed stays, so try again
+
+
+def _warm_up() -> None:
+    """Pay for torch's one-off imports and tracing now, not after someone has pressed Train."""
+    config = get_preset(DEFAULT).config.with_settings({"meta_iterations": 2})
+    for _ in Trainer(config).run():
+        pass
+
+
+def _train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> None:
+    try:
+        train_run(store, run, owner, should_end=ending.is_set)
+    except RunBusyError:
+        pass  # deleted or taken over: the owner is the one that goes on
+    except StoreError as error:
+        store.release(run.id, owner, "interrupted", str(error))
+        raise
+    except Exception as error:  # a defect must not take the worker with it, and must be seen
+        store.release(run.id, owner, "failed", f"Training failed: {type(error).__name__}: {error}"[:500])
+
+
+def _watch_parent(parent: int, ending: threading.Event) -> None:
+    """Tell the training loop to commit and end when the server is gone; insist after a grace period."""
+    while not parent_is_gone(parent):
+        time.sleep(0.2)
+    ending.set()
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+def main() -> None:
+    """Entry point of `python -m maml_core.worker`, which only a server should start."""
+    parser = argparse.ArgumentParser(prog="python -m maml_core.worker", description=serve.__doc__)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--parent", required=True, type=int)
+    arguments = parser.parse_args()
+    serve(arguments.store, arguments.parent)
+
+
+if __name__ == "__main__":
+    main()
