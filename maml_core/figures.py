@@ -44,7 +44,7 @@ def loss_curve(frame: pd.DataFrame, *, smoothing: float = 0.0, log_axis: bool = 
             traces.append(_line(*_thin(iteration, raw), meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"))
             raw = frame[column].ewm(alpha=1 - smoothing).mean().to_numpy(dtype=np.float64)
         traces.append(_line(*_thin(iteration, raw), meaning, label, width=2.2))
-    layout = _layout("Meta-loss on query points", x="meta-iteration", y="mean squared error", left=56)
+    layout = _layout(x="meta-iteration", y="meta-loss (MSE on query points)", left=56)
     layout["yaxis"] |= {"type": "log", "dtick": "D2", "exponentformat": "power"} if log_axis else {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
@@ -52,7 +52,7 @@ def loss_curve(frame: pd.DataFrame, *, smoothing: float = 0.0, log_axis: bool = 
 def task_figure(fit: Fit, *, step: int | None = None) -> Figure:
     """One task: truth, support points, and the model before and after adaptation, with losses in the legend."""
     last = len(fit.predictions) - 1 if step is None else min(step, len(fit.predictions) - 1)
-    layout = _layout(fit.label or "Fresh task", x="x", y="y", left=44)
+    layout = _layout(x=_x_title(fit), y="y", left=44)
     layout["yaxis"]["range"] = _value_range(fit)
     return {"data": _task_traces(fit, last), "layout": layout}
 
@@ -61,7 +61,7 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, marks: dict[int, str] | 
     """Many small tasks, before and after adaptation, each titled with its two losses."""
     rows = -(-len(fits) // columns)
     traces: list[dict[str, Any]] = []
-    layout = _layout("", left=30)
+    layout = _layout(left=30)
     layout |= {"showlegend": False, "annotations": [], "margin": {"l": 30, "r": 8, "t": 26, "b": 22}}
     layout.pop("xaxis")
     layout.pop("yaxis")
@@ -89,11 +89,11 @@ def steps_figure(fit: Fit) -> Figure:
     traces = _task_traces(fit, len(fit.predictions) - 1)
     last = len(fit.predictions) - 1
     between = [
-        _line(fit.x, fit.predictions[step], "after", f"after step {step}: {_number(fit.query_loss[step])}",
-              opacity=0.15 + 0.45 * step / last, width=1.4, showlegend=last <= 12)
+        _line(fit.x, fit.predictions[step], "after", "steps between",
+              opacity=0.15 + 0.45 * step / last, width=1.4, showlegend=step == last - 1)
         for step in range(1, last)
     ]  # fmt: skip
-    layout = _layout(fit.label or "Fresh task", x="x", y="y", left=44)
+    layout = _layout(x=_x_title(fit), y="y", left=44)
     layout["yaxis"]["range"] = _value_range(fit)
     return {"data": traces[:2] + between + traces[2:], "layout": layout}
 
@@ -105,9 +105,15 @@ def error_by_step(fit: Fit) -> Figure:
         _line(steps, fit.support_loss, "support", "on support points", mode="lines+markers"),
         _line(steps, fit.query_loss, "after", "against the true curve", mode="lines+markers"),
     ]
-    layout = _layout("Error at each step", x="adaptation step", y="mean squared error", left=56)
+    layout = _layout(x="adaptation step", y="mean squared error", left=56)
     layout["yaxis"] |= {"type": "log", "dtick": "D2"}
     return {"data": traces, "layout": layout}
+
+
+def sparkline(frame: pd.DataFrame, points: int = 40) -> list[float]:
+    """The course of the loss after adaptation, as its logarithm, in few points."""
+    values = np.log10(frame["post_loss"].to_numpy(dtype=np.float64).clip(min=1e-12))
+    return [float(part.mean()) for part in np.array_split(values, min(points, len(values)))] if len(values) else []
 
 
 def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[dict[str, Any]]:
@@ -115,14 +121,14 @@ def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) ->
     x, pick = (fit.x[::2], slice(None, None, 2)) if small else (fit.x, slice(None))
     steps = "step" if last == 1 else "steps"
     traces = [
-        _line(x, fit.truth[pick], "truth", "true function", dash="dash", width=2, **place),
-        _line(x, fit.predictions[0][pick], "before", f"before: {_number(fit.query_loss[0])}", width=1.8, **place),
+        _line(x, fit.truth[pick], "truth", "truth", dash="dash", width=2, **place),
+        _line(x, fit.predictions[0][pick], "before", f"before {_number(fit.query_loss[0])}", width=1.8, **place),
     ]
     if last > 0 or fit.blew_up_at is None:
-        label = f"after {last} {steps}: {_number(fit.query_loss[last])}"
+        label = f"after {last} {steps} {_number(fit.query_loss[last])}"
         traces.append(_line(x, fit.predictions[last][pick], "after", label, width=2.6, **place))
     traces.append(
-        _line(fit.support_x, fit.support_y, "support", "support points", mode="markers", size=6 if small else 10, **place)
+        _line(fit.support_x, fit.support_y, "support", "support", mode="markers", size=6 if small else 10, **place)
     )
     return traces
 
@@ -140,15 +146,18 @@ def _line(
     return trace
 
 
-def _layout(title: str, *, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
+def _layout(*, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
     return {
-        "title": {"text": title, "font": {"size": 15}, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top"},
-        "margin": {"l": left, "r": 10, "t": 58, "b": 42},
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}},
+        "margin": {"l": left, "r": 10, "t": 48, "b": 42},
+        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}, "itemwidth": 30},
         "hovermode": "x unified",
         "xaxis": {"title": {"text": x, "standoff": 6}, "zeroline": False},
         "yaxis": {"title": {"text": y, "standoff": 4}, "zeroline": False},
     }
+
+
+def _x_title(fit: Fit) -> str:
+    return f"x · this task: {fit.label}" if fit.label else "x"
 
 
 def _value_range(fit: Fit) -> list[float]:

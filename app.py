@@ -1,0 +1,159 @@
+"""The lab: choose a configuration, train it in the background, watch it learn to adapt."""
+
+import streamlit as st
+
+from maml_core.config import RunConfig
+from maml_core.errors import MamlError, RunNotFoundError
+from maml_core.figures import loss_curve, task_figure, task_grid
+from maml_core.session import TrainingSession
+from maml_core.store import Run
+from pages.components.config_form import config_form, load_config
+from pages.components.frame import open_page
+from pages.components.live_chart import live_chart
+from pages.components.run_view import act, fresh_fits, metric_cards, progress_line, query_number, status_line
+
+LIVE_SECONDS = 0.4
+SMALL_TASKS = 6
+
+
+def current_run(session: TrainingSession) -> Run | None:
+    """The run that the URL names, if it exists."""
+    run_id = st.query_params.get("run")
+    if not run_id:
+        return None
+    try:
+        return session.store.run(run_id)
+    except RunNotFoundError as error:
+        del st.query_params["run"]
+        st.warning(str(error), icon=":material/link_off:")
+        return None
+
+
+def task_seed() -> int:
+    """Which fresh tasks are shown, from the URL."""
+    return query_number("task", 0, 0, 10**9)
+
+
+def start(session: TrainingSession, config: RunConfig, steps: int | None = None) -> None:
+    """Start a new run from the form and show it."""
+    st.query_params["run"] = session.start(config, preset=st.session_state["form.preset"], steps=steps)
+
+
+def reset(run: Run) -> None:
+    """Leave the run where it is and show its initialization again, ready to be trained from there."""
+    load_config(run.config, run.preset)
+    st.query_params.pop("run", None)
+
+
+def controls(session: TrainingSession, config: RunConfig | None, run: Run | None) -> None:
+    """Train, Pause or Resume, Step, Stop, Reset, New task."""
+    active = run is not None and run.is_active
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if st.button("Train", type="primary", icon=":material/play_arrow:", disabled=active or config is None) and config:
+            start(session, config)
+            st.rerun()
+        if run and run.is_resumable:
+            if st.button("Resume", icon=":material/resume:"):
+                act(lambda: session.resume(run.id))
+                st.rerun()
+        elif st.button("Pause", icon=":material/pause:", disabled=not active) and run:
+            act(lambda: session.store.ask(run.id, "pause"))
+            st.rerun()
+        can_step = (run.is_resumable if run else config is not None) and not active
+        if st.button("Step", icon=":material/skip_next:", disabled=not can_step, help="One meta-iteration."):
+            if run:
+                act(lambda: session.resume(run.id, steps=1))
+            elif config:
+                start(session, config, steps=1)
+            st.rerun()
+        can_stop = run is not None and (active or run.status == "paused")
+        if st.button("Stop", icon=":material/stop:", disabled=not can_stop) and run:
+            act(lambda: session.store.ask(run.id, "stop"))
+            st.rerun()
+        if st.button(
+            "Reset", icon=":material/restart_alt:", disabled=run is None or active, on_click=reset, args=(run,),
+            help="Back to this run's initialization, untrained. The run itself is kept on the Runs page.",
+        ):  # fmt: skip
+            st.rerun()
+        if st.button("New task", icon=":material/casino:", help="Draw other tasks to adapt to."):
+            st.query_params["task"] = str(task_seed() + 1)
+            st.rerun()
+        with st.popover("View", icon=":material/tune:"):
+            st.slider("Smoothing", 0.0, 0.99, 0.9, 0.01, key="smoothing", persist_state="session")
+            st.toggle("Logarithmic loss axis", True, key="log_axis", persist_state="session")
+            pace = st.select_slider(
+                "Pace",
+                [1, 2, 5, 10, 20, 50, 100, None],
+                value=run.pace if run and run.pace in (1, 2, 5, 10, 20, 50, 100) else None,
+                format_func=lambda value: "full speed" if value is None else f"{value} a second",
+                help="Slow training down to watch it.",
+                disabled=run is None,
+            )
+            if run and pace != run.pace:
+                session.store.set_pace(run.id, pace)
+
+
+def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
+    """The live curve, the fresh task beside it, and more tasks below."""
+    name = run.id if run else "untrained"
+    seed = task_seed()
+    main, *small = fresh_fits(session, config, run, count=1 + SMALL_TASKS, seed=seed)
+    left, right = st.columns(2)
+    with left:
+        if run:
+            curve = loss_curve(
+                session.store.metrics(run.id), smoothing=st.session_state["smoothing"], log_axis=st.session_state["log_axis"]
+            )
+            live_chart(curve, key="loss", revision=name, alt="Meta-loss over meta-iterations, before and after adaptation")
+        else:
+            with st.container(border=True, height=340, vertical_alignment="center", horizontal_alignment="center"):
+                st.markdown("#### Press **Train** to watch the meta-loss fall", text_alignment="center")
+                st.caption(
+                    "On the right, an untrained network tries to adapt to a task it has never seen. "
+                    "Training finds an initialization from which a few steps are enough.",
+                    text_alignment="center",
+                )
+    with right:
+        live_chart(
+            task_figure(main), key="task", revision=f"{name}:{seed}",
+            alt="A fresh task: true function, support points, the model before and after adaptation",
+        )  # fmt: skip
+    st.caption("Six more fresh tasks: error before adaptation → **after**")
+    live_chart(
+        task_grid(small, columns=SMALL_TASKS), key="small-tasks", revision=f"{name}:{seed}", height=170,
+        alt="Six more fresh tasks before and after adaptation",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Lay the page out."""
+    session = open_page("app.py")
+    config = config_form()
+    run = current_run(session)
+    controls(session, config, run)
+    live = run is not None and run.is_active
+
+    @st.fragment(run_every=LIVE_SECONDS if live else None)
+    def live_part() -> None:
+        now = session.store.run(run.id) if run else None
+        if now and run and now.status != run.status:
+            st.rerun()  # the controls outside this fragment depend on the status
+        if now:
+            status_line(session, now)
+            progress_line(now)
+        metric_cards(now)
+        shown = now.config if now else config
+        if shown is None:
+            st.info("Correct the value named in the sidebar to go on.", icon=":material/edit:")
+            return
+        try:
+            pictures(session, shown, now)
+        except MamlError as error:
+            st.error(str(error), icon=":material/error:")
+
+    live_part()
+    if live:
+        session.tend()
+
+
+main()

@@ -1,0 +1,62 @@
+"""What every page starts with: its settings, the navigation, the background session."""
+
+import streamlit as st
+
+from maml_core.errors import MamlError
+from maml_core.session import TrainingSession
+
+_STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 4.1rem 2rem 2rem; }
+[data-testid="stSidebarHeader"] { height: 2.75rem; margin-bottom: 0; }
+[data-testid="stMetricValue"] { font-size: 1.7rem; line-height: 1.2; }
+</style>"""
+"""Less room around things: the two main pictures must be in sight without scrolling at 1280 x 800."""
+
+PAGES = {
+    "app.py": ("Lab", ":material/science:"),
+    "pages/1_Adapt.py": ("Adapt", ":material/timeline:"),
+    "pages/2_Runs.py": ("Runs", ":material/list:"),
+}
+
+
+def open_page(path: str) -> TrainingSession:
+    """Set the page up and return the server's session; without a usable store, say so and stop here."""
+    title, _ = PAGES[path]
+    st.set_page_config(page_title=f"{title} · MAML Lab", page_icon="📈", layout="wide")
+    st.html(_STYLE)
+    with st.sidebar.container(horizontal=True, gap="small"):
+        for target, (label, symbol) in PAGES.items():
+            st.page_link(target, label=label, icon=symbol)
+    try:
+        return training_session()
+    except MamlError as error:
+        st.error(str(error), icon=":material/database_off:")
+        st.stop()
+
+
+@st.cache_resource(show_spinner="Opening the store…")
+def training_session() -> TrainingSession:
+    """The one session of this server."""
+    return TrainingSession()
+
+
+STATUS_BADGES = {
+    "queued": ("orange", ":material/hourglass_top:"),
+    "running": ("blue", ":material/play_arrow:"),
+    "paused": ("gray", ":material/pause:"),
+    "stopped": ("gray", ":material/stop:"),
+    "finished": ("green", ":material/check:"),
+    "diverged": ("red", ":material/error:"),
+    "failed": ("red", ":material/error:"),
+    "interrupted": ("orange", ":material/power_off:"),
+}
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,137 @@
+"""A run on screen: its status line, its controls, and the pictures of what its initialization has learned."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import streamlit as st
+
+from maml_core.adaptation import Fit, fit_tasks
+from maml_core.checkpoint import load_checkpoint
+from maml_core.config import RunConfig
+from maml_core.engines import Layout
+from maml_core.errors import MamlError
+from maml_core.models import build_model
+from maml_core.session import TrainingSession
+from maml_core.store import Run
+from pages.components.frame import STATUS_BADGES, duration
+
+N = TypeVar("N", int, float)
+
+
+def pick_run(session: TrainingSession) -> Run | None:
+    """A select box over all runs, kept in the URL; None if there are none."""
+    runs = {run.id: run for run in session.store.all_runs()}
+    if not runs:
+        return None
+    asked = st.query_params.get("run")
+    if asked and asked not in runs:
+        st.warning(f"run = {asked[:40]!r} does not exist: the newest run is shown.", icon=":material/link_off:")
+    ids = list(runs)
+    chosen = st.selectbox(
+        "Run",
+        ids,
+        index=ids.index(asked) if asked in runs else 0,
+        format_func=lambda run_id: f"{runs[run_id].name} · {runs[run_id].status} · {runs[run_id].iteration:,} iterations",
+    )
+    st.query_params["run"] = chosen
+    return runs[chosen]
+
+
+def query_number(name: str, default: N, low: N, high: N) -> N:
+    """A number from the URL, or the default where it is absent, no number, or out of bounds."""
+    try:
+        value = type(default)(st.query_params.get(name, default))
+    except ValueError:
+        return default
+    return value if low <= value <= high else default
+
+
+def status_line(session: TrainingSession, run: Run) -> None:
+    """Name, status, engine and device of a run, and a word where one is due."""
+    color, icon = STATUS_BADGES[run.status]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{_escaped(run.name)}**", width="content")
+        st.badge(run.status, icon=icon, color=color)  # type: ignore[arg-type]
+        if run.engine:
+            st.badge(run.engine, icon=":material/memory:", color="gray", help="The engine that computes meta-gradients.")
+            st.badge(run.device or "", icon=":material/developer_board:", color="gray", help="The device it computes on.")
+    if run.status == "queued":
+        busy = session.store.count("running")
+        if busy >= session.limit:
+            st.info(
+                f"Waiting for a place: {busy} of {session.limit} runs at once are training. It starts by itself.",
+                icon=":material/hourglass_top:",
+            )
+    elif run.status in ("diverged", "failed"):
+        st.error(_escaped(run.message), icon=":material/error:")
+    elif run.message:
+        st.warning(_escaped(run.message), icon=":material/info:")
+
+
+def progress_line(run: Run) -> None:
+    """How far a run is, how fast, and how long it will take."""
+    parts = [f"{run.iteration:,} of {run.meta_iterations:,} meta-iterations"]
+    if run.rate and run.is_active:
+        left = (run.meta_iterations - run.iteration) / min(run.rate, run.pace or run.rate)
+        parts += [f"{run.rate:,.0f} a second" if run.rate >= 10 else f"{run.rate:.1f} a second", f"{duration(left)} left"]
+    elif run.seconds:
+        parts.append(f"trained for {duration(run.seconds)}")
+    st.progress(min(1.0, run.iteration / run.meta_iterations), text=" · ".join(parts))
+
+
+def metric_cards(run: Run | None) -> None:
+    """Loss before and after adaptation, their ratio, and the speed."""
+    before, after, rate = (run.pre_loss, run.post_loss, run.rate) if run else (None, None, None)
+    ratio = before / after if before is not None and after else None
+    columns = st.columns(4)
+    columns[0].metric("Loss before adaptation", _shown(before))
+    columns[1].metric("Loss after adaptation", _shown(after))
+    columns[2].metric("Before / after", f"{ratio:.2f}×" if ratio else "–")
+    columns[3].metric("Iterations per second", f"{rate:,.0f}" if rate else "–")
+
+
+def act(action: Callable[[], object]) -> None:
+    """Do something to a run; if it is refused, say why at the next draw."""
+    try:
+        action()
+    except MamlError as error:
+        st.toast(str(error), icon=":material/error:")
+
+
+def fresh_fits(
+    session: TrainingSession, config: RunConfig, run: Run | None, *, count: int, seed: int, steps: int | None = None,
+    shots: int | None = None, inner_lr: float | None = None,
+) -> list[Fit]:  # fmt: skip
+    """How the run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
+
+    Raises:
+        CheckpointError: the run's checkpoint cannot be used.
+    """
+    model = build_model(config.model, config.seed)
+    layout = Layout(model)
+    saved = session.store.checkpoint(run.id) if run else None
+    if saved:
+        parameters = layout.unflatten(load_checkpoint(saved, config).state.parameters)
+    else:
+        parameters = {name: value.detach() for name, value in model.named_parameters()}
+    return fit_tasks(
+        model,
+        parameters,
+        config.tasks,
+        count=count,
+        shots=shots or config.shots,
+        inner_lr=inner_lr or config.inner_lr,
+        inner_steps=config.inner_steps if steps is None else steps,
+        seed=seed,
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _escaped(text: str) -> str:
+    """Text from a user, kept from being read as markup."""
+    for mark in "\\`*_[]#$~<>:":
+        text = text.replace(mark, "\\" + mark)
+    return text
