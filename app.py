@@ -36,7 +36,11 @@ def task_seed() -> int:
 
 def start(session: TrainingSession, config: RunConfig, steps: int | None = None) -> None:
     """Start a new run from the form and show it."""
-    st.query_params["run"] = session.start(config, preset=st.session_state["form.preset"], steps=steps)
+
+    def create() -> None:
+        st.query_params["run"] = session.start(config, preset=st.session_state["form.preset"], steps=steps)
+
+    act(create)
 
 
 def reset(run: Run) -> None:
@@ -49,7 +53,10 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
     """Train, Pause or Resume, Step, Stop, Reset, New task."""
     active = run is not None and run.is_active
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if st.button("Train", type="primary", icon=":material/play_arrow:", disabled=active or config is None) and config:
+        if (
+            st.button("Train", type="primary", icon=":material/play_arrow:", disabled=active or config is None)
+            and config
+        ):
             start(session, config)
             st.rerun()
         if run and run.is_resumable:
@@ -102,9 +109,13 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
     with left:
         if run:
             curve = loss_curve(
-                session.store.metrics(run.id), smoothing=st.session_state["smoothing"], log_axis=st.session_state["log_axis"]
+                session.store.metrics(run.id),
+                smoothing=st.session_state["smoothing"],
+                log_axis=st.session_state["log_axis"],
             )
-            live_chart(curve, key="loss", revision=name, alt="Meta-loss over meta-iterations, before and after adaptation")
+            live_chart(
+                curve, key="loss", revision=name, alt="Meta-loss over meta-iterations, before and after adaptation"
+            )
         else:
             with st.container(border=True, height=340, vertical_alignment="center", horizontal_alignment="center"):
                 st.markdown("#### Press **Train** to watch the meta-loss fall", text_alignment="center")

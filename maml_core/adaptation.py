@@ -24,7 +24,9 @@ class Trajectory:
 
     def last_finite_step(self, task: int = 0) -> int:
         """The last step up to which this task's predictions and support loss are all finite."""
-        finite = torch.isfinite(self.predictions[:, task]).flatten(1).all(1) & torch.isfinite(self.support_loss[:, task])
+        finite = torch.isfinite(self.predictions[:, task]).flatten(1).all(1) & torch.isfinite(
+            self.support_loss[:, task]
+        )
         return max(0, int(finite.long().cumprod(0).sum()) - 1)
 
 
@@ -53,14 +55,6 @@ def adapt(
         adapted = vmap(step)(adapted, tasks.support_x, tasks.support_y)
     seen.append(vmap(judge)(adapted, *tasks))
     return Trajectory(*(torch.stack(values) for values in zip(*seen, strict=True)))
-
-
-def held_out_loss(
-    model: nn.Module, parameters: Parameters, tasks: TaskBatch, *, inner_lr: float, inner_steps: int
-) -> float:
-    """Mean query loss after adaptation over `tasks`; not finite where adaptation diverges."""
-    trajectory = adapt(model, parameters, tasks, inner_lr=inner_lr, inner_steps=inner_steps)
-    return float(trajectory.query_loss[-1].mean())
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,10 @@ def fit_tasks(
     drawn = family.sample_parameters((count,), generator)
     x, y = family.sample_points(drawn, shots, generator)
     batch, names = on_grid(family, drawn, x, y), list(drawn)
-    labels = [", ".join(f"{name} {float(drawn[name][i]):.2f}" for name in names if _varies(family, name)) for i in range(count)]
+    labels = [
+        ", ".join(f"{name} {float(drawn[name][i]):.2f}" for name in names if _varies(family, name))
+        for i in range(count)
+    ]
     return fits(adapt(model, parameters, batch, inner_lr=inner_lr, inner_steps=inner_steps), batch, labels)
 
 
@@ -113,7 +110,10 @@ def fits(trajectory: Trajectory, batch: TaskBatch, labels: list[str]) -> list[Fi
         made.append(
             Fit(
                 label,
-                *(tensor[i, :, 0].numpy() for tensor in (batch.query_x, batch.query_y, batch.support_x, batch.support_y)),
+                x=batch.query_x[i, :, 0].numpy(),
+                truth=batch.query_y[i, :, 0].numpy(),
+                support_x=batch.support_x[i, :, 0].numpy(),
+                support_y=batch.support_y[i, :, 0].numpy(),
                 predictions=trajectory.predictions[: last + 1, i, :, 0].numpy(),
                 support_loss=trajectory.support_loss[: last + 1, i].numpy(),
                 query_loss=trajectory.query_loss[: last + 1, i].numpy(),

@@ -71,7 +71,7 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
     for name in _VECTORS:
         check_tensor(tensors, name, (size,), torch.float32)
     check_tensor(tensors, "pending", (None, 3), torch.float64)
-    state = TrainingState(*(tensors[name] for name in _VECTORS), iteration=iteration)
+    state = TrainingState(tensors["parameters"], tensors["exp_avg"], tensors["exp_avg_sq"], iteration)
     return Checkpoint(state, tensors["pending"], swapped_at)
 
 
@@ -86,7 +86,9 @@ def check_tensor(
     if name not in tensors:
         raise CheckpointError(f"The checkpoint has no tensor {name}.")
     tensor = tensors[name]
-    fits = len(shape) == tensor.ndim and all(want in (None, have) for want, have in zip(shape, tensor.shape, strict=False))
+    fits = len(shape) == tensor.ndim and all(
+        want in (None, have) for want, have in zip(shape, tensor.shape, strict=False)
+    )
     if not fits or tensor.dtype != dtype:
         wanted = "x".join("any" if size is None else str(size) for size in shape)
         raise CheckpointError(

@@ -15,7 +15,9 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(present[0])
     if name not in present:
-        raise DeviceError(f"device = {name!r} is not on this machine: it has {', '.join(present)}; choose device = 'auto'.")
+        raise DeviceError(
+            f"device = {name!r} is not on this machine: it has {', '.join(present)}; choose device = 'auto'."
+        )
     return torch.device(name)
 
 

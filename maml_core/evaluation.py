@@ -72,7 +72,7 @@ def _curve(model: nn.Module, parameters: Parameters, batch: TaskBatch, inner_lr:
         adapt(
             model,
             {name: value.detach() for name, value in parameters.items()},
-            batch[start : start + AT_ONCE],
+            batch.at(slice(start, start + AT_ONCE)),
             inner_lr=inner_lr,
             inner_steps=steps,
         ).query_loss

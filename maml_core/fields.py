@@ -37,6 +37,7 @@ class Bounds:
     integer: bool
 
     def __str__(self) -> str:
+        """As the end of a sentence that starts with "must be"."""
         noun = "a whole number" if self.integer else "a finite number"
         if self.low is None and self.high is None:
             return noun

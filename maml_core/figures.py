@@ -38,14 +38,23 @@ def loss_curve(frame: pd.DataFrame, *, smoothing: float = 0.0, log_axis: bool = 
     """
     traces = []
     iteration = frame["iteration"].to_numpy(dtype=np.float64)
-    for column, meaning, label in (("pre_loss", "before", "before adaptation"), ("post_loss", "after", "after adaptation")):
+    for column, meaning, label in (
+        ("pre_loss", "before", "before adaptation"),
+        ("post_loss", "after", "after adaptation"),
+    ):
         raw = frame[column].to_numpy(dtype=np.float64)
         if smoothing > 0:
-            traces.append(_line(*_thin(iteration, raw), meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"))
+            traces.append(
+                _line(
+                    *_thin(iteration, raw), meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"
+                )
+            )
             raw = frame[column].ewm(alpha=1 - smoothing).mean().to_numpy(dtype=np.float64)
         traces.append(_line(*_thin(iteration, raw), meaning, label, width=2.2))
     layout = _layout(x="meta-iteration", y="meta-loss (MSE on query points)", left=56)
-    layout["yaxis"] |= {"type": "log", "dtick": "D2", "exponentformat": "power"} if log_axis else {"rangemode": "tozero"}
+    layout["yaxis"] |= (
+        {"type": "log", "dtick": "D2", "exponentformat": "power"} if log_axis else {"rangemode": "tozero"}
+    )
     return {"data": traces, "layout": layout}
 
 
@@ -117,7 +126,7 @@ def sparkline(frame: pd.DataFrame, points: int = 40) -> list[float]:
 
 
 def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[dict[str, Any]]:
-    place = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
+    place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
     x, pick = (fit.x[::2], slice(None, None, 2)) if small else (fit.x, slice(None))
     steps = "step" if last == 1 else "steps"
     traces = [

@@ -106,4 +106,5 @@ def parse_model(data: Any) -> ModelSpec:
     Raises:
         PydanticCustomError: one sentence, for use inside a validator.
     """
-    return parse_variant(data, MODELS, tag="kind", place="model")
+    spec: ModelSpec = parse_variant(data, MODELS, tag="kind", place="model")
+    return spec

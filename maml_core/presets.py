@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
@@ -21,7 +22,7 @@ class Preset:
     config: RunConfig
 
 
-_CLASSIC = {
+_CLASSIC: dict[str, Any] = {
     "shots": 10,
     "query_shots": 5,
     "inner_lr": 0.01,
@@ -29,7 +30,7 @@ _CLASSIC = {
     "meta_batch_size": 5,
     "meta_iterations": 1000,
 }
-_PAPER = {
+_PAPER: dict[str, Any] = {
     "model": MLP(hidden_sizes=(40, 40)),
     "tasks": Sine(),  # its defaults are the paper's ranges
     "inner_lr": 0.01,

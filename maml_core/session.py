@@ -4,18 +4,35 @@ Nothing is lost when the object is: workers are found again as children of this 
 a browser cleared the cache, say) takes over the same ones.
 """
 
+import atexit
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import torch
 
 from maml_core.config import RunConfig
 from maml_core.store import ACTIVE, Store
+from maml_core.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()
+_COMPUTING = threading.Lock()
+# A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
+# So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
+atexit.register(_COMPUTING.acquire, timeout=2.0)
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Use torch inside a server: one thread at a time, never while the server is being taken down."""
+    with _COMPUTING:
+        torch.set_num_threads(1)
+        yield
 
 
 def default_limit() -> int:
@@ -37,7 +54,13 @@ class TrainingSession:
         self.tend()
 
     def start(self, config: RunConfig, *, preset: str | None = None, steps: int | None = None) -> str:
-        """Queue a new run, for `steps` iterations only if given; return its id."""
+        """Queue a new run, for `steps` iterations only if given; return its id.
+
+        Raises:
+            DeviceError: the chosen device is not on this machine.
+            EngineError: the chosen engine cannot take the model.
+        """
+        check_startable(config)
         run_id = self.store.create_run(config, preset=preset, steps=steps)
         self.tend()
         return run_id

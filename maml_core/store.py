@@ -14,12 +14,9 @@ gets it and the other is told. Metrics and state of one moment are committed in 
 import math
 import os
 import secrets
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,9 +24,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from maml_core.config import RunConfig
-from maml_core.errors import MamlError, RunBusyError, RunNotFoundError, StoreError
+from maml_core.database import Database
+from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.owner import is_alive
-from maml_core.schema import SCHEMA_VERSION, checkpoints, info, metadata, metrics, runs
+from maml_core.schema import checkpoints, metrics, runs
 from maml_core.trainer import MetricRow
 
 DEFAULT_URL = "sqlite:///runs/maml.db"
@@ -37,8 +35,6 @@ RESUMABLE = ("paused", "stopped", "interrupted")
 ACTIVE = ("queued", "running")
 HEARTBEAT_TIMEOUT = 4.0
 """Seconds without a heartbeat after which a worker on another machine counts as gone."""
-
-_BUSY_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,40 +89,13 @@ class Store:
             StoreError: the database cannot be opened, is damaged, or is of a newer version.
         """
         self.url = url or os.environ.get("MAML_STORE") or DEFAULT_URL
-        try:
-            parsed = sa.make_url(self.url)
-        except sa.exc.ArgumentError:
-            raise StoreError(
-                f"store = {self.url!r} is not a database URL: it must look like sqlite:///runs/maml.db."
-            ) from None
-        self.path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+        self._database = Database(self.url)
+        self._transaction = self._database.transaction
         self._beats: dict[str, tuple[int, float]] = {}
-        if self.path:
-            _make_folder(self.path)
-        try:
-            self.engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT} if self.path else {})
-        except (sa.exc.NoSuchModuleError, ImportError) as error:
-            raise StoreError(f"store = {self.url!r} cannot be used: {error}; install its driver.") from None
-        if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _set_pragmas)
-            sa.event.listen(self.engine, "begin", _begin)
-        self._prepare()
-
-    def _prepare(self) -> None:
-        with self._transaction(write=True) as connection:
-            metadata.create_all(connection)
-            version = connection.scalar(sa.select(info.c.value).where(info.c.name == "schema_version"))
-            if version is None:
-                connection.execute(sa.insert(info).values(name="schema_version", value=str(SCHEMA_VERSION)))
-            elif int(version) > SCHEMA_VERSION:
-                raise StoreError(
-                    f"The store {self.url} was written by a newer version of the lab (schema {version}, this one "
-                    f"reads {SCHEMA_VERSION}): update the lab, or use another store with --store."
-                )
 
     def close(self) -> None:
         """Give back the connections."""
-        self.engine.dispose()
+        self._database.close()
 
     # Runs ------------------------------------------------------------------------------------------------------
 
@@ -163,16 +132,20 @@ class Store:
         with self._transaction() as connection:
             row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
         if row is None:
-            raise RunNotFoundError(f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`.")
+            raise RunNotFoundError(
+                f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`."
+            )
         return _as_run(row)
 
     def all_runs(self) -> list[Run]:
         """Every run, pinned ones first, then the newest first."""
         self.mark_interrupted()
         with self._transaction() as connection:
-            rows = connection.execute(
-                sa.select(runs).order_by(runs.c.pinned.desc(), runs.c.created.desc())
-            ).mappings().all()
+            rows = (
+                connection.execute(sa.select(runs).order_by(runs.c.pinned.desc(), runs.c.created.desc()))
+                .mappings()
+                .all()
+            )
         return [_as_run(row) for row in rows]
 
     def count(self, *statuses: str) -> int:
@@ -258,7 +231,14 @@ class Store:
                 found = connection.scalar(query if run_id is None else query.where(runs.c.id == run_id))
             if found is None:
                 return None
-            taken = {"status": "running", "owner": owner, "heartbeat": 0, "queued": None, "command": "run", "message": ""}
+            taken = {
+                "status": "running",
+                "owner": owner,
+                "heartbeat": 0,
+                "queued": None,
+                "command": "run",
+                "message": "",
+            }
             if self._update(found, runs.c.status == "queued", taken):
                 return self.run(found)
         return None
@@ -300,9 +280,7 @@ class Store:
             if not connection.execute(sa.update(runs).where(mine).values(changes)).rowcount:
                 raise RunBusyError(f"run = {run_id} is no longer owned by this process.")
             if rows:
-                connection.execute(
-                    sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in rows]
-                )
+                connection.execute(sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in rows])
             best = connection.scalar(sa.select(runs.c.best_loss).where(mine | (runs.c.id == run_id)))
             for at, held_out, snapshot in snapshots:
                 finite = held_out if math.isfinite(held_out) else None
@@ -334,7 +312,7 @@ class Store:
                     {
                         "status": "interrupted",
                         "owner": None,
-                        "message": "The process that trained this run is gone; resume it to go on from its last commit.",
+                        "message": "The process that trained this run is gone; resume it from its last commit.",
                     },
                 )
 
@@ -384,18 +362,6 @@ class Store:
             changed = connection.execute(sa.update(runs).where(runs.c.id == run_id, condition).values(values))
         return changed.rowcount > 0
 
-    @contextmanager
-    def _transaction(self, write: bool = False) -> Iterator[Connection]:
-        try:
-            with self.engine.connect().execution_options(write=write) as connection, connection.begin():
-                yield connection
-        except MamlError:
-            raise
-        except sa.exc.DBAPIError as error:
-            raise StoreError(_sentence(self.url, str(error.orig))) from None
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreError(_sentence(self.url, str(error))) from None
-
 
 def _as_run(row: Any) -> Run:
     values = {field.name: row[field.name] for field in fields(Run)}
@@ -403,9 +369,7 @@ def _as_run(row: Any) -> Run:
 
 
 def _put(connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes) -> None:
-    same = sa.and_(
-        checkpoints.c.run_id == run_id, checkpoints.c.kind == kind, checkpoints.c.iteration == iteration
-    )
+    same = sa.and_(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind, checkpoints.c.iteration == iteration)
     connection.execute(sa.delete(checkpoints).where(same))
     connection.execute(
         sa.insert(checkpoints).values(run_id=run_id, kind=kind, iteration=iteration, held_out=held_out, data=data)
@@ -417,40 +381,3 @@ def _replace(
 ) -> None:
     connection.execute(sa.delete(checkpoints).where(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind))
     _put(connection, run_id, kind, iteration, held_out, data)
-
-
-def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver's guess
-    for pragma in ("journal_mode = DELETE", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # A writer takes its lock at once: two that read first and write later would end in SQLITE_BUSY.
-    write = connection.get_execution_options().get("write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The store's folder {path.parent} cannot be made ({error.strerror}): choose another with --store or MAML_STORE."
-        ) from None
-
-
-def _sentence(url: str, reason: str) -> str:
-    reason = reason.splitlines()[0]
-    remedies = {
-        "not a database": "it is not a database of this lab; choose another file with --store or MAML_STORE",
-        "malformed": "the database is damaged; move it away, or choose another with --store or MAML_STORE",
-        "readonly": "the file or its folder cannot be written; change its permissions, or choose another with --store",
-        "unable to open": "the file cannot be opened; check the path and its permissions, or choose another with --store",
-        "disk is full": "the disk is full; free some space and resume",
-        "locked": "another process is holding it; try again",
-    }
-    for sign, remedy in remedies.items():
-        if sign in reason:
-            return f"The store {url} cannot be used ({reason}): {remedy}."
-    return f"The store {url} cannot be used ({reason})."

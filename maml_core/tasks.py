@@ -68,7 +68,8 @@ class Normal(Spec):
         Inverse transform sampling: one uniform per draw, so a stream's layout never depends on how many
         draws are asked for at once, as `torch.randn` does. The end points are pulled in by half a float32 step.
         """
-        return self.mean + self.std * torch.special.ndtri(u.clamp(2.0**-25, 1 - 2.0**-24))
+        standard: Tensor = torch.special.ndtri(u.clamp(2.0**-25, 1 - 2.0**-24))
+        return self.mean + self.std * standard
 
     @property
     def span(self) -> tuple[float, float]:
@@ -87,13 +88,13 @@ class TaskBatch(NamedTuple):
     query_x: Tensor
     query_y: Tensor
 
-    def __getitem__(self, index: Any) -> "TaskBatch":  # type: ignore[override]
+    def at(self, index: Any) -> "TaskBatch":
         """Index the leading dimension of all four tensors at once."""
-        return TaskBatch(*(tensor[index] for tensor in tuple(self)))
+        return TaskBatch(*(tensor[index] for tensor in self))
 
     def to(self, *args: Any, **kwargs: Any) -> "TaskBatch":
         """`torch.Tensor.to` on all four tensors."""
-        return TaskBatch(*(tensor.to(*args, **kwargs) for tensor in tuple(self)))
+        return TaskBatch(*(tensor.to(*args, **kwargs) for tensor in self))
 
 
 class TaskFamily(Spec):
@@ -230,7 +231,8 @@ def parse_family(data: Any) -> TaskFamily:
     Raises:
         PydanticCustomError: one sentence, for use inside a validator.
     """
-    return parse_variant(data, FAMILIES, tag="family", place="tasks")
+    family: TaskFamily = parse_variant(data, FAMILIES, tag="family", place="tasks")
+    return family
 
 
 def parse_variant(data: Any, registry: Mapping[str, type[Any]], *, tag: str, place: str) -> Any:
@@ -286,7 +288,7 @@ class TaskStream:
         while count > 0:
             block, offset = divmod(start, self.block_size)
             length = min(count, self.block_size - offset)
-            parts.append(self._block(block)[offset : offset + length])
+            parts.append(self._block(block).at(slice(offset, offset + length)))
             start, count = start + length, count - length
         return parts[0] if len(parts) == 1 else TaskBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 

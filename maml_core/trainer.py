@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maml_core.adaptation import held_out_loss
 from maml_core.config import RunConfig
 from maml_core.devices import resolve_device
 from maml_core.engines import ENGINES, Engine, MetaOptimizer, TrainingState, initial_state
+from maml_core.errors import EngineError
 from maml_core.models import build_model
 from maml_core.tasks import TaskBatch, TaskStream
 
@@ -75,6 +75,7 @@ class Trainer:
         self.limit: int | None = None
         self._stream = training_stream(config, self.device)
         self._held_out = held_out_tasks(config, HELD_OUT_TASKS, self.device)
+        self._judge = self._make_judge()
         self._snapshots = snapshot_iterations(config.meta_iterations)
         self._seconds_each = 0.0
 
@@ -101,6 +102,13 @@ class Trainer:
             yield progress
             if progress.diverged:
                 return
+
+    def _make_judge(self) -> Engine:
+        """What measures the held-out loss: the vectorized engine wherever it can, since it is many times faster."""
+        try:
+            return make_engine(self.config, self.model, "vectorized")
+        except EngineError:
+            return self.engine
 
     def _end(self) -> int:
         return min(self.config.meta_iterations, self.limit or self.config.meta_iterations)
@@ -153,7 +161,7 @@ class Trainer:
         """How many iterations of the chunk leave finite parameters, when its metrics are all finite."""
         state = self.state
         for done in range(count):
-            state, _ = self.engine.run(state, tasks[done : done + 1])
+            state, _ = self.engine.run(state, tasks.at(slice(done, done + 1)))
             if not state.is_finite():
                 return done
         return count
@@ -162,10 +170,12 @@ class Trainer:
         """Do the `good` iterations of the chunk again, so that the state kept is the last finite one."""
         state = self.state
         if good:
-            state, _ = self.engine.run(state, tasks[:good])
+            state, _ = self.engine.run(state, tasks.at(slice(good)))
         names = [
             name
-            for name, value in zip(("loss before adaptation", "loss after adaptation", "meta-gradient"), rows[good], strict=True)
+            for name, value in zip(
+                ("loss before adaptation", "loss after adaptation", "meta-gradient"), rows[good], strict=True
+            )
             if not math.isfinite(value)
         ] or ["parameters"]
         config = self.config
@@ -180,20 +190,28 @@ class Trainer:
         return self._record(state, rows[:good], diverged=text)
 
     def _held_out_loss(self) -> float:
-        parameters = self.engine.layout.unflatten(self.state.parameters)
-        loss = held_out_loss(
-            self.model, parameters, self._held_out, inner_lr=self.config.inner_lr, inner_steps=self.config.inner_steps
-        )
+        loss = float(self._judge.meta_gradient(self.state.parameters, self._held_out).post_loss)
         return loss if math.isfinite(loss) else math.inf
 
 
-def make_engine(config: RunConfig, model: torch.nn.Module) -> Engine:
-    """The engine that `config` names, for `model`.
+def check_startable(config: RunConfig) -> None:
+    """Find out before a run is made whether this machine and the chosen engine can do it.
+
+    Raises:
+        DeviceError: the chosen device is not on this machine.
+        EngineError: the chosen engine cannot take the model.
+    """
+    resolve_device(config.device)
+    make_engine(config, build_model(config.model, config.seed))
+
+
+def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:
+    """The engine of that name, or else the one that `config` names, for `model`.
 
     Raises:
         EngineError: the engine cannot take the model.
     """
-    name = "vectorized" if config.engine == "auto" else config.engine
+    name = name or ("vectorized" if config.engine == "auto" else config.engine)
     return ENGINES[name](
         model,
         inner_lr=config.inner_lr,
@@ -225,7 +243,7 @@ def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "
         purpose="held-out",
         device=device,
     )
-    return stream.take(0, 1)[0]
+    return stream.take(0, 1).at(0)
 
 
 def ends_row(iteration: int, meta_iterations: int) -> bool:

@@ -86,7 +86,8 @@ class _Session:
             asked = self.asked()
             if asked:
                 return self.commit(asked)
-            if time.monotonic() - self.committed > COMMIT_SECONDS:
+            first_point = self.rows and self.rows[0].iteration == 1  # the screen is waiting for something to draw
+            if first_point or time.monotonic() - self.committed > COMMIT_SECONDS:
                 self.commit()
         return self.commit("paused" if self.trainer.state.iteration < self.run.meta_iterations else "finished")
 

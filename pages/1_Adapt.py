@@ -24,7 +24,11 @@ def settings(run: Run) -> tuple[int, int, float, int]:
             "Shots", 1, 100, query_number("shots", config.shots, 1, 100), help="Support points the model adapts to."
         )
         steps = st.number_input(
-            "Steps", 0, MAX_STEPS, query_number("steps", max(config.inner_steps, 5), 0, MAX_STEPS), help="Gradient steps."
+            "Steps",
+            0,
+            MAX_STEPS,
+            query_number("steps", max(config.inner_steps, 5), 0, MAX_STEPS),
+            help="Gradient steps.",
         )
         inner_lr = st.number_input(
             "Inner learning rate", 0.0, 10.0, query_number("inner_lr", config.inner_lr, 0.0, 10.0), 0.001, "%g"
@@ -40,20 +44,25 @@ def losses_table(fit: Fit) -> None:
     """Losses at every step."""
     frame = pd.DataFrame({"support loss": fit.support_loss, "error against the truth": fit.query_loss})
     frame.index.name = "step"
-    st.dataframe(frame, height=360, column_config={name: st.column_config.NumberColumn(format="%.4g") for name in frame})
+    st.dataframe(
+        frame, height=360, column_config={name: st.column_config.NumberColumn(format="%.4g") for name in frame}
+    )
 
 
 def fresh_task(session: TrainingSession, run: Run) -> None:
     """The pictures of one fresh task, and of a few more."""
     shots, steps, inner_lr, seed = settings(run)
     if steps > run.config.inner_steps:
-        st.caption(f"Trained for {run.config.inner_steps} steps at {run.config.inner_lr:g}: further steps are extrapolation.")
+        st.caption(
+            f"Trained for {run.config.inner_steps} steps at {run.config.inner_lr:g}: further steps are extrapolation."
+        )
     main, *small = fresh_fits(
         session, run.config, run, count=1 + SMALL_TASKS, seed=seed, steps=steps, shots=shots, inner_lr=inner_lr or None
     )
     if main.blew_up_at is not None:
         st.warning(
-            f"Adaptation diverges at step {main.blew_up_at}: the steps before it are shown. Try a smaller inner learning rate.",
+            f"Adaptation diverges at step {main.blew_up_at}: the steps before it are shown. "
+            "Try a smaller inner learning rate.",
             icon=":material/warning:",
         )
     left, middle, right = st.columns([5, 3, 2])

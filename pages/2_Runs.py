@@ -83,7 +83,9 @@ def actions(session: TrainingSession, run: Run) -> None:
             "Config JSON", run.config.to_json(indent=2), f"run-{run.id}-config.json", "application/json",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-        if st.button("Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."):
+        if st.button(
+            "Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."
+        ):
             confirm_delete(session, run)
     with st.expander("Configuration"):
         st.json(json.loads(run.config.to_json()))

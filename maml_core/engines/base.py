@@ -16,6 +16,7 @@ class Layout:
     """Where each of a model's parameters lies in one flat vector of length P."""
 
     def __init__(self, model: nn.Module) -> None:
+        """Read the names and shapes of the parameters; their values are not kept."""
         self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
 
@@ -80,9 +81,7 @@ class Engine(ABC):
 
     name: ClassVar[str]
 
-    def __init__(
-        self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer
-    ) -> None:
+    def __init__(self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer) -> None:
         """Prepare the engine; the model gives structure, dtype and device, its values are not read.
 
         Raises:
@@ -108,7 +107,9 @@ class Engine(ABC):
         parameters, exp_avg, exp_avg_sq = state.parameters, state.exp_avg, state.exp_avg_sq
         count = tasks.support_x.shape[0]
         for batch, rates in zip(
-            (tasks[i] for i in range(count)), self.meta_optimizer.rates(state.iteration, count, parameters), strict=True
+            (tasks.at(i) for i in range(count)),
+            self.meta_optimizer.rates(state.iteration, count, parameters),
+            strict=True,
         ):
             gradient, pre_loss, post_loss = self.meta_gradient(parameters, batch)
             parameters, exp_avg, exp_avg_sq, norm = self.meta_optimizer.update(

@@ -15,7 +15,7 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from maml_core.algorithms import Parameters, fomaml_gradient, inner_step, mse_loss
-from maml_core.engines.base import Engine, MetaGradient, TrainingState
+from maml_core.engines.base import Engine, MetaGradient
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.errors import EngineError
 from maml_core.tasks import TaskBatch
@@ -26,9 +26,7 @@ class VectorizedEngine(Engine):
 
     name: ClassVar[str] = "vectorized"
 
-    def __init__(
-        self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer
-    ) -> None:
+    def __init__(self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer) -> None:
         """Check that the model can be vectorized.
 
         Raises:
@@ -64,6 +62,7 @@ class VectorizedEngine(Engine):
         flat = self.layout.flatten({name: value.mean(0) for name, value in gradient.items()})
         return flat, before.mean(), after.mean()
 
+    @torch.no_grad()
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:
         """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
         adapted = None
@@ -72,11 +71,6 @@ class VectorizedEngine(Engine):
             for _ in range(self.inner_steps - 1):
                 adapted = self._replay(self.next_step, adapted, tasks.support_x, tasks.support_y)
         return MetaGradient(*self._replay(self.finish, parameters, adapted, tasks.query_x, tasks.query_y))
-
-    @torch.no_grad()
-    def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
-        """As `Engine.run`; gradients are taken by torch.func, so none need recording."""
-        return super().run(state, tasks)
 
     def _inner_step(self, parameters: Parameters, x: Tensor, y: Tensor) -> Parameters:
         return inner_step(self.loss, parameters, x, y, self.inner_lr)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -17,7 +18,7 @@ from maml_core.tasks import FAMILIES, Normal, Uniform
 BASICS = ("shots", "inner_lr", "inner_steps", "meta_lr", "meta_batch_size", "meta_iterations")
 """Fields shown at once; the rest of a run's plain fields wait in an expander."""
 
-_VARIANTS = {"model": ("kind", MODELS), "tasks": ("family", FAMILIES)}
+_VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {"model": ("kind", MODELS), "tasks": ("family", FAMILIES)}
 _PAGE_FIELDS = ("run", "preset", "task")
 """Query parameters that are not fields of a run."""
 
@@ -155,13 +156,25 @@ def _number(place: Any, label: str, field: FieldInfo, key: str, description: str
     limits = bounds(field)
     if limits.integer:
         return place.number_input(  # type: ignore[no-any-return]
-            label, min_value=int(limits.low or 0), max_value=int(limits.high or 2**53 - 1), step=1, key=key, help=description
+            label,
+            min_value=int(limits.low or 0),
+            max_value=int(limits.high or 2**53 - 1),
+            step=1,
+            key=key,
+            help=description,
         )
     default = field.get_default()
     step = 10.0 ** math.floor(math.log10(abs(default))) if isinstance(default, float) and default else 0.1
     optional = {"value": None, "placeholder": "off"} if is_optional(field) else {}
     return place.number_input(  # type: ignore[no-any-return]
-        label, min_value=limits.low, max_value=limits.high, step=step, format="%g", key=key, help=description, **optional
+        label,
+        min_value=limits.low,
+        max_value=limits.high,
+        step=step,
+        format="%g",
+        key=key,
+        help=description,
+        **optional,
     )
 
 

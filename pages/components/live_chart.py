@@ -16,7 +16,8 @@ _SHARED = "plotly"
 _mount = st.components.v2.component(
     "maml_live_chart",
     html='<div class="live-chart"><div class="chart" role="img"></div></div>',
-    css=".live-chart, .live-chart .chart { width: 100%; height: 100%; } .live-chart:fullscreen { height: 100% !important; }",
+    css=".live-chart, .live-chart .chart { width: 100%; height: 100%; }"
+    ".live-chart:fullscreen { height: 100% !important; }",
     js=_SCRIPT,
     isolate_styles=False,
 )

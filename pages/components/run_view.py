@@ -11,7 +11,7 @@ from maml_core.config import RunConfig
 from maml_core.engines import Layout
 from maml_core.errors import MamlError
 from maml_core.models import build_model
-from maml_core.session import TrainingSession
+from maml_core.session import TrainingSession, computing
 from maml_core.store import Run
 from pages.components.frame import STATUS_BADGES, duration
 
@@ -31,7 +31,9 @@ def pick_run(session: TrainingSession) -> Run | None:
         "Run",
         ids,
         index=ids.index(asked) if asked in runs else 0,
-        format_func=lambda run_id: f"{runs[run_id].name} · {runs[run_id].status} · {runs[run_id].iteration:,} iterations",
+        format_func=lambda run_id: (
+            f"{runs[run_id].name} · {runs[run_id].status} · {runs[run_id].iteration:,} iterations"
+        ),
     )
     st.query_params["run"] = chosen
     return runs[chosen]
@@ -53,8 +55,12 @@ def status_line(session: TrainingSession, run: Run) -> None:
         st.markdown(f"**{_escaped(run.name)}**", width="content")
         st.badge(run.status, icon=icon, color=color)  # type: ignore[arg-type]
         if run.engine:
-            st.badge(run.engine, icon=":material/memory:", color="gray", help="The engine that computes meta-gradients.")
-            st.badge(run.device or "", icon=":material/developer_board:", color="gray", help="The device it computes on.")
+            st.badge(
+                run.engine, icon=":material/memory:", color="gray", help="The engine that computes meta-gradients."
+            )
+            st.badge(
+                run.device or "", icon=":material/developer_board:", color="gray", help="The device it computes on."
+            )
     if run.status == "queued":
         busy = session.store.count("running")
         if busy >= session.limit:
@@ -73,7 +79,10 @@ def progress_line(run: Run) -> None:
     parts = [f"{run.iteration:,} of {run.meta_iterations:,} meta-iterations"]
     if run.rate and run.is_active:
         left = (run.meta_iterations - run.iteration) / min(run.rate, run.pace or run.rate)
-        parts += [f"{run.rate:,.0f} a second" if run.rate >= 10 else f"{run.rate:.1f} a second", f"{duration(left)} left"]
+        parts += [
+            f"{run.rate:,.0f} a second" if run.rate >= 10 else f"{run.rate:.1f} a second",
+            f"{duration(left)} left",
+        ]
     elif run.seconds:
         parts.append(f"trained for {duration(run.seconds)}")
     st.progress(min(1.0, run.iteration / run.meta_iterations), text=" · ".join(parts))
@@ -107,23 +116,24 @@ def fresh_fits(
     Raises:
         CheckpointError: the run's checkpoint cannot be used.
     """
-    model = build_model(config.model, config.seed)
-    layout = Layout(model)
     saved = session.store.checkpoint(run.id) if run else None
-    if saved:
-        parameters = layout.unflatten(load_checkpoint(saved, config).state.parameters)
-    else:
-        parameters = {name: value.detach() for name, value in model.named_parameters()}
-    return fit_tasks(
-        model,
-        parameters,
-        config.tasks,
-        count=count,
-        shots=shots or config.shots,
-        inner_lr=inner_lr or config.inner_lr,
-        inner_steps=config.inner_steps if steps is None else steps,
-        seed=seed,
-    )
+    with computing():
+        model = build_model(config.model, config.seed)
+        layout = Layout(model)
+        if saved:
+            parameters = layout.unflatten(load_checkpoint(saved, config).state.parameters)
+        else:
+            parameters = {name: value.detach() for name, value in model.named_parameters()}
+        return fit_tasks(
+            model,
+            parameters,
+            config.tasks,
+            count=count,
+            shots=shots or config.shots,
+            inner_lr=inner_lr or config.inner_lr,
+            inner_steps=config.inner_steps if steps is None else steps,
+            seed=seed,
+        )
 
 
 def _shown(value: float | None) -> str:

@@ -1,0 +1,216 @@
+"""The command line: train, resume, evaluate, runs, presets. The configuration is the interface; flags are few."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from maml_core.checkpoint import load_checkpoint
+from maml_core.config import parse_settings
+from maml_core.engines import Layout
+from maml_core.errors import MamlError, RunBusyError, StoreError
+from maml_core.evaluation import evaluate
+from maml_core.models import build_model
+from maml_core.owner import this_process
+from maml_core.presets import DEFAULT, PRESETS, get_preset
+from maml_core.store import Run, Store
+from maml_core.trainer import Progress, check_startable
+from maml_core.worker import train_run
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see `python -m maml_core --help`.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    parser = _Parser(prog="python -m maml_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, action: Callable[[argparse.Namespace], dict[str, Any]], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        command.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        return command
+
+    def add_store(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--store", metavar="URL", help="database of runs (default: $MAML_STORE, else runs/maml.db)"
+        )
+
+    command = add("train", _train, "train a run from a preset, here and now; the lab shows it live")
+    command.add_argument("--preset", default=DEFAULT, metavar="NAME", help=f"configuration to start from ({DEFAULT})")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change a value, such as inner_lr=0.1",
+    )
+    add_store(command)
+    command = add("resume", _resume, "go on with a paused, stopped or interrupted run")
+    command.add_argument("run", metavar="RUN")
+    add_store(command)
+    command = add("evaluate", _evaluate, "measure a run's error on held-out tasks against adaptation steps")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("--tasks", type=_whole(1, 100_000), default=600, help="held-out tasks (600)")
+    command.add_argument("--steps", type=_whole(0, 1000), default=10, help="adaptation steps (10)")
+    command.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="which held-out tasks (0)")
+    add_store(command)
+    add_store(add("runs", _runs, "list the runs of a store"))
+    add("presets", _presets, "list the presets")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 if training failed, 2 for a bad value or store, 130 for Ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        result = options.action(options)
+    except MamlError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(result))
+    return 1 if result.get("status") in ("diverged", "failed") else 0
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    config = get_preset(options.preset).config.with_settings(parse_settings(options.settings))
+    check_startable(config)
+    store = Store(options.store)
+    return _work(store, store.create_run(config, preset=options.preset), options)
+
+
+def _resume(options: argparse.Namespace) -> dict[str, Any]:
+    store = Store(options.store)
+    store.resume(options.run)
+    return _work(store, options.run, options)
+
+
+def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train a queued run in this process, with a progress bar on stderr."""
+    owner = this_process()
+    run = store.claim(owner, run_id)
+    if run is None:
+        raise RunBusyError(f"run = {run_id} was taken by another process; see `python -m maml_core runs`.")
+    print(f"run {run.id} ({run.name})", file=sys.stderr)
+    with tqdm(total=run.meta_iterations, initial=run.iteration, unit="it", file=sys.stderr, mininterval=0.2) as bar:
+
+        def report(_: Run, progress: Progress, rate: float) -> None:
+            bar.update(progress.state.iteration - bar.n)
+            if progress.rows:
+                bar.set_postfix_str(f"query loss {progress.rows[-1].post_loss:.4g}", refresh=False)
+
+        try:
+            train_run(store, run, owner, report=report)
+        except BaseException:
+            store.release(run.id, owner, "interrupted", "Training was ended at the terminal; resume it to go on.")
+            raise
+    done = store.run(run_id)
+    if done.message:
+        print(done.message, file=sys.stderr)
+    if not options.json:
+        print(f"{done.id}: {done.status} after {done.iteration:,} iterations, query loss {_loss(done.post_loss)}")
+    return {
+        "run": done.id,
+        "status": done.status,
+        "iterations": done.iteration,
+        "iterations_per_second": done.rate,
+        "query_loss": done.post_loss,
+    }
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    store = Store(options.store)
+    run = store.run(options.run)
+    saved = store.checkpoint(run.id)
+    if saved is None:
+        raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
+    layout = Layout(build_model(run.config.model, run.config.seed))
+    parameters = layout.unflatten(load_checkpoint(saved, run.config).state.parameters)
+    result = evaluate(run.config, parameters, tasks=options.tasks, steps=options.steps, seed=options.seed)
+    if not options.json:
+        print(f"{run.id} ({run.name}): mean squared error on {options.tasks} held-out tasks, ± 95 %")
+        print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")
+        for step, (learned, ci, random) in enumerate(
+            zip(result.learned.mse, result.learned.ci95, result.random.mse, strict=True)
+        ):
+            print(f"{step:>5}  {learned:>9.4g} ± {ci:<5.2g}  {random:>17.4g}")
+        print(f"predicting the mean of the support points: {result.predict_mean:.4g}")
+    return {
+        "run": run.id,
+        "iteration": run.iteration,
+        "tasks": result.tasks,
+        "seed": result.seed,
+        "steps": list(range(options.steps + 1)),
+        "mse": _finite(result.learned.mse),
+        "ci95": _finite(result.learned.ci95),
+        "baselines": {
+            "random": {name: _finite(values) for name, values in asdict(result.random).items()},
+            "predict_mean": result.predict_mean,
+        },
+    }
+
+
+def _runs(options: argparse.Namespace) -> dict[str, Any]:
+    runs = Store(options.store).all_runs()
+    rows: list[dict[str, Any]] = [
+        {
+            "run": run.id,
+            "name": run.name,
+            "status": run.status,
+            "preset": run.preset,
+            "iterations": run.iteration,
+            "meta_iterations": run.meta_iterations,
+            "query_loss": run.post_loss,
+            "best_loss": run.best_loss,
+        }
+        for run in runs
+    ]
+    if not options.json:
+        for row in rows:
+            loss = _loss(row["query_loss"])
+            print(f"{row['run']}  {row['status']:<11}  {row['iterations']:>10,}  {loss:>9}  {row['name']}")
+        if not rows:
+            print("No runs yet: python -m maml_core train")
+    return {"runs": rows}
+
+
+def _presets(options: argparse.Namespace) -> dict[str, Any]:
+    if not options.json:
+        for name, preset in PRESETS.items():
+            print(f"{name:<16}  {preset.description}")
+    return {"presets": {name: preset.config.model_dump(mode="json") for name, preset in PRESETS.items()}}
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not allowed: it must be a whole number from {low} to {high:,}"
+            )
+        return int(text)
+
+    return parse
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    """JSON has no NaN and no infinity: null stands for "diverged"."""
+    return [value if abs(value) < float("inf") else None for value in values]
