@@ -22,6 +22,7 @@ from maml_core.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
+_STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
 atexit.register(_COMPUTING.acquire, timeout=2.0)
@@ -84,14 +85,13 @@ class TrainingSession:
     def workers(self) -> list[psutil.Process]:
         """The live worker processes of this server and store."""
         found = []
+        _STARTED[:] = [worker for worker in _STARTED if worker.poll() is None]
         for child in psutil.Process().children():
             try:
                 command = child.cmdline()
-                if child.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(child.pid, os.WNOHANG)
-                elif "maml_core.worker" in command and self.store.url in command:
+                if "maml_core.worker" in command and self.store.url in command:
                     found.append(child)
-            except (psutil.Error, ChildProcessError):
+            except psutil.Error:
                 continue
         return found
 
@@ -100,4 +100,4 @@ class TrainingSession:
         root = Path(__file__).parent.parent
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
         # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        _STARTED.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))

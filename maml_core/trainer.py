@@ -111,7 +111,8 @@ class Trainer:
             return self.engine
 
     def _end(self) -> int:
-        return min(self.config.meta_iterations, self.limit or self.config.meta_iterations)
+        total = self.config.meta_iterations
+        return total if self.limit is None else min(total, self.limit)
 
     def _chunk_size(self) -> int:
         """Iterations of the next chunk: about `CHUNK_SECONDS`, never across a snapshot."""

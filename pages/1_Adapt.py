@@ -90,7 +90,7 @@ def main() -> None:
     with st.sidebar:
         run = pick_run(session)
     if run is None:
-        st.info("No runs yet: an initialization has to be learned first.", icon=":material/info:")
+        st.info("No runs yet. Train one in the lab first: there is no initialization to adapt.", icon=":material/info:")
         st.page_link("app.py", label="Train one in the lab", icon=":material/science:")
         return
     status_line(session, run)

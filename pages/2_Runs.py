@@ -7,9 +7,11 @@ import streamlit as st
 
 from maml_core.figures import sparkline
 from maml_core.session import TrainingSession
-from maml_core.store import Run
+from maml_core.store import ACTIVE, Run
 from pages.components.frame import duration, open_page
 from pages.components.run_view import act, status_line
+
+LIVE_SECONDS = 1.0
 
 
 def table(session: TrainingSession, runs: list[Run]) -> Run | None:
@@ -95,24 +97,22 @@ def main() -> None:
     """Lay the page out."""
     session = open_page("pages/2_Runs.py")
     st.markdown("#### Every run")
-    runs = session.store.all_runs()
-    if not runs:
-        st.info("No runs yet. Train one in the lab, or with `python -m maml_core train`.", icon=":material/info:")
-        st.page_link("app.py", label="Go to the lab", icon=":material/science:")
-        return
-    run = table(session, runs)
-    if run:
-        actions(session, run)
-    else:
-        st.caption("Select a run to open, rename, delete or download it.")
+    active = session.store.count(*ACTIVE)
 
-    @st.fragment(run_every=1.0 if any(run.is_active for run in runs) else None)
-    def watch() -> None:
-        before = [(run.id, run.status, run.iteration) for run in runs]
-        if [(run.id, run.status, run.iteration) for run in session.store.all_runs()] != before:
-            st.rerun()
+    @st.fragment(run_every=LIVE_SECONDS if active else None)
+    def listing() -> None:
+        runs = session.store.all_runs()
+        if not runs:
+            st.info("No runs yet. Train one in the lab, or with `python -m maml_core train`.", icon=":material/info:")
+            st.page_link("app.py", label="Go to the lab", icon=":material/science:")
+            return
+        run = table(session, runs)
+        if run:
+            actions(session, run)
+        else:
+            st.caption("Select a run to open, rename, delete or download it.")
 
-    watch()
+    listing()
 
 
 main()

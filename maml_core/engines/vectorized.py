@@ -65,12 +65,21 @@ class VectorizedEngine(Engine):
     @torch.no_grad()
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:
         """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
+        return self.compose(parameters, tasks, self._replay)
+
+    def compose(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> MetaGradient:
+        """The one definition of a meta-gradient from its pieces; `call(piece, ...)` decides how each is run."""
         adapted = None
         if self.inner_steps:
-            adapted = self._replay(self.first_step, parameters, tasks.support_x, tasks.support_y)
-            for _ in range(self.inner_steps - 1):
-                adapted = self._replay(self.next_step, adapted, tasks.support_x, tasks.support_y)
-        return MetaGradient(*self._replay(self.finish, parameters, adapted, tasks.query_x, tasks.query_y))
+            adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
+            adapted = self.further_steps(adapted, tasks, call)
+        return MetaGradient(*call(self.finish, parameters, adapted, tasks.query_x, tasks.query_y))
+
+    def further_steps(self, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]) -> Parameters:
+        """All inner steps after the first."""
+        for _ in range(self.inner_steps - 1):
+            adapted = call(self.next_step, adapted, tasks.support_x, tasks.support_y)
+        return adapted
 
     def _inner_step(self, parameters: Parameters, x: Tensor, y: Tensor) -> Parameters:
         return inner_step(self.loss, parameters, x, y, self.inner_lr)

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from maml_core.adaptation import adapt, fit_tasks
+from maml_core.evaluation import ErrorCurve, evaluate, evaluation_tasks
+from maml_core.models import MLP, build_model
+from maml_core.presets import PRESETS
+from maml_core.tasks import Sine, TaskStream
+
+
+def test_trajectory_equals_plain_gradient_descent() -> None:
+    model = build_model(MLP(hidden_sizes=(16,)), seed=1)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    batch = TaskStream(Sine(), meta_batch_size=3, shots=6, query_shots=4, seed=0).take(0, 1).at(0)
+    trajectory = adapt(model, start, batch, inner_lr=0.01, inner_steps=5)
+    assert trajectory.predictions.shape == (6, 3, 4, 1)
+    for task in range(3):
+        model.load_state_dict(start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for step in range(6):
+            prediction = model(batch.query_x[task])
+            torch.testing.assert_close(trajectory.predictions[step, task], prediction, rtol=1e-6, atol=1e-6)
+            loss = mse_loss(model(batch.support_x[task]), batch.support_y[task])
+            assert trajectory.support_loss[step, task].item() == pytest.approx(loss.item(), rel=1e-5)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def test_adaptation_that_blows_up_is_cut_at_the_last_finite_step() -> None:
+    model = build_model(MLP(hidden_sizes=(16,)), seed=1)
+    start = {name: value.detach() for name, value in model.named_parameters()}
+    fits = fit_tasks(model, start, Sine(), count=2, shots=5, inner_lr=1e3, inner_steps=40, seed=0)
+    for fit in fits:
+        assert fit.blew_up_at is not None
+        assert len(fit.predictions) == len(fit.query_loss) == fit.blew_up_at
+        assert all(math.isfinite(value) for value in fit.predictions.flatten())
+
+
+def test_fresh_tasks_depend_on_their_seed_alone() -> None:
+    model = build_model(MLP(), seed=1)
+    start = {name: value.detach() for name, value in model.named_parameters()}
+    first, again, other = (
+        fit_tasks(model, start, Sine(), count=1, shots=5, inner_lr=0.01, inner_steps=1, seed=seed)[0]
+        for seed in (3, 3, 4)
+    )
+    assert (first.support_x == again.support_x).all()
+    assert (first.support_x != other.support_x).any()
+    assert "amplitude" in first.label
+    assert "frequency" not in first.label  # it does not vary in this family
+
+
+def test_evaluation_equals_a_naive_loop() -> None:
+    config = PRESETS["paper-5-shot"].config
+    model = build_model(config.model, config.seed)
+    parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
+    result = evaluate(config, parameters, tasks=7, steps=2, seed=5)
+    batch = evaluation_tasks(config, 7, 5)
+    errors = []
+    for task in range(7):
+        model.load_state_dict(parameters)
+        optimizer = torch.optim.SGD(model.parameters(), lr=config.inner_lr)
+        for _ in range(2):
+            optimizer.zero_grad()
+            mse_loss(model(batch.support_x[task]), batch.support_y[task]).backward()
+            optimizer.step()
+        errors.append(mse_loss(model(batch.query_x[task]), batch.query_y[task]).item())
+    assert result.learned.mse[2] == pytest.approx(sum(errors) / 7, rel=1e-5)
+
+
+def test_confidence_interval_agrees_with_a_bootstrap() -> None:
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.rand(1, 600, generator=generator) ** 2
+    resampled = errors[0][torch.randint(600, (4000, 600), generator=generator)].mean(1)
+    half_width = (resampled.quantile(0.975) - resampled.quantile(0.025)).item() / 2
+    assert ErrorCurve.of(errors).ci95[0] == pytest.approx(half_width, rel=0.05)

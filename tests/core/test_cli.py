@@ -1,0 +1,92 @@
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from maml_core.cli import main
+from maml_core.presets import PRESETS
+from maml_core.store import Store
+from tests.conftest import ROOT
+
+SMALL = ["--set", "meta_iterations=30", "--set", "model.hidden_sizes=[8]"]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_train_then_evaluate_then_list(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = answer(capsys, "train", "--preset", "sine", *SMALL)
+    assert set(trained) == {"run", "status", "iterations", "iterations_per_second", "query_loss"}
+    assert (trained["status"], trained["iterations"]) == ("finished", 30)
+    evaluated = answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3")
+    assert evaluated["steps"] == [0, 1, 2, 3]
+    assert len(evaluated["mse"]) == len(evaluated["ci95"]) == 4
+    assert set(evaluated["baselines"]) == {"random", "predict_mean"}
+    assert answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3") == evaluated
+    (listed,) = answer(capsys, "runs")["runs"]
+    assert listed["run"] == trained["run"]
+    assert set(answer(capsys, "presets")["presets"]) == set(PRESETS)
+
+
+def test_resume_goes_on_to_the_end(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(store_url)
+    run_id = store.create_run(PRESETS["linear"].config.with_settings({"meta_iterations": 20}))
+    store.ask(run_id, "pause")
+    assert answer(capsys, "resume", run_id)["status"] == "finished"
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--set", "inner_lr=-1"], ["inner_lr", "-1", "above 0"]),
+        (["train", "--set", "inner_lr=NaN"], ["inner_lr", "finite"]),
+        (["train", "--set", "shots=many"], ["shots", "'many'", "whole number"]),
+        (["train", "--set", "wings=2"], ["wings is not a field"]),
+        (["train", "--set", "wings"], ["KEY=VALUE"]),
+        (["train", "--preset", "nope"], ["preset", "'nope'", "sine"]),
+        (["train", "--set", "model.hidden_sizes=[65536,65536]"], ["GiB"]),
+        (["train", "--store", "nonsense"], ["nonsense", "sqlite:///"]),
+        (["train", "--store", "sqlite:////proc/none/maml.db"], ["/proc/none"]),
+        (["evaluate", "nope"], ["'nope' does not exist"]),
+        (["resume", "nope"], ["'nope' does not exist"]),
+    ],
+)
+def test_bad_values_exit_2_with_one_line(
+    store_url: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    assert main(arguments) == 2
+    text = capsys.readouterr().err
+    assert len(text.strip().splitlines()) == 1
+    for word in words:
+        assert word in text
+    assert Store(store_url).all_runs() == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dance"], [], ["evaluate", "x", "--tasks", "0"], ["evaluate", "x", "--seed", "a"]]
+)
+def test_bad_usage_exits_2_with_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_divergence_exits_1_and_says_what_to_try(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--preset", "sine", "--set", "inner_lr=1e30"]) == 1
+    assert "Diverged at iteration 1" in capsys.readouterr().err
+
+
+def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "maml_core", "train", "--preset", "linear", "--set", "meta_iterations=5", "--json"],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["status"] == "finished"
+    assert "5/5" in done.stderr

@@ -1,0 +1,87 @@
+import base64
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from maml_core.adaptation import Fit, fit_tasks
+from maml_core.figures import (
+    COLORS,
+    MAX_POINTS,
+    error_by_step,
+    loss_curve,
+    sparkline,
+    steps_figure,
+    task_figure,
+    task_grid,
+)
+from maml_core.models import MLP, build_model
+from maml_core.tasks import Sine
+
+
+def unpack(packed: dict[str, str]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(packed["bdata"]), dtype="<f4")
+
+
+@pytest.fixture(scope="module")
+def fits() -> list[Fit]:
+    model = build_model(MLP(), seed=0)
+    start = {name: value.detach() for name, value in model.named_parameters()}
+    return fit_tasks(model, start, Sine(), count=6, shots=5, inner_lr=0.01, inner_steps=3, seed=0)
+
+
+def frame(rows: int) -> pd.DataFrame:
+    x = np.arange(1, rows + 1)
+    return pd.DataFrame({"iteration": x, "pre_loss": 4.0 + np.sin(x), "post_loss": 2.0 + np.cos(x)})
+
+
+def test_colors_mean_one_thing(fits: list[Fit]) -> None:
+    for figure in (
+        task_figure(fits[0]),
+        task_grid(fits),
+        steps_figure(fits[0]),
+        loss_curve(frame(9)),
+        error_by_step(fits[0]),
+    ):
+        for trace in figure["data"]:
+            style = trace.get("line", {}) | trace.get("marker", {})
+            assert {trace.get("line", style).get("color"), trace.get("marker", style).get("color")} - {None} <= {
+                COLORS[trace["meta"]]
+            }
+
+
+def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
+    traces = {trace["meta"]: trace for trace in task_figure(fits[0])["data"]}
+    np.testing.assert_allclose(unpack(traces["truth"]["y"]), fits[0].truth)
+    np.testing.assert_allclose(unpack(traces["before"]["y"]), fits[0].predictions[0])
+    np.testing.assert_allclose(unpack(traces["after"]["y"]), fits[0].predictions[3])
+    np.testing.assert_allclose(unpack(traces["support"]["x"]), fits[0].support_x)
+    assert f"{fits[0].query_loss[0]:.3g}" in traces["before"]["name"]
+    assert f"after 3 steps {fits[0].query_loss[3]:.3g}" in traces["after"]["name"]
+
+
+def test_grid_has_four_traces_a_task_each_on_its_axes(fits: list[Fit]) -> None:
+    figure = task_grid(fits, columns=3)
+    assert len(figure["data"]) == 24
+    assert {trace.get("xaxis", "x") for trace in figure["data"]} == {"x", "x2", "x3", "x4", "x5", "x6"}
+
+
+def test_smoothing_comes_before_thinning() -> None:
+    long = frame(20_000)
+    raw_before, smooth_before, _, smooth_after = loss_curve(long, smoothing=0.99)["data"]
+    assert len(unpack(raw_before["x"])) == len(unpack(smooth_after["x"])) == MAX_POINTS
+    expected = long["pre_loss"].ewm(alpha=0.01).mean().to_numpy()
+    picked = unpack(smooth_before["x"]).astype(int) - 1
+    np.testing.assert_allclose(unpack(smooth_before["y"]), expected[picked], rtol=1e-6)
+
+
+def test_without_smoothing_there_is_one_line_each() -> None:
+    assert [trace["meta"] for trace in loss_curve(frame(5))["data"]] == ["before", "after"]
+    assert loss_curve(frame(5), log_axis=False)["layout"]["yaxis"].get("type") is None
+
+
+def test_empty_and_tiny_runs_can_be_drawn() -> None:
+    assert len(unpack(loss_curve(frame(0), smoothing=0.5)["data"][0]["x"])) == 0
+    assert sparkline(frame(0)) == []
+    assert len(sparkline(frame(1))) == 1
+    assert len(sparkline(frame(5000))) == 40

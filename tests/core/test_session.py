@@ -1,0 +1,105 @@
+"""The real thing: worker processes of this process, found, counted, and gone when their server is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from maml_core.config import RunConfig
+from maml_core.presets import PRESETS
+from maml_core.session import TrainingSession
+from maml_core.store import Store
+from tests.conftest import ROOT
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def session(store_url: str) -> object:
+    session = TrainingSession(store_url, limit=1)
+    yield session
+    for worker in session.workers():
+        worker.kill()
+    wait_for(lambda: not session.workers())
+    session.store.close()
+
+
+def test_training_in_the_background_with_pause_resume_and_queue(session: TrainingSession) -> None:
+    config = PRESETS["sine"].config.with_settings({"meta_iterations": 100_000})
+    first = session.start(config)
+    wait_for(lambda: session.store.run(first).iteration > 20)
+    second = session.start(config)
+    assert len(session.workers()) == 1
+    time.sleep(0.3)
+    assert session.store.run(second).status == "queued"
+    session.store.ask(first, "pause")
+    wait_for(lambda: session.store.run(first).status == "paused")
+    wait_for(lambda: session.store.run(second).iteration > 0)
+    session.store.ask(second, "stop")
+    wait_for(lambda: session.store.run(second).status == "stopped")
+    at = session.store.run(first).iteration
+    session.resume(first, steps=1)
+    wait_for(lambda: session.store.run(first).status == "paused")
+    assert session.store.run(first).iteration == at + 1
+
+
+def test_a_second_session_takes_over_the_same_worker(session: TrainingSession, small_config: RunConfig) -> None:
+    wait_for(lambda: len(session.workers()) == 1)
+    again = TrainingSession(session.store.url, limit=1)
+    assert [worker.pid for worker in again.workers()] == [worker.pid for worker in session.workers()]
+    again.store.close()
+
+
+def test_a_killed_worker_leaves_a_run_that_resumes_exactly(session: TrainingSession) -> None:
+    config = PRESETS["sine"].config.with_settings({"meta_iterations": 600})
+    straight = session.start(config)
+    wait_for(lambda: session.store.run(straight).status == "finished")
+    killed = session.start(config)
+    wait_for(lambda: 0 < session.store.run(killed).iteration < 600)
+    for worker in session.workers():
+        worker.kill()
+    wait_for(lambda: session.store.run(killed).status == "interrupted", 5)
+    assert 0 < session.store.run(killed).iteration < 600
+    session.resume(killed)
+    wait_for(lambda: session.store.run(killed).status == "finished")
+    assert session.store.checkpoint(killed) == session.store.checkpoint(straight)
+    assert session.store.metrics(killed).equals(session.store.metrics(straight))
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_server(store_url: str, signal_number: signal.Signals) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER, store_url], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    store = Store(store_url)
+    wait_for(lambda: any(run.iteration > 0 for run in store.all_runs()))
+    workers = psutil.Process(server.pid).children()
+    assert workers
+    server.send_signal(signal_number)
+    server.wait()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+    (run,) = store.all_runs()
+    assert run.status == "interrupted"
+    store.resume(run.id)
+    store.close()
+
+
+_SERVER = """
+import sys, time
+from maml_core.presets import PRESETS
+from maml_core.session import TrainingSession
+session = TrainingSession(sys.argv[1], limit=1)
+session.start(PRESETS["sine"].config.with_settings({"meta_iterations": 100_000}))
+time.sleep(300)
+"""

@@ -1,0 +1,180 @@
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from maml_core.checkpoint import load_checkpoint
+from maml_core.config import RunConfig
+from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
+from maml_core.owner import this_process
+from maml_core.store import Store
+from maml_core.trainer import MetricRow
+from maml_core.worker import train_run
+
+DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"
+
+
+def train(store: Store, run_id: str) -> str:
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    return train_run(store, run, this_process())
+
+
+def test_a_run_from_queue_to_finish(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config, preset="sine")
+    assert store.run(run_id).status == "queued"
+    assert train(store, run_id) == "finished"
+    run = store.run(run_id)
+    assert (run.status, run.iteration, run.owner, run.config) == ("finished", 40, None, small_config)
+    metrics = store.metrics(run_id)
+    assert metrics["iteration"].tolist() == list(range(1, 41))
+    assert run.post_loss == metrics["post_loss"].iloc[-1]
+    history = store.history(run_id)
+    assert run.best_loss == min(loss for _, loss in history if loss is not None)
+    assert history[0][0] == 0
+    assert history[-1][0] == 40
+    for kind, iteration in (("latest", 40), ("best", run.best_iteration), ("history", 0)):
+        data = store.checkpoint(run_id, kind, iteration)
+        assert data is not None
+        assert load_checkpoint(data, small_config).state.iteration == iteration
+
+
+def test_steps_pause_again_and_end_in_the_same_bits(store: Store, small_config: RunConfig) -> None:
+    straight, stepped = store.create_run(small_config), store.create_run(small_config, steps=1)
+    train(store, straight)
+    assert train(store, stepped) == "paused"
+    assert store.run(stepped).iteration == 1
+    store.resume(stepped, steps=4)
+    train(store, stepped)
+    assert store.run(stepped).iteration == 5
+    store.resume(stepped)
+    assert train(store, stepped) == "finished"
+    assert store.checkpoint(stepped) == store.checkpoint(straight)
+    assert store.metrics(stepped).equals(store.metrics(straight))
+
+
+def test_pause_and_stop_while_training(store: Store, small_config: RunConfig) -> None:
+    config = small_config.with_settings({"meta_iterations": 100_000})
+    for command, status in (("pause", "paused"), ("stop", "stopped")):
+        run_id = store.create_run(config)
+        timer = threading.Timer(0.5, store.ask, (run_id, command))
+        timer.start()
+        assert train(store, run_id) == status
+        timer.join()
+        assert 0 < store.run(run_id).iteration < 100_000
+
+
+def test_only_one_claims_a_run(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    results: list[object] = []
+    gate = threading.Barrier(8)
+
+    def claim(number: int) -> None:
+        gate.wait()
+        results.append(store.claim(f"{this_process()[:-3]}{number:03}", run_id))
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(result is not None for result in results) == 1
+
+
+def test_a_run_whose_process_is_gone_is_interrupted_and_resumes(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    assert store.claim(DEAD, run_id) is not None
+    run = store.run(run_id)
+    assert (run.status, run.owner) == ("interrupted", None)
+    assert "resume" in run.message
+    store.resume(run_id)
+    assert train(store, run_id) == "finished"
+
+
+def test_a_heartbeat_from_elsewhere_is_trusted_until_it_stops(
+    store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maml_core.store.HEARTBEAT_TIMEOUT", 0.2)
+    run_id = store.create_run(small_config)
+    store.claim("another-host:1:1.00", run_id)
+    assert store.run(run_id).status == "running"
+    assert store.run(run_id).status == "running"
+    threading.Event().wait(0.3)
+    assert store.run(run_id).status == "interrupted"
+
+
+def test_a_worker_that_lost_its_run_writes_nothing(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    store.claim("another-host:1:1.00", run_id)
+    with pytest.raises(RunBusyError):
+        store.commit(run_id, "somebody:2:2.00", rows=[MetricRow(1, 1.0, 1.0, 1.0)], latest=(1, b"x"))
+    assert store.metrics(run_id).empty
+    assert store.checkpoint(run_id) is None
+
+
+def test_refusals_name_the_run_and_its_status(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    train(store, run_id)
+    with pytest.raises(RunBusyError, match="finished"):
+        store.resume(run_id)
+    with pytest.raises(RunBusyError, match="finished"):
+        store.ask(run_id, "pause")
+    with pytest.raises(RunNotFoundError, match="'nope' does not exist"):
+        store.run("nope")
+    with pytest.raises(StoreError, match="1 to 80"):
+        store.edit(run_id, name="  ")
+
+
+def test_rename_and_delete(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    train(store, run_id)
+    store.edit(run_id, name=" wave ")
+    assert store.run(run_id).name == "wave"
+    store.delete(run_id)
+    assert store.all_runs() == []
+    assert store.metrics(run_id).empty
+    assert store.checkpoint(run_id) is None
+
+
+def test_a_running_run_is_not_deleted(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    store.claim(this_process(), run_id)
+    with pytest.raises(RunBusyError, match="stop it"):
+        store.delete(run_id)
+
+
+def test_the_database_is_opened_for_durability(store: Store, store_url: str) -> None:
+    with store._transaction() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert pragmas == {"journal_mode": "delete", "synchronous": 2, "foreign_keys": 1}
+
+
+@pytest.mark.parametrize("content", [b"hello, I am not a database" * 100, b"SQLite format 3\x00" + b"\xff" * 5000])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"cannot be used .* choose another"):
+        Store(f"sqlite:///{path}")
+    assert path.read_bytes() == content
+
+
+def test_a_newer_schema_is_refused(store: Store, store_url: str) -> None:
+    store.close()
+    connection = sqlite3.connect(store_url.removeprefix("sqlite:///"))
+    connection.execute("UPDATE info SET value = '99' WHERE name = 'schema_version'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StoreError, match="newer version of the lab"):
+        Store(store_url)
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot be made"):
+        Store(f"sqlite:///{tmp_path}/file/maml.db")
+    with pytest.raises(StoreError, match="not a database URL"):
+        Store("nonsense")

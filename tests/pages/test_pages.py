@@ -1,0 +1,216 @@
+"""Each page through AppTest: empty and with runs, and each button."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from maml_core.owner import this_process
+from maml_core.presets import PRESETS
+from maml_core.store import Run, Store
+from maml_core.worker import train_run
+from pages.components.frame import PAGES, training_session
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _fresh_server(store_url: str) -> Iterator[None]:
+    training_session.clear()
+    yield
+    for child in psutil.Process().children():
+        child.kill()
+    psutil.wait_procs(psutil.Process().children(), timeout=5)
+    training_session.clear()
+
+
+@pytest.fixture
+def finished(store: Store) -> Run:
+    config = PRESETS["sine"].config.with_settings({"meta_iterations": 30})
+    run_id = store.create_run(config, preset="sine")
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    return store.run(run_id)
+
+
+def open_page(path: str, **query: str) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    if path != "app.py":
+        page.switch_page(path)
+    for name, value in query.items():
+        page.query_params[name] = value
+    page.run()
+    assert not page.exception
+    return page
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    button = next(button for button in page.button if button.label == label)
+    assert not button.disabled
+    button.click().run()
+    assert not page.exception
+    return page
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def query(page: AppTest, name: str) -> str | None:
+    value = page.query_params.get(name)
+    return value[0] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_empty_pages_say_what_to_do_next(path: str) -> None:
+    page = open_page(path)
+    text = " ".join(str(element.value) for element in [*page.info, *page.markdown])
+    assert "Train" in text
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_with_a_run(path: str, finished: Run) -> None:
+    page = open_page(path, run=finished.id)
+    assert not page.error
+    assert not page.warning
+
+
+@pytest.mark.parametrize("path", ["app.py", "pages/1_Adapt.py"])
+def test_a_run_that_does_not_exist_gets_a_sentence(path: str, finished: Run) -> None:
+    page = open_page(path, run="nope")
+    assert "'nope' does not exist" in page.warning[0].value
+
+
+def test_the_form_has_every_field_with_its_bounds() -> None:
+    page = open_page("app.py")
+    shots = page.number_input(key="form.shots")
+    assert (shots.min, shots.max, shots.value) == (1, 1000, 10)
+    for name in ("inner_lr", "inner_steps", "meta_lr", "meta_batch_size", "meta_iterations", "query_shots", "seed"):
+        assert page.number_input(key=f"form.{name}").help
+    for name in ("model.kind", "tasks.family", "model.activation", "algorithm", "engine", "device", "schedule"):
+        assert page.selectbox(key=f"form.{name}").options
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_the_form(preset: str) -> None:
+    page = open_page("app.py")
+    page.selectbox(key="form.preset").select(preset).run()
+    assert not page.exception
+    config = PRESETS[preset].config
+    assert page.number_input(key="form.meta_iterations").value == config.meta_iterations
+    assert page.selectbox(key="form.tasks.family").value == config.tasks.family
+    assert page.session_state["form"][0] == config
+    assert query(page, "preset") == preset
+
+
+def test_changes_go_into_the_url_and_come_back_from_it() -> None:
+    page = open_page("app.py")
+    page.number_input(key="form.inner_lr").set_value(0.05).run()
+    page.number_input(key="form.tasks.amplitude.high").set_value(4.0).run()
+    page.text_input(key="form.model.hidden_sizes").set_value("32, 16").run()
+    assert not page.exception
+    link = {name: query(page, name) or "" for name in page.query_params}
+    assert (link["inner_lr"], json.loads(link["tasks.amplitude"])) == ("0.05", [0.0, 4.0])
+    again = open_page("app.py", **link)
+    assert again.session_state["form"][0] == page.session_state["form"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("preset", "nope"), ("inner_lr", "-1"), ("inner_lr", "many"), ("wings", "2"), ("tasks.family", "spiral")],
+)
+def test_a_bad_link_gets_a_sentence_and_the_page_works(name: str, value: str) -> None:
+    page = open_page("app.py", **{name: value})
+    assert "cannot be followed" in page.warning[0].value
+    assert name in page.warning[0].value
+
+
+def test_a_bad_value_gets_a_sentence_and_train_waits() -> None:
+    page = open_page("app.py")
+    page.text_input(key="form.model.hidden_sizes").set_value("wide").run()
+    assert not page.exception
+    assert "model.hidden_sizes = 'wide'" in page.error[0].value
+    assert next(button for button in page.button if button.label == "Train").disabled
+    page.number_input(key="form.tasks.amplitude.low").set_value(9.0)
+    page.text_input(key="form.model.hidden_sizes").set_value("64").run()
+    assert "low <= high" in page.error[0].value
+
+
+def test_a_network_too_large_is_refused_with_the_figure() -> None:
+    page = open_page("app.py")
+    page.text_input(key="form.model.hidden_sizes").set_value("65536, 65536").run()
+    assert "GiB" in page.error[0].value
+
+
+def test_change_of_family_brings_its_fields() -> None:
+    page = open_page("app.py")
+    page.selectbox(key="form.tasks.family").select("line").run()
+    assert not page.exception
+    assert page.number_input(key="form.tasks.slope.std").value == 1.0
+
+
+def test_every_button_of_the_lab(store: Store) -> None:
+    page = open_page("app.py")
+    page.number_input(key="form.meta_iterations").set_value(100_000).run()
+    press(page, "Train")
+    run_id = query(page, "run") or ""
+    wait_for(lambda: store.run(run_id).iteration > 0)
+    page.run()
+    press(page, "Pause")
+    wait_for(lambda: store.run(run_id).status == "paused")
+    at = store.run(run_id).iteration
+    page.run()
+    press(page, "Step")
+    wait_for(lambda: store.run(run_id).iteration == at + 1 and store.run(run_id).status == "paused")
+    page.run()
+    press(page, "Resume")
+    wait_for(lambda: store.run(run_id).iteration > at + 1)
+    page.run()
+    press(page, "Stop")
+    wait_for(lambda: store.run(run_id).status == "stopped")
+    page.run()
+    press(page, "New task")
+    assert query(page, "task") == "1"
+    press(page, "Reset")
+    assert query(page, "run") is None
+    assert store.run(run_id).iteration > at + 1  # reset loses nothing
+    press(page, "Step")
+    wait_for(lambda: store.run(query(page, "run") or "").status == "paused")
+    assert store.run(query(page, "run") or "").iteration == 1
+
+
+def test_adapt_follows_its_controls(finished: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id)
+    assert len(page.dataframe[0].value) == 6  # steps 0 to 5
+    steps = next(box for box in page.number_input if box.label == "Steps")
+    steps.set_value(8).run()
+    assert not page.exception
+    assert len(page.dataframe[0].value) == 9
+    first = page.dataframe[0].value.iloc[0, 0]
+    press(page, "New task")
+    assert page.dataframe[0].value.iloc[0, 0] != first
+    assert query(page, "steps") == "8"
+
+
+def test_adapt_says_where_it_blows_up(finished: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, inner_lr="10", steps="60")
+    assert "diverges at step" in page.warning[0].value
+
+
+def test_runs_can_be_renamed_and_deleted(finished: Run, store: Store) -> None:
+    page = open_page("pages/2_Runs.py")
+    assert page.dataframe[0].value["name"].tolist() == [finished.name]
+    assert page.dataframe[0].value["status"].tolist() == ["finished"]
+
+
+def test_a_broken_store_gets_a_sentence(store_url: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAML_STORE", "sqlite:////proc/none/maml.db")
+    for path in PAGES:
+        page = open_page(path)
+        assert "/proc/none" in page.error[0].value
