@@ -13,6 +13,7 @@ from pages.components.live_chart import live_chart
 from pages.components.run_view import act, fresh_fits, metric_cards, progress_line, query_number, status_line
 
 LIVE_SECONDS = 0.4
+WATCH_SECONDS = 2.0
 SMALL_TASKS = 6
 
 
@@ -144,7 +145,8 @@ def main() -> None:
     controls(session, config, run)
     live = run is not None and run.is_active
 
-    @st.fragment(run_every=LIVE_SECONDS if live else None)
+    # A run that can go on may be resumed in another tab or at a terminal, so it is watched too, if less closely.
+    @st.fragment(run_every=LIVE_SECONDS if live else WATCH_SECONDS if run and run.is_resumable else None)
     def live_part() -> None:
         now = session.store.run(run.id) if run else None
         if now and run and now.status != run.status:

@@ -41,10 +41,11 @@ class RunConfig(Spec):
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="How meta_lr changes over the run: not at all, or along a half cosine to zero."
     )
-    engine: Literal["auto", "higher", "vectorized"] = Field(
+    engine: Literal["auto", "higher", "vectorized", "compiled"] = Field(
         "auto",
         description="How the meta-gradient is computed. higher: task by task, the reference. vectorized: all tasks "
-        "of a meta-batch at once. auto: the fastest that takes the model.",
+        "of a meta-batch at once. compiled: many meta-iterations as native code. auto: vectorized at once, compiled "
+        "as soon as that is ready.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where to compute. auto: CUDA if present, else MPS, else the CPU."

@@ -2,6 +2,9 @@
 
 import os
 import socket
+import threading
+import time
+from collections.abc import Callable
 
 import psutil
 
@@ -27,6 +30,12 @@ def is_alive(owner: str) -> bool | None:
         return True
 
 
-def parent_is_gone(parent: int) -> bool:
-    """Whether the process that started this one has ended."""
-    return os.getppid() != parent or not psutil.pid_exists(parent)
+def when_parent_is_gone(parent: int, act: Callable[[], object]) -> None:
+    """Call `act` in a thread of its own once the process that started this one has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent and psutil.pid_exists(parent):
+            time.sleep(0.2)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()

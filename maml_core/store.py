@@ -55,6 +55,7 @@ class Run:
     best_iteration: int | None
     rate: float | None
     engine: str | None
+    swapped_at: int | None
     device: str | None
     owner: str | None
     heartbeat: int

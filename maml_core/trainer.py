@@ -2,16 +2,26 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from maml_core.config import RunConfig
 from maml_core.devices import resolve_device
-from maml_core.engines import ENGINES, Engine, MetaOptimizer, TrainingState, initial_state
+from maml_core.engines import (
+    ENGINES,
+    AutoEngine,
+    CompiledEngine,
+    Engine,
+    Job,
+    MetaOptimizer,
+    TrainingState,
+    VectorizedEngine,
+    initial_state,
+)
 from maml_core.errors import EngineError
 from maml_core.models import build_model
 from maml_core.tasks import TaskBatch, TaskStream
@@ -58,8 +68,13 @@ class Trainer:
         config: RunConfig,
         state: TrainingState | None = None,
         pending: Tensor | None = None,
+        swapped_at: int | None = None,
+        start_job: Callable[[RunConfig], Job] | None = None,
     ) -> None:
         """Start at the initialization, or go on from `state` and `pending` as a `Progress` gave them.
+
+        `swapped_at` replays an earlier change to the compiled loop; `start_job` compiles elsewhere, so that training
+        need not wait. Without it, engine `auto` uses a compiled loop only if one is on disk.
 
         Raises:
             DeviceError: the chosen device is not on this machine.
@@ -68,7 +83,7 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config.device)
         self.model = build_model(config.model, config.seed).to(self.device)
-        self.engine = make_engine(config, self.model)
+        self.engine = _training_engine(config, self.model, swapped_at, start_job)
         self.state = state.to(self.device) if state is not None else initial_state(self.model)
         self.pending = pending if pending is not None else torch.zeros(0, 3, dtype=torch.float64)
         self.pace: float | None = None
@@ -87,6 +102,9 @@ class Trainer:
         """
         if self.state.iteration == 0:
             yield Progress(self.state, self.pending, held_out=self._held_out_loss())
+        while not self.engine.is_ready(self.state.iteration, self._stream.take(self.state.iteration, 1)):
+            time.sleep(0.05)
+            yield Progress(self.state, self.pending)
         due = time.perf_counter()
         while self.state.iteration < self._end():
             if self.pace:
@@ -102,6 +120,10 @@ class Trainer:
             yield progress
             if progress.diverged:
                 return
+
+    def close(self) -> None:
+        """Let go of what runs in the background."""
+        self.engine.close()
 
     def _make_judge(self) -> Engine:
         """What measures the held-out loss: the vectorized engine wherever it can, since it is many times faster."""
@@ -206,6 +228,30 @@ def check_startable(config: RunConfig) -> None:
     make_engine(config, build_model(config.model, config.seed))
 
 
+def _training_engine(
+    config: RunConfig, model: torch.nn.Module, swapped_at: int | None, start_job: Callable[[RunConfig], Job] | None
+) -> Engine:
+    """As `make_engine`, but `auto`, and `compiled` where it can be made elsewhere, do not hold training up."""
+    compiles_elsewhere = config.engine == "compiled" and start_job is not None
+    if config.engine != "auto" and not compiles_elsewhere:
+        return make_engine(config, model)
+    parts = _engine_parts(config)
+    compiled = None
+    try:
+        compiled = CompiledEngine(model, **parts)
+    except EngineError:
+        if compiles_elsewhere:
+            raise
+    return AutoEngine(
+        VectorizedEngine(model, **parts),
+        compiled,
+        total=config.meta_iterations,
+        start_job=(lambda: start_job(config)) if start_job else None,
+        patient=compiles_elsewhere,
+        swapped_at=swapped_at,
+    )
+
+
 def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:
     """The engine of that name, or else the one that `config` names, for `model`.
 
@@ -213,12 +259,16 @@ def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = No
         EngineError: the engine cannot take the model.
     """
     name = name or ("vectorized" if config.engine == "auto" else config.engine)
-    return ENGINES[name](
-        model,
-        inner_lr=config.inner_lr,
-        inner_steps=config.inner_steps,
-        meta_optimizer=MetaOptimizer(config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations),
-    )
+    return ENGINES[name](model, **_engine_parts(config))
+
+
+def _engine_parts(config: RunConfig) -> dict[str, Any]:
+    """What any engine is told of a run: numbers, not the configuration."""
+    return {
+        "inner_lr": config.inner_lr,
+        "inner_steps": config.inner_steps,
+        "meta_optimizer": MetaOptimizer(config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations),
+    }
 
 
 def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> TaskStream:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 
 from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
-from maml_core.errors import MamlError, RunBusyError, StoreError
-from maml_core.owner import parent_is_gone, this_process
+from maml_core.compile_job import CompileJob
+from maml_core.errors import EngineError, MamlError, RunBusyError, StoreError
+from maml_core.owner import this_process, when_parent_is_gone
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.store import Run, Store
 from maml_core.trainer import MetricRow, Progress, Trainer
@@ -42,11 +43,21 @@ def train_run(
     try:
         saved = store.checkpoint(run.id)
         checkpoint = load_checkpoint(saved, run.config) if saved else None
-        trainer = Trainer(run.config, checkpoint.state, checkpoint.pending) if checkpoint else Trainer(run.config)
+        trainer = (
+            Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.swapped_at, CompileJob)
+            if checkpoint
+            else Trainer(run.config, start_job=CompileJob)
+        )
     except MamlError as error:
         store.release(run.id, owner, "failed", str(error))
         return "failed"
-    return _Session(store, run, owner, trainer, should_end, report).train()
+    try:
+        return _Session(store, run, owner, trainer, should_end, report).train()
+    except EngineError as error:
+        store.release(run.id, owner, "failed", str(error))
+        return "failed"
+    finally:
+        trainer.close()
 
 
 class _Session:
@@ -76,7 +87,7 @@ class _Session:
             self.last = progress
             self.rows += progress.rows
             if progress.held_out is not None:
-                self.snapshots.append((progress.state.iteration, progress.held_out, _dump(progress)))
+                self.snapshots.append((progress.state.iteration, progress.held_out, self.dump(progress)))
             if self.report:
                 self.report(self.run, progress, self.rate())
             if progress.diverged:
@@ -108,21 +119,25 @@ class _Session:
         """Meta-iterations per second of this stretch."""
         return (self.trainer.state.iteration - self.first_iteration) / max(1e-9, time.monotonic() - self.began)
 
+    def dump(self, progress: Progress) -> bytes:
+        return dump_checkpoint(Checkpoint(progress.state, progress.pending, self.trainer.engine.swapped_at))
+
     def commit(self, status: str | None = None, message: str = "") -> str:
         progress = self.last or Progress(self.trainer.state, self.trainer.pending)
         self.store.commit(
             self.run.id,
             self.owner,
             rows=self.rows,
-            latest=(progress.state.iteration, _dump(progress)),
+            latest=(progress.state.iteration, self.dump(progress)),
             snapshots=self.snapshots,
             values={
                 "rate": self.rate(),
                 "seconds": self.run.seconds + time.monotonic() - self.began,
                 "started": self.run.started or time.time() - (time.monotonic() - self.began),
-                "engine": self.trainer.engine.name,
+                "engine": self.trainer.engine.status,
+                "swapped_at": self.trainer.engine.swapped_at,
                 "device": self.trainer.device.type,
-                "message": message,
+                "message": message or self.trainer.engine.notice,
             },
             release=status,
         )
@@ -131,15 +146,11 @@ class _Session:
         return status or "running"
 
 
-def _dump(progress: Progress) -> bytes:
-    return dump_checkpoint(Checkpoint(progress.state, progress.pending))
-
-
 def serve(url: str, parent: int) -> None:
     """Train whatever is queued, until the server that started this process is gone."""
     torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
     ending = threading.Event()
-    threading.Thread(target=_watch_parent, args=(parent, ending), daemon=True).start()
+    when_parent_is_gone(parent, lambda: _end(ending))
     store = Store(url)
     owner = this_process()
     _warm_up()
@@ -173,10 +184,8 @@ def _train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -
         store.release(run.id, owner, "failed", f"Training failed: {type(error).__name__}: {error}"[:500])
 
 
-def _watch_parent(parent: int, ending: threading.Event) -> None:
-    """Tell the training loop to commit and end when the server is gone; insist after a grace period."""
-    while not parent_is_gone(parent):
-        time.sleep(0.2)
+def _end(ending: threading.Event) -> None:
+    """Tell the training loop to commit and end; insist after a grace period."""
     ending.set()
     time.sleep(GRACE_SECONDS)
     os._exit(1)

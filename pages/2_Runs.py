@@ -12,6 +12,7 @@ from pages.components.frame import duration, open_page
 from pages.components.run_view import act, status_line
 
 LIVE_SECONDS = 1.0
+WATCH_SECONDS = 3.0
 
 
 def table(session: TrainingSession, runs: list[Run]) -> Run | None:
@@ -99,7 +100,7 @@ def main() -> None:
     st.markdown("#### Every run")
     active = session.store.count(*ACTIVE)
 
-    @st.fragment(run_every=LIVE_SECONDS if active else None)
+    @st.fragment(run_every=LIVE_SECONDS if active else WATCH_SECONDS)
     def listing() -> None:
         runs = session.store.all_runs()
         if not runs:

@@ -1,5 +1,6 @@
 """What all tests share: a store of their own, and one thread for torch."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,12 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_compiled_loops(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One cache for all tests, so that a loop is compiled once, and none in the user's own."""
+    os.environ["MAML_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -4,17 +4,26 @@ An engine is given a model and plain numbers, never a configuration. Tasks are d
 see one stream and must give one curve: a meta-gradient may differ by 1e-5 relative in float32, 1e-12 in float64.
 """
 
+from maml_core.engines.auto import AutoEngine, Job
 from maml_core.engines.base import Engine, Layout, TrainingState, initial_state
+from maml_core.engines.compiled import CompiledEngine
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.reference import ReferenceEngine
 from maml_core.engines.vectorized import VectorizedEngine
 
-ENGINES: dict[str, type[Engine]] = {"higher": ReferenceEngine, "vectorized": VectorizedEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "higher": ReferenceEngine,
+    "vectorized": VectorizedEngine,
+    "compiled": CompiledEngine,
+}
 """Engines by the name a configuration gives them."""
 
 __all__ = [
     "ENGINES",
+    "AutoEngine",
+    "CompiledEngine",
     "Engine",
+    "Job",
     "Layout",
     "MetaOptimizer",
     "ReferenceEngine",

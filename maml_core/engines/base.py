@@ -80,6 +80,10 @@ class Engine(ABC):
     """Computes meta-gradients of `model`, and runs chunks of meta-iterations with them."""
 
     name: ClassVar[str]
+    swapped_at: int | None = None
+    """The iteration from which on a compiled loop has taken over, for an engine that changes over."""
+    notice: str = ""
+    """Something the user should know once, such as that no compiler was found."""
 
     def __init__(self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer) -> None:
         """Prepare the engine; the model gives structure, dtype and device, its values are not read.
@@ -92,6 +96,21 @@ class Engine(ABC):
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.meta_optimizer = meta_optimizer
+
+    @property
+    def status(self) -> str:
+        """What is running, in a word or two."""
+        return self.name
+
+    def is_ready(self, iteration: int, tasks: TaskBatch) -> bool:
+        """Whether training can begin at `iteration` on tasks like these `[iterations, tasks, points, features]`."""
+        return True
+
+    def prepare(self, tasks: TaskBatch) -> None:  # noqa: B027
+        """Do ahead of time whatever the first chunk of tasks `[tasks, points, features]` would wait for."""
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what runs in the background."""
 
     @abstractmethod
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:

@@ -9,8 +9,8 @@ CPU only (no GPU was at hand to measure anything better); elsewhere `auto` stays
 import hashlib
 import platform
 import warnings
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from maml_core.tasks import TaskBatch
 
 UNROLLED_STEPS = 8
 """Up to so many inner steps are written out in the loop's body; more become a loop of their own."""
+
+MOST_UNROLLED_STEPS = 64
 
 Loop = Callable[..., tuple[Tensor, ...]]
 _aten = torch.ops.aten
@@ -53,11 +55,14 @@ class CompiledEngine(VectorizedEngine):
         """
         super().__init__(model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer)
         if any(parameter.device.type != "cpu" for parameter in model.parameters()):
-            raise EngineError("engine = 'compiled' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'.")
+            raise EngineError(
+                "engine = 'compiled' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'."
+            )
         self._cache = cache or PackageCache()
         self._loop: Loop | None = None
         self._key: tuple[Any, ...] | None = None
         self.capacity = 0
+        self._unrolled_steps = UNROLLED_STEPS
 
     def is_ready_for(self, tasks: TaskBatch) -> bool:
         """Whether a loop for tasks of these shapes `[tasks, points, features]` is on disk, so that loading is quick."""
@@ -72,10 +77,14 @@ class CompiledEngine(VectorizedEngine):
         key = tuple((tensor.shape, tensor.dtype) for tensor in tasks)
         if self._key == key:
             return
-        step = self._trace(tasks)
-        name = self._package_name(step, tasks)
         self.capacity = _capacity(tasks)
-        self._loop = self._cache.load(name) or self._compile(step, tasks, name)
+        try:
+            self._loop = self._load_or_compile(tasks)
+        except EngineError:
+            if not self._loops_inside() or self.inner_steps > MOST_UNROLLED_STEPS:
+                raise
+            self._unrolled_steps = MOST_UNROLLED_STEPS  # a loop in the loop does not export for every model
+            self._loop = self._load_or_compile(tasks)
         self._key = key
 
     @torch.no_grad()
@@ -97,7 +106,7 @@ class CompiledEngine(VectorizedEngine):
 
     def further_steps(self, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]) -> Parameters:
         """All inner steps after the first; many of them as a loop, so that the graph does not grow with them."""
-        if self.inner_steps <= UNROLLED_STEPS or call == self._replay:
+        if not self._loops_inside() or call == self._replay:
             return super().further_steps(adapted, tasks, call)
         names, rest = list(adapted), self.inner_steps - 1
         step = make_fx(lambda *inputs: self.next_step(*inputs), decomposition_table=_DECOMPOSITIONS)(
@@ -112,6 +121,14 @@ class CompiledEngine(VectorizedEngine):
         _, *values = while_loop(lambda done, *_: done < rest, body, first)
         return dict(zip(names, values, strict=True))
 
+    def _loops_inside(self) -> bool:
+        return self.inner_steps > self._unrolled_steps
+
+    def _load_or_compile(self, tasks: TaskBatch) -> Loop:
+        step = self._trace(tasks)
+        name = self._package_name(step, tasks)
+        return self._cache.load(name) or self._compile(step, tasks, name)
+
     def _iteration(
         self, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, rates: Tensor, *tasks: Tensor
     ) -> tuple[Tensor, ...]:
@@ -123,17 +140,24 @@ class CompiledEngine(VectorizedEngine):
     def _trace(self, tasks: TaskBatch) -> torch.fx.GraphModule:
         """One meta-iteration as a flat list of tensor operations."""
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
+        # The body of a loop inside the trace gets its shapes only from a trace of fake tensors.
+        mode: Literal["fake", "real"] = "fake" if self._loops_inside() else "real"
         with torch.no_grad():
-            return make_fx(lambda *inputs: self._iteration(*inputs), decomposition_table=_DECOMPOSITIONS)(
-                flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.new_ones(2), *tasks
-            )
+            return make_fx(
+                lambda *inputs: self._iteration(*inputs), decomposition_table=_DECOMPOSITIONS, tracing_mode=mode
+            )(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.new_ones(2), *tasks)
 
     def _package_name(self, step: torch.fx.GraphModule, tasks: TaskBatch) -> str:
         """A hash of everything that shapes the native code: the operations with their constants, shapes, machine."""
         constants = [bytes(tensor.cpu().contiguous().view(torch.uint8).numpy()) for tensor in step.buffers()]
         bodies = [module.code for module in step.modules() if isinstance(module, torch.fx.GraphModule)]
         shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tasks]
-        machine = (torch.__version__, platform.platform(), platform.processor(), torch.backends.cpu.get_cpu_capability())
+        machine = (
+            torch.__version__,
+            platform.platform(),
+            platform.processor(),
+            torch.backends.cpu.get_cpu_capability(),
+        )
         text = repr((bodies, constants, shapes, self.layout.size, _capacity(tasks), machine))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -195,7 +219,7 @@ def _padded(tensor: Tensor, length: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) if missing else tensor
 
 
-def _mm(left: Tensor, right: Tensor) -> Tensor:
+def _mm(left: Tensor, right: Tensor) -> Any:
     """A product with a dimension of one as multiply-and-sum: it fuses with its neighbors, a library call does not."""
     if left.shape[-1] == 1:
         return left * right
@@ -206,13 +230,13 @@ def _mm(left: Tensor, right: Tensor) -> Tensor:
     return NotImplemented
 
 
-def _addmm(bias: Tensor, left: Tensor, right: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
+def _addmm(bias: Tensor, left: Tensor, right: Tensor, beta: float = 1, alpha: float = 1) -> Any:
     if beta != 1 or alpha != 1:
         return NotImplemented
     return bias + torch.matmul(left, right)
 
 
-_DECOMPOSITIONS = {
+_DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     _aten.mm.default: _mm,
     _aten.bmm.default: _mm,
     _aten.addmm.default: _addmm,

@@ -55,9 +55,7 @@ def status_line(session: TrainingSession, run: Run) -> None:
         st.markdown(f"**{_escaped(run.name)}**", width="content")
         st.badge(run.status, icon=icon, color=color)  # type: ignore[arg-type]
         if run.engine:
-            st.badge(
-                run.engine, icon=":material/memory:", color="gray", help="The engine that computes meta-gradients."
-            )
+            st.badge(run.engine, icon=":material/memory:", color="gray", help=_engine_help(run))
             st.badge(
                 run.device or "", icon=":material/developer_board:", color="gray", help="The device it computes on."
             )
@@ -72,6 +70,13 @@ def status_line(session: TrainingSession, run: Run) -> None:
         st.error(_escaped(run.message), icon=":material/error:")
     elif run.message:
         st.warning(_escaped(run.message), icon=":material/info:")
+
+
+def _engine_help(run: Run) -> str:
+    text = "The engine that computes meta-gradients."
+    if run.swapped_at is not None:
+        text += f" The compiled loop took over at iteration {run.swapped_at:,}."
+    return text
 
 
 def progress_line(run: Run) -> None:

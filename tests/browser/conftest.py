@@ -111,7 +111,7 @@ class Tab:
         self.page.get_by_test_id("stMain").get_by_role("button", name=label, exact=True).click(timeout=30_000)
 
     def status(self, word: str) -> None:
-        self.page.locator(".stMarkdownBadge", has_text=word).first.wait_for(timeout=60_000)
+        self.page.locator(".stMarkdownBadge", has_text=word).first.wait_for(timeout=30_000)
 
 
 @pytest.fixture

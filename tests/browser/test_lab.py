@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +13,16 @@ from tests.browser.conftest import Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
 LONG = "?preset=sine&meta_iterations=200000"
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_running(server: Server) -> Iterator[None]:
+    yield
+    store = Store(server.store_url)
+    for run in store.all_runs():
+        if run.is_active:
+            store.ask(run.id, "stop")
+    store.close()
 
 
 def axis_range(tab: Tab, name: str) -> list[float]:

@@ -1,0 +1,72 @@
+"""Compiling a run's loop in a process of its own: slow, at low priority, and gone when its parent is."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
+from maml_core.config import RunConfig
+from maml_core.errors import MamlError
+from maml_core.owner import when_parent_is_gone
+
+
+class CompileJob:
+    """A child process that puts a run's compiled loop into the cache."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Start it."""
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `cancel`)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "maml_core.compile_job", "--parent", str(os.getpid()), config.to_json()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=subprocess.DEVNULL,
+            # One thread: more would be taken from the training that goes on meanwhile.
+            env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    def result(self) -> str | None:
+        """None while it works, "" when the loop is on disk, else what went wrong."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        if status == 0:
+            return ""
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"The compiled loop cannot be made (exit status {status})."
+
+    def cancel(self) -> None:
+        """End it."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+
+def main() -> int:
+    """Compile the loop of the configuration given as JSON."""
+    from maml_core.models import build_model
+    from maml_core.trainer import make_engine, training_stream
+
+    parser = argparse.ArgumentParser(prog="python -m maml_core.compile_job", description=main.__doc__)
+    parser.add_argument("--parent", required=True, type=int)
+    parser.add_argument("config")
+    arguments = parser.parse_args()
+    when_parent_is_gone(arguments.parent, lambda: os._exit(1))
+    if hasattr(os, "nice"):
+        os.nice(10)
+    try:
+        config = RunConfig.from_json(arguments.config)
+        engine = make_engine(config, build_model(config.model, config.seed), "compiled")
+        engine.prepare(training_stream(config).take(0, 1).at(0))
+    except MamlError as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
