@@ -1,4 +1,4 @@
-"""The command line: train, resume, evaluate, runs, presets. The configuration is the interface; flags are few."""
+"""The command line: train, resume, evaluate, runs, presets, bench. The configuration is the interface; flags are few."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
+from maml_core.bench import CASES, compare, scaling
 from maml_core.checkpoint import load_checkpoint
 from maml_core.config import parse_settings
 from maml_core.engines import Layout
@@ -68,6 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_store(command)
     add_store(add("runs", _runs, "list the runs of a store"))
     add("presets", _presets, "list the presets")
+    command = add("bench", _bench, "measure the engines side by side on this machine (minutes)")
+    command.add_argument(
+        "--scaling", action="store_true", help="also measure how cost grows with tasks, shots, steps, width"
+    )
     return parser
 
 
@@ -194,6 +199,30 @@ def _presets(options: argparse.Namespace) -> dict[str, Any]:
         for name, preset in PRESETS.items():
             print(f"{name:<16}  {preset.description}")
     return {"presets": {name: preset.config.model_dump(mode="json") for name, preset in PRESETS.items()}}
+
+
+def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for case, (preset, settings) in CASES.items():
+        rows = compare(get_preset(preset).config.with_settings(settings))
+        results[case] = [asdict(row) for row in rows]
+        if not options.json:
+            print(f"{case}\n{'engine':<11} {'it/s':>9} {'ratio':>7} {'ready s':>8} {'warm s':>7} {'MiB':>6}")
+            for row in rows:
+                print(
+                    f"{row.engine:<11} {row.iterations_per_second:>9,.0f} {row.ratio:>6.0f}x {row.ready_seconds:>8.1f} "
+                    f"{row.warm_seconds:>7.1f} {row.peak_mib:>6.0f}"
+                )
+    answer: dict[str, Any] = {"engines": results}
+    if options.scaling:
+        answer["scaling"] = scaling()
+        if not options.json:
+            for quantity, points in answer["scaling"].items():
+                for point in points:
+                    print(
+                        f"{quantity:<16} {point['value']!s:>10} {point['ms_per_iteration']:>9.2f} ms {point['peak_mib']:>6.0f} MiB"
+                    )
+    return answer
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

@@ -94,12 +94,13 @@ class CompiledEngine(VectorizedEngine):
         assert self._loop is not None
         total = tasks.support_x.shape[0]
         tensors = (state.parameters, state.exp_avg, state.exp_avg_sq)
+        inner_lr = state.parameters.new_tensor(self.inner_lr)
         metrics = []
         for start in range(0, total, self.capacity):
             count = min(self.capacity, total - start)
             batch = TaskBatch(*(_padded(tensor[start : start + count], self.capacity) for tensor in tasks))
             rates = _padded(self.meta_optimizer.rates(state.iteration + start, count, tensors[0]), self.capacity)
-            *new, rows = self._loop(torch.tensor(count), *tensors, *batch, rates)
+            *new, rows = self._loop(torch.tensor(count), *tensors, inner_lr, *batch, rates)
             tensors = (new[0], new[1], new[2])
             metrics.append(rows[:count])
         return TrainingState(*tensors, iteration=state.iteration + total), torch.cat(metrics)  # type: ignore[misc]
@@ -130,10 +131,15 @@ class CompiledEngine(VectorizedEngine):
         return self._cache.load(name) or self._compile(step, tasks, name)
 
     def _iteration(
-        self, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, rates: Tensor, *tasks: Tensor
+        self, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, inner_lr: Tensor, rates: Tensor, *tasks: Tensor
     ) -> tuple[Tensor, ...]:
         """One meta-iteration: new parameters and moments `[P]`, and its three metrics."""
-        gradient, before, after = self.compose(parameters, TaskBatch(*tasks), lambda piece, *inputs: piece(*inputs))
+        given = self.inner_lr
+        self.inner_lr = inner_lr  # type: ignore[assignment]  # an input of the graph: one loop serves every rate
+        try:
+            gradient, before, after = self.compose(parameters, TaskBatch(*tasks), lambda piece, *inputs: piece(*inputs))
+        finally:
+            self.inner_lr = given
         *new, norm = self.meta_optimizer.update(parameters, exp_avg, exp_avg_sq, gradient, rates)
         return (*new, torch.stack([before, after, norm]))
 
@@ -145,7 +151,7 @@ class CompiledEngine(VectorizedEngine):
         with torch.no_grad():
             return make_fx(
                 lambda *inputs: self._iteration(*inputs), decomposition_table=_DECOMPOSITIONS, tracing_mode=mode
-            )(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.new_ones(2), *tasks)
+            )(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.new_ones(()), flat.new_ones(2), *tasks)
 
     def _package_name(self, step: torch.fx.GraphModule, tasks: TaskBatch) -> str:
         """A hash of everything that shapes the native code: the operations with their constants, shapes, machine."""
@@ -165,7 +171,15 @@ class CompiledEngine(VectorizedEngine):
         capacity = self.capacity
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
         batch = TaskBatch(*(tensor.new_zeros(capacity, *tensor.shape) for tensor in tasks))
-        example = (torch.tensor(capacity), flat, flat.clone(), flat.clone(), *batch, flat.new_ones(capacity, 2))
+        example = (
+            torch.tensor(capacity),
+            flat,
+            flat.clone(),
+            flat.clone(),
+            flat.new_ones(()),
+            *batch,
+            flat.new_ones(capacity, 2),
+        )
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -188,14 +202,20 @@ class _ChunkLoop(nn.Module):
         self.capacity = capacity
 
     def forward(
-        self, count: Tensor, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *drawn: Tensor
+        self,
+        count: Tensor,
+        parameters: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        inner_lr: Tensor,
+        *drawn: Tensor,
     ) -> tuple[Tensor, ...]:
         def go_on(done: Tensor, *_: Tensor) -> Tensor:
             return done < count
 
         def body(done: Tensor, theta: Tensor, m: Tensor, v: Tensor, metrics: Tensor) -> tuple[Tensor, ...]:
             *tasks, rates = [tensor.index_select(0, done.view(1)).squeeze(0) for tensor in drawn]
-            theta, m, v, row = self.step(theta, m, v, rates, *tasks)
+            theta, m, v, row = self.step(theta, m, v, inner_lr, rates, *tasks)
             return done + 1, theta, m, v, metrics.index_put((done,), row)
 
         start = (

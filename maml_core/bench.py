@@ -1,0 +1,153 @@
+"""Engines side by side: iterations per second, compile time cold and warm, peak memory.
+
+Each engine is measured in a process of its own, on one thread; rounds are interleaved and medians taken, because a
+shared machine drifts. Only ratios within one run of this benchmark mean anything.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maml_core.config import RunConfig
+from maml_core.engines import initial_state
+from maml_core.models import build_model
+from maml_core.presets import get_preset
+from maml_core.trainer import make_engine, training_stream
+
+ENGINE_NAMES = ("higher", "vectorized", "compiled")
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sine": ("sine", {}),
+    "paper-10-shot, 1 step": ("paper-10-shot", {}),
+    "paper-10-shot, 5 steps": ("paper-10-shot", {"inner_steps": 5}),
+}
+SCALING: dict[str, list[dict[str, Any]]] = {
+    "meta_batch_size": [{"meta_batch_size": n} for n in (5, 25, 200, 1000)],
+    "shots": [{"shots": n, "query_shots": n} for n in (5, 20, 80)],
+    "inner_steps": [{"inner_steps": n} for n in (1, 10, 50, 200)],
+    "hidden_sizes": [{"model.hidden_sizes": [n, n]} for n in (20, 40, 80, 160)],
+}
+ROUND_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Result:
+    """One engine on one case."""
+
+    engine: str
+    iterations_per_second: float
+    ratio: float  # to `higher` in the same run
+    ready_seconds: float  # from a warm import to the end of the first chunk; compiles where nothing is cached
+    warm_seconds: float  # the same in a new process with a full cache
+    peak_mib: float  # of the whole process
+
+
+def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
+    """Measure every engine on `config`, in interleaved rounds."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
+        workers = {name: _Process(config, name, environment) for name in ENGINE_NAMES}
+        ready = {name: worker.ask() for name, worker in workers.items()}
+        rates: dict[str, list[float]] = {name: [] for name in ENGINE_NAMES}
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                rates[name].append(worker.ask("go")["rate"])
+        peaks = {name: worker.ask("go")["peak_mib"] for name, worker in workers.items()}
+        for worker in workers.values():
+            worker.end()
+        again = _Process(config, "compiled", environment)
+        warm = ready | {"compiled": again.ask()}
+        again.end()
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return [
+        Result(
+            name,
+            medians[name],
+            medians[name] / medians["higher"],
+            ready[name]["ready_seconds"],
+            warm[name]["ready_seconds"],
+            peaks[name],
+        )
+        for name in ENGINE_NAMES
+    ]
+
+
+def scaling(engine: str = "vectorized") -> dict[str, list[dict[str, Any]]]:
+    """Seconds a meta-iteration and peak memory of `engine` as one quantity of `paper-10-shot` grows."""
+    table: dict[str, list[dict[str, Any]]] = {}
+    for quantity, steps in SCALING.items():
+        table[quantity] = []
+        for settings in steps:
+            process = _Process(get_preset("paper-10-shot").config.with_settings(settings), engine, dict(os.environ))
+            process.ask()
+            seen = [process.ask("go") for _ in range(3)]
+            process.end()
+            table[quantity].append(
+                {
+                    "value": settings[f"model.{quantity}" if quantity == "hidden_sizes" else quantity],
+                    "ms_per_iteration": 1000 / statistics.median(answer["rate"] for answer in seen),
+                    "peak_mib": seen[-1]["peak_mib"],
+                }
+            )
+    return table
+
+
+class _Process:
+    """An engine in a process of its own, which measures one round at a time when asked."""
+
+    def __init__(self, config: RunConfig, engine: str, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "maml_core.bench", engine, config.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, question: str = "") -> dict[str, float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        if question:
+            self._process.stdin.write(question + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the measuring process ended with status {self._process.wait()}")
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def _measure(engine_name: str, config: RunConfig) -> None:
+    """Report when the engine is ready; then, for each line on stdin, one round of about `ROUND_SECONDS`."""
+    torch.set_num_threads(1)
+    model = build_model(config.model, config.seed)
+    stream = training_stream(config)
+    began = time.perf_counter()
+    engine = make_engine(config, model, engine_name)
+    state, _ = engine.run(initial_state(model), stream.take(0, 2))
+    print(json.dumps({"ready_seconds": time.perf_counter() - began}), flush=True)
+    count = 2
+    for _ in sys.stdin:
+        done, began = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - began) < ROUND_SECONDS:
+            if done:
+                count = max(1, min(2560, int(done / elapsed * ROUND_SECONDS / 3)))
+            state, _ = engine.run(state, stream.take(state.iteration, count))
+            done += count
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        print(json.dumps({"rate": done / elapsed, "peak_mib": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    _measure(sys.argv[1], RunConfig.from_json(sys.argv[2]))
