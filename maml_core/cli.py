@@ -1,4 +1,4 @@
-"""The command line: train, resume, evaluate, runs, presets, bench. The configuration is the interface; flags are few."""
+"""The command line. The configuration is the interface, so flags are few."""
 
 import argparse
 import json
@@ -219,9 +219,8 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
         if not options.json:
             for quantity, points in answer["scaling"].items():
                 for point in points:
-                    print(
-                        f"{quantity:<16} {point['value']!s:>10} {point['ms_per_iteration']:>9.2f} ms {point['peak_mib']:>6.0f} MiB"
-                    )
+                    cost = f"{point['ms_per_iteration']:>9.2f} ms {point['peak_mib']:>6.0f} MiB"
+                    print(f"{quantity:<16} {point['value']!s:>10} {cost}")
     return answer
 
 

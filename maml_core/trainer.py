@@ -38,6 +38,8 @@ SNAPSHOTS = 100
 
 HELD_OUT_TASKS = 100
 
+NO_PENDING = torch.zeros(0, 3, dtype=torch.float64)
+
 
 class MetricRow(NamedTuple):
     """Means over the meta-iterations since the previous row, up to and with `iteration` (counted from one)."""
@@ -55,7 +57,8 @@ class Progress:
     state: TrainingState
     pending: Tensor  # [rows, 3] float64: metrics that await the end of their row; part of what a resume needs
     rows: list[MetricRow] = field(default_factory=list)
-    held_out: float | None = None  # mean held-out query loss after adaptation, at snapshot iterations only
+    snapshot: TrainingState | None = None  # a state to keep in the run's history
+    held_out: float | None = None  # its mean query loss after adaptation on held-out tasks
     diverged: str | None = None  # what happened and what to try; the state is then the last finite one
     finished: bool = False
 
@@ -85,7 +88,7 @@ class Trainer:
         self.model = build_model(config.model, config.seed).to(self.device)
         self.engine = _training_engine(config, self.model, swapped_at, start_job)
         self.state = state.to(self.device) if state is not None else initial_state(self.model)
-        self.pending = pending if pending is not None else torch.zeros(0, 3, dtype=torch.float64)
+        self.pending = pending if pending is not None else NO_PENDING
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device)
@@ -100,8 +103,7 @@ class Trainer:
         `pace` (meta-iterations per second) slows training down for teaching; `limit` ends the generator early, at
         that iteration. Neither changes the numbers, nor does how often the caller looks.
         """
-        if self.state.iteration == 0:
-            yield Progress(self.state, self.pending, held_out=self._held_out_loss())
+        unjudged = [self.state] if self.state.iteration in self._snapshots else []
         while not self.engine.is_ready(self.state.iteration, self._stream.take(self.state.iteration, 1)):
             time.sleep(0.05)
             yield Progress(self.state, self.pending)
@@ -120,6 +122,16 @@ class Trainer:
             yield progress
             if progress.diverged:
                 return
+            # Judged after the report, not before: at the start of a run someone is waiting for its first point.
+            for snapshot in [*unjudged, *([self.state] if self.state.iteration in self._snapshots else [])]:
+                yield Progress(
+                    self.state,
+                    self.pending,
+                    snapshot=snapshot,
+                    held_out=self._held_out_loss(snapshot),
+                    finished=progress.finished,
+                )
+            unjudged = []
 
     def close(self) -> None:
         """Let go of what runs in the background."""
@@ -170,12 +182,11 @@ class Trainer:
             if ends_row(iteration, self.config.meta_iterations):
                 finished_rows.append(MetricRow(iteration, *torch.stack(waiting).mean(0).tolist()))
                 waiting = []
-        self.pending = torch.stack(waiting) if waiting else torch.zeros(0, 3, dtype=torch.float64)
+        self.pending = torch.stack(waiting) if waiting else NO_PENDING
         return Progress(
             state,
             self.pending,
             finished_rows,
-            held_out=self._held_out_loss() if state.iteration in self._snapshots and not diverged else None,
             diverged=diverged,
             finished=state.iteration >= self.config.meta_iterations,
         )
@@ -212,8 +223,8 @@ class Trainer:
         )
         return self._record(state, rows[:good], diverged=text)
 
-    def _held_out_loss(self) -> float:
-        loss = float(self._judge.meta_gradient(self.state.parameters, self._held_out).post_loss)
+    def _held_out_loss(self, state: TrainingState) -> float:
+        loss = float(self._judge.meta_gradient(state.parameters, self._held_out).post_loss)
         return loss if math.isfinite(loss) else math.inf
 
 

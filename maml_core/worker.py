@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
 from maml_core.compile_job import CompileJob
+from maml_core.engines import TrainingState
 from maml_core.errors import EngineError, MamlError, RunBusyError, StoreError
 from maml_core.owner import this_process, when_parent_is_gone
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.store import Run, Store
-from maml_core.trainer import MetricRow, Progress, Trainer
+from maml_core.trainer import NO_PENDING, MetricRow, Progress, Trainer
 
 COMMIT_SECONDS = 0.4
 """How often training is saved: what a crash can cost, and how fresh a live picture is."""
@@ -86,14 +88,13 @@ class _Session:
         for progress in self.trainer.run():
             self.last = progress
             self.rows += progress.rows
-            if progress.held_out is not None:
-                self.snapshots.append((progress.state.iteration, progress.held_out, self.dump(progress)))
+            if progress.snapshot is not None and progress.held_out is not None:
+                kept = self.dump(progress.snapshot, NO_PENDING)
+                self.snapshots.append((progress.snapshot.iteration, progress.held_out, kept))
             if self.report:
                 self.report(self.run, progress, self.rate())
             if progress.diverged:
                 return self.commit("diverged", progress.diverged)
-            if progress.finished:
-                return self.commit("finished")
             asked = self.asked()
             if asked:
                 return self.commit(asked)
@@ -119,8 +120,8 @@ class _Session:
         """Meta-iterations per second of this stretch."""
         return (self.trainer.state.iteration - self.first_iteration) / max(1e-9, time.monotonic() - self.began)
 
-    def dump(self, progress: Progress) -> bytes:
-        return dump_checkpoint(Checkpoint(progress.state, progress.pending, self.trainer.engine.swapped_at))
+    def dump(self, state: TrainingState, pending: Tensor) -> bytes:
+        return dump_checkpoint(Checkpoint(state, pending, self.trainer.engine.swapped_at))
 
     def commit(self, status: str | None = None, message: str = "") -> str:
         progress = self.last or Progress(self.trainer.state, self.trainer.pending)
@@ -128,7 +129,7 @@ class _Session:
             self.run.id,
             self.owner,
             rows=self.rows,
-            latest=(progress.state.iteration, self.dump(progress)),
+            latest=(progress.state.iteration, self.dump(progress.state, progress.pending)),
             snapshots=self.snapshots,
             values={
                 "rate": self.rate(),

@@ -61,6 +61,7 @@ class AutoEngine(Engine):
         self._patient = patient
         self._job: Job | None = None
         self._looked = False
+        self._is_warm = False
         self._seconds_each: float | None = None
 
     @property
@@ -98,8 +99,10 @@ class AutoEngine(Engine):
         if before:
             began = time.perf_counter()
             state, rows = self.vectorized.run(state, tasks.at(slice(before)))
-            elapsed = (time.perf_counter() - began) / before
-            self._seconds_each = min(elapsed, self._seconds_each or elapsed)
+            if self._is_warm:  # the first chunk pays for tracing, and says nothing of the rest
+                elapsed = (time.perf_counter() - began) / before
+                self._seconds_each = min(elapsed, self._seconds_each or elapsed)
+            self._is_warm = True
             metrics.append(rows)
         if before < count and self.compiled is not None:
             state, rows = self.compiled.run(state, tasks.at(slice(before, None)))
@@ -119,7 +122,7 @@ class AutoEngine(Engine):
             if iteration + tasks.support_x.shape[0] > self.swapped_at:
                 self._prepare(tasks)
             return
-        if not self._looked:
+        if not self._looked and (self._patient or iteration > 0):  # not before a run's first point
             self._looked = True
             if self.compiled.is_ready_for(tasks.at(0)):
                 self._swap(iteration, tasks)
