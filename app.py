@@ -101,6 +101,11 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
                 session.store.set_pace(run.id, pace)
 
 
+def buttons(run: Run) -> tuple[bool, bool, bool]:
+    """What decides which controls a run has."""
+    return run.is_active, run.is_resumable, run.status == "paused"
+
+
 def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
     """The live curve, the fresh task beside it, and more tasks below."""
     name = run.id if run else "untrained"
@@ -149,8 +154,8 @@ def main() -> None:
     @st.fragment(run_every=LIVE_SECONDS if live else WATCH_SECONDS if run and run.is_resumable else None)
     def live_part() -> None:
         now = session.store.run(run.id) if run else None
-        if now and run and now.status != run.status:
-            st.rerun()  # the controls outside this fragment depend on the status
+        if now and run and buttons(now) != buttons(run):
+            st.rerun()  # the controls are outside this fragment
         if now:
             status_line(session, now)
             progress_line(now)
