@@ -19,6 +19,10 @@ PAGES = {
 }
 
 
+REFUSED = "refused"
+"""Where the text of a refused action waits in the session state for the page's next draw."""
+
+
 def open_page(path: str) -> TrainingSession:
     """Set the page up and return the server's session; without a usable store, say so and stop here."""
     title, _ = PAGES[path]
@@ -27,6 +31,8 @@ def open_page(path: str) -> TrainingSession:
     with st.sidebar.container(horizontal=True, gap="small"):
         for target, (label, symbol) in PAGES.items():
             st.page_link(target, label=label, icon=symbol)
+    if REFUSED in st.session_state:
+        st.error(st.session_state.pop(REFUSED), icon=":material/error:")
     try:
         return training_session()
     except MamlError as error:

@@ -13,7 +13,7 @@ from maml_core.errors import MamlError
 from maml_core.models import build_model
 from maml_core.session import TrainingSession, computing
 from maml_core.store import Run
-from pages.components.frame import STATUS_BADGES, duration
+from pages.components.frame import REFUSED, STATUS_BADGES, duration
 
 N = TypeVar("N", int, float)
 
@@ -105,11 +105,11 @@ def metric_cards(run: Run | None) -> None:
 
 
 def act(action: Callable[[], object]) -> None:
-    """Do something to a run; if it is refused, say why at the next draw."""
+    """Do something to a run; if it is refused, say why at the next draw of the page."""
     try:
         action()
     except MamlError as error:
-        st.toast(str(error), icon=":material/error:")
+        st.session_state[REFUSED] = str(error)
 
 
 def fresh_fits(

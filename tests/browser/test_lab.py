@@ -157,7 +157,7 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     assert field.input_value() == name
     field.fill("my best run")
     field.press("Enter")
-    main.get_by_text("my best run").first.wait_for()
+    main.get_by_text("my best run").first.wait_for(state="attached")
     tab.press("Delete")
     dialog = tab.page.get_by_role("dialog")
     dialog.get_by_role("button", name="Keep it").click()

@@ -185,6 +185,14 @@ def test_every_button_of_the_lab(store: Store) -> None:
     assert store.run(query(page, "run") or "").iteration == 1
 
 
+def test_an_absent_device_is_named_and_nothing_is_started(store: Store) -> None:
+    page = open_page("app.py")
+    page.selectbox(key="form.device").select("mps").run()
+    press(page, "Train")
+    assert "device = 'mps' is not on this machine" in page.error[0].value
+    assert store.all_runs() == []
+
+
 def test_adapt_follows_its_controls(finished: Run) -> None:
     page = open_page("pages/1_Adapt.py", run=finished.id)
     assert len(page.dataframe[0].value) == 6  # steps 0 to 5
