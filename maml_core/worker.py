@@ -30,6 +30,8 @@ IDLE_SECONDS = 0.05
 GRACE_SECONDS = 3.0
 """How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
 
+SERVER_ENDED = "The server that trained this run has ended; resume it from where it was."
+
 Report = Callable[[Run, Progress, float], None]
 """report(run, progress, iterations per second), called after every chunk."""
 
@@ -97,7 +99,7 @@ class _Session:
                 return self.commit("diverged", progress.diverged)
             asked = self.asked()
             if asked:
-                return self.commit(asked)
+                return self.commit(asked, SERVER_ENDED if asked == "interrupted" else "")
             first_point = self.rows and self.rows[0].iteration == 1  # the screen is waiting for something to draw
             if first_point or time.monotonic() - self.committed > COMMIT_SECONDS:
                 self.commit()
