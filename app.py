@@ -5,6 +5,7 @@ import streamlit as st
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError, RunNotFoundError
 from maml_core.figures import loss_curve, task_figure, task_grid
+from maml_core.presets import DEFAULT
 from maml_core.session import TrainingSession
 from maml_core.store import Run
 from pages.components.config_form import config_form, load_config
@@ -145,8 +146,11 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
 def main() -> None:
     """Lay the page out."""
     session = open_page("app.py")
-    config = config_form()
     run = current_run(session)
+    if run and st.session_state.get("shown_run") != run.id:  # opened by a link: the form shows what was trained
+        load_config(run.config, run.preset or DEFAULT)
+        st.session_state["shown_run"] = run.id
+    config = config_form()
     controls(session, config, run)
     live = run is not None and run.is_active
 

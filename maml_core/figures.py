@@ -98,7 +98,7 @@ def steps_figure(fit: Fit) -> Figure:
     traces = _task_traces(fit, len(fit.predictions) - 1)
     last = len(fit.predictions) - 1
     between = [
-        _line(fit.x, fit.predictions[step], "after", "steps between",
+        _line(fit.x, fit.predictions[step], "after", "between",
               opacity=0.15 + 0.45 * step / last, width=1.4, showlegend=step == last - 1)
         for step in range(1, last)
     ]  # fmt: skip
@@ -111,8 +111,8 @@ def error_by_step(fit: Fit) -> Figure:
     """Loss on support points and on the true curve at each adaptation step."""
     steps = np.arange(len(fit.query_loss))
     traces = [
-        _line(steps, fit.support_loss, "support", "on support points", mode="lines+markers"),
-        _line(steps, fit.query_loss, "after", "against the true curve", mode="lines+markers"),
+        _line(steps, fit.support_loss, "support", "on support", mode="lines+markers"),
+        _line(steps, fit.query_loss, "after", "on truth", mode="lines+markers"),
     ]
     layout = _layout(x="adaptation step", y="mean squared error", left=56)
     layout["yaxis"] |= {"type": "log", "dtick": "D2"}

@@ -40,9 +40,13 @@ def settings(run: Run) -> tuple[int, int, float, int]:
     return shots, steps, inner_lr, seed
 
 
+def _count(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
 def losses_table(fit: Fit) -> None:
     """Losses at every step."""
-    frame = pd.DataFrame({"support loss": fit.support_loss, "error against the truth": fit.query_loss})
+    frame = pd.DataFrame({"on support": fit.support_loss, "on truth": fit.query_loss})
     frame.index.name = "step"
     st.dataframe(
         frame, height=360, column_config={name: st.column_config.NumberColumn(format="%.4g") for name in frame}
@@ -54,7 +58,7 @@ def fresh_task(session: TrainingSession, run: Run) -> None:
     shots, steps, inner_lr, seed = settings(run)
     if steps > run.config.inner_steps:
         st.caption(
-            f"Trained for {run.config.inner_steps} steps at {run.config.inner_lr:g}: further steps are extrapolation."
+            f"Trained for {_count(run.config.inner_steps)} at {run.config.inner_lr:g}: further steps are extrapolation."
         )
     main, *small = fresh_fits(
         session, run.config, run, count=1 + SMALL_TASKS, seed=seed, steps=steps, shots=shots, inner_lr=inner_lr or None
@@ -65,7 +69,7 @@ def fresh_task(session: TrainingSession, run: Run) -> None:
             "Try a smaller inner learning rate.",
             icon=":material/warning:",
         )
-    left, middle, right = st.columns([5, 3, 2])
+    left, middle, right = st.columns([10, 6, 5])
     revision = f"{run.id}:{seed}"
     with left:
         live_chart(

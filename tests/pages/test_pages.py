@@ -148,6 +148,12 @@ def test_a_network_too_large_is_refused_with_the_figure() -> None:
     assert "GiB" in page.error[0].value
 
 
+def test_a_link_to_a_run_fills_the_form_with_its_configuration(store: Store) -> None:
+    config = PRESETS["linear"].config.with_settings({"inner_lr": 0.03})
+    page = open_page("app.py", run=store.create_run(config, preset="linear"))
+    assert page.session_state["form"] == (config, "linear")
+
+
 def test_change_of_family_brings_its_fields() -> None:
     page = open_page("app.py")
     page.selectbox(key="form.tasks.family").select("line").run()
