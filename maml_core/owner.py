@@ -35,7 +35,7 @@ def when_parent_is_gone(parent: int, act: Callable[[], object]) -> None:
 
     def watch() -> None:
         while os.getppid() == parent and psutil.pid_exists(parent):
-            time.sleep(0.2)
+            time.sleep(0.1)
         act()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -25,7 +25,7 @@ _COMPUTING = threading.Lock()
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
-atexit.register(_COMPUTING.acquire, timeout=2.0)
+atexit.register(_COMPUTING.acquire, timeout=1.0)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ COMMIT_SECONDS = 0.4
 
 CONTROL_SECONDS = 0.05
 IDLE_SECONDS = 0.05
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 1.5
 """How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
 
 SERVER_ENDED = "The server that trained this run has ended; resume it from where it was."
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--parent", required=True, type=int)
     arguments = parser.parse_args()
     serve(arguments.store, arguments.parent)
+    os._exit(0)  # everything is committed, and taking torch down in order can take a second
 
 
 if __name__ == "__main__":
