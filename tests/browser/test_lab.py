@@ -12,7 +12,7 @@ from maml_core.store import Store
 from tests.browser.conftest import Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
-LONG = "?preset=sine&meta_iterations=200000"
+LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"
 
 
 @pytest.fixture(autouse=True)
