@@ -282,7 +282,7 @@ class Store:
                 raise RunBusyError(f"run = {run_id} is no longer owned by this process.")
             if rows:
                 connection.execute(sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in rows])
-            best = connection.scalar(sa.select(runs.c.best_loss).where(mine | (runs.c.id == run_id)))
+            best = connection.scalar(sa.select(runs.c.best_loss).where(runs.c.id == run_id))
             for at, held_out, snapshot in snapshots:
                 finite = held_out if math.isfinite(held_out) else None
                 _put(connection, run_id, "history", at, finite, snapshot)
