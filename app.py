@@ -6,8 +6,8 @@ from maml_core.config import RunConfig
 from maml_core.errors import MamlError, RunNotFoundError
 from maml_core.figures import loss_curve, task_figure, task_grid
 from maml_core.presets import DEFAULT
+from maml_core.run import Run
 from maml_core.session import TrainingSession
-from maml_core.store import Run
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -16,10 +18,13 @@ from maml_core.config import parse_settings
 from maml_core.engines import Layout
 from maml_core.errors import MamlError, RunBusyError, StoreError
 from maml_core.evaluation import evaluate
+from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
 from maml_core.models import build_model
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
-from maml_core.store import Run, Store
+from maml_core.run import Run
+from maml_core.script import adapt_script
+from maml_core.store import Store
 from maml_core.trainer import Progress, check_startable
 from maml_core.worker import train_run
 
@@ -68,6 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="which held-out tasks (0)")
     add_store(command)
     add_store(add("runs", _runs, "list the runs of a store"))
+    command = add("export", _export, "write a run to a file: .zip all of it, .safetensors its weights, .py a script")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("file", metavar="FILE", type=Path)
+    add_store(command)
+    command = add("import", _import, "add an exported run to a store")
+    command.add_argument("file", metavar="FILE", type=Path)
+    add_store(command)
     add("presets", _presets, "list the presets")
     command = add("bench", _bench, "measure the engines side by side on this machine (minutes)")
     command.add_argument(
@@ -192,6 +204,41 @@ def _runs(options: argparse.Namespace) -> dict[str, Any]:
         if not rows:
             print("No runs yet: python -m maml_core train")
     return {"runs": rows}
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    store, file = Store(options.store), options.file
+    makers: dict[str, Callable[[], bytes]] = {
+        ".zip": lambda: export_run(store, options.run),
+        ".safetensors": lambda: export_weights(store, options.run),
+        ".py": lambda: adapt_script(store.run(options.run).config).encode(),
+    }
+    if file.suffix not in makers:
+        raise StoreError(f"FILE = {str(file)!r} is not allowed: its name must end in {', '.join(makers)}.")
+    data = makers[file.suffix]()
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:  # renamed when whole, so that a crash leaves the old file or the new one
+        part.write_bytes(data)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StoreError(f"FILE = {str(file)!r} cannot be written ({error.strerror}): choose another.") from None
+    if not options.json:
+        print(f"{file}: {len(data):,} bytes")
+    return {"run": options.run, "file": str(file), "bytes": len(data)}
+
+
+def _import(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        with options.file.open("rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise StoreError(f"FILE = {str(options.file)!r} cannot be read ({error.strerror}).") from None
+    store = Store(options.store)
+    run = store.run(import_run(store, data))
+    if not options.json:
+        print(f"{run.id}: {run.name}, {run.status} after {run.iteration:,} iterations")
+    return {"run": run.id, "name": run.name, "status": run.status, "iterations": run.iteration}
 
 
 def _presets(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""A connection to the store's database: opening, transactions, and its troubles in plain words."""
+"""A connection to the store's database: opening, migrating, transactions, and its troubles in plain words."""
 
+import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from maml_core.errors import MamlError, StoreError
-from maml_core.schema import SCHEMA_VERSION, info, metadata
+from maml_core.errors import MamlError, StoreDamagedError, StoreError
+from maml_core.schema import MIGRATIONS, SCHEMA_VERSION, info, metadata
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process's transaction to end."""
@@ -20,29 +22,28 @@ class Database:
     """An SQLAlchemy engine whose every trouble is a `StoreError`. Safe to use from several threads."""
 
     def __init__(self, url: str) -> None:
-        """Open the database, creating it and its tables on first use.
+        """Open the database: create it and its tables on first use, migrate an older one after a backup copy.
 
         Raises:
-            StoreError: it cannot be opened, is damaged, or is of a newer version.
+            StoreError: it cannot be opened, belongs to another program, or is of a newer version.
+            StoreDamagedError: it is not a sound database.
         """
         self.url = url
+        self.path = database_path(url)
         try:
-            parsed = sa.make_url(url)
-        except sa.exc.ArgumentError:
-            raise StoreError(
-                f"store = {url!r} is not a database URL: it must look like sqlite:///runs/maml.db."
-            ) from None
-        is_file = parsed.get_backend_name() == "sqlite" and bool(parsed.database)
-        if is_file:
-            self._make_folder(Path(str(parsed.database)))
-        try:
-            self._engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS} if is_file else {})
+            if self.path:
+                self._make_folder(self.path)
+            self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self.path else {})
         except (sa.exc.ArgumentError, ImportError) as error:
             raise StoreError(f"store = {url!r} cannot be used: {error}; install its driver.") from None
-        if is_file:
+        if self.path:
             sa.event.listen(self._engine, "connect", _set_pragmas)
             sa.event.listen(self._engine, "begin", _begin)
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give back the connections."""
@@ -61,21 +62,49 @@ class Database:
         except MamlError:
             raise
         except sa.exc.DBAPIError as error:
-            raise StoreError(self._sentence(str(error.orig))) from None
+            raise self._trouble(str(error.orig)) from None
         except sa.exc.SQLAlchemyError as error:
-            raise StoreError(self._sentence(str(error))) from None
+            raise self._trouble(str(error)) from None
 
     def _prepare(self) -> None:
+        if self.path:
+            with self.transaction() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if found != "ok":
+                raise self._trouble(f"malformed: {found}")
         with self.transaction(write=True) as connection:
-            metadata.create_all(connection)
-            version = connection.scalar(sa.select(info.c.value).where(info.c.name == "schema_version"))
-            if version is None:
+            tables = set(sa.inspect(connection).get_table_names())
+            if not tables:
+                metadata.create_all(connection)
                 connection.execute(sa.insert(info).values(name="schema_version", value=str(SCHEMA_VERSION)))
-            elif int(version) > SCHEMA_VERSION:
+                return
+            version = self._version(connection, tables)
+            if version > SCHEMA_VERSION:
                 raise StoreError(
                     f"The store {self.url} was written by a newer version of the lab (schema {version}, this one "
                     f"reads {SCHEMA_VERSION}): update the lab, or use another store with --store."
                 )
+            if version < SCHEMA_VERSION:
+                self._migrate(connection, version)
+
+    def _version(self, connection: Connection, tables: set[str]) -> int:
+        text = None
+        if "info" in tables and "runs" in tables:
+            text = connection.scalar(sa.select(info.c.value).where(info.c.name == "schema_version"))
+        if not str(text).isdigit() or int(str(text)) < 1:
+            raise StoreError(
+                f"The store {self.url} is a database of another program (it has no schema version of this lab): "
+                "choose another file with --store or MAML_STORE."
+            )
+        return int(str(text))
+
+    def _migrate(self, connection: Connection, version: int) -> None:
+        """Bring the tables up to date, inside a transaction that holds the lock; keep a copy of what was there."""
+        if self.path:  # nothing is written yet and nobody else can write, so the file is what was last committed
+            shutil.copy2(self.path, unused_name(self.path, f"schema-{version}"))
+        for step in range(version, SCHEMA_VERSION):
+            MIGRATIONS[step](connection)
+        connection.execute(sa.update(info).where(info.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))
 
     def _make_folder(self, path: Path) -> None:
         try:
@@ -86,17 +115,63 @@ class Database:
                 "choose another with --store or MAML_STORE."
             ) from None
 
-    def _sentence(self, reason: str) -> str:
-        reason = reason.splitlines()[0]
+    def _trouble(self, reason: str) -> StoreError:
+        reason = (reason.splitlines() or ["no reason given"])[0]
+        kind = StoreDamagedError if any(sign in reason for sign in _DAMAGE) else StoreError
         for sign, remedy in _REMEDIES.items():
             if sign in reason:
-                return f"The store {self.url} cannot be used ({reason}): {remedy}."
-        return f"The store {self.url} cannot be used ({reason})."
+                return kind(f"The store {self.url} cannot be used ({reason}): {remedy}.")
+        return kind(f"The store {self.url} cannot be used ({reason}).")
 
 
+def database_path(url: str) -> Path | None:
+    """The file of an SQLite URL; None for a database in memory or on a server.
+
+    Raises:
+        StoreError: this is not a database URL.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise StoreError(f"store = {url!r} is not a database URL: it must look like sqlite:///runs/maml.db.") from None
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:"
+    return Path(str(parsed.database)) if is_file else None
+
+
+def set_aside(url: str) -> Path:
+    """Give a damaged database another name, so that a new one can be made in its place; return that name.
+
+    Raises:
+        StoreError: the file cannot be renamed.
+    """
+    path = database_path(url)
+    if path is None:
+        raise StoreError(f"The store {url} is not a file and cannot be set aside: choose another with --store.")
+    aside = unused_name(path, "damaged")
+    try:
+        journal = path.with_name(path.name + "-journal")
+        path.rename(aside)
+        if journal.exists():  # it belongs to the damaged file, and must not be rolled back into the new one
+            journal.rename(aside.with_name(aside.name + "-journal"))
+    except OSError as error:
+        raise StoreError(
+            f"The damaged store {path} cannot be set aside ({error.strerror}): move it away by hand."
+        ) from None
+    return aside
+
+
+def unused_name(path: Path, word: str) -> Path:
+    """A name beside `path` that says what it is and when it was made, and that no file has yet."""
+    stem = f"{path.stem}.{word}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (path.with_name(f"{stem}{f'-{n}' if n else ''}{path.suffix}") for n in range(1000))
+    return next(name for name in names if not name.exists())
+
+
+_DAMAGE = ("not a database", "malformed", "Could not decode")
 _REMEDIES = {
     "not a database": "it is not a database of this lab; choose another file with --store or MAML_STORE",
     "malformed": "the database is damaged; move it away, or choose another with --store or MAML_STORE",
+    "Could not decode": "the database is damaged; move it away, or choose another with --store or MAML_STORE",
     "readonly": "the file or its folder cannot be written; change its permissions, or choose another",
     "unable to open": "the file cannot be opened; check the path and its permissions, or choose another",
     "disk is full": "the disk is full; free some space and resume",

@@ -5,7 +5,9 @@
     ├── DeviceError          the chosen device is not on this machine
     ├── EngineError          an engine cannot take this model or algorithm
     ├── CheckpointError      bytes that are not a checkpoint of this run
+    ├── ImportRefusedError   a file that is not an exported run of this lab
     └── StoreError           the database cannot be opened, read or written
+        ├── StoreDamagedError    the file is not a sound database
         ├── RunNotFoundError no run with that id
         └── RunBusyError     somebody else owns the run, or its status forbids the action
 
@@ -34,8 +36,16 @@ class CheckpointError(MamlError):
     """Bytes that are not a checkpoint of this run."""
 
 
+class ImportRefusedError(MamlError):
+    """A file that is not an exported run of this lab."""
+
+
 class StoreError(MamlError):
     """The database cannot be opened, read or written."""
+
+
+class StoreDamagedError(StoreError):
+    """The file is not a sound database."""
 
 
 class RunNotFoundError(StoreError):

@@ -1,4 +1,6 @@
-"""The tables of the store."""
+"""The tables of the store, and how those of an older version become them."""
+
+from collections.abc import Callable
 
 from sqlalchemy import (
     Boolean,
@@ -13,8 +15,9 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.engine import Connection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -79,3 +82,21 @@ checkpoints = Table(
     Column("data", LargeBinary, nullable=False),
     PrimaryKeyConstraint("run_id", "kind", "iteration"),
 )
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("data", Text, nullable=False),
+    PrimaryKeyConstraint("run_id", "key"),
+)
+
+
+def _add_evaluations(connection: Connection) -> None:
+    evaluations.create(connection)
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_evaluations}
+"""What makes a schema of version `key` one of version `key + 1`."""

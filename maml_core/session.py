@@ -17,7 +17,11 @@ import psutil
 import torch
 
 from maml_core.config import RunConfig
-from maml_core.store import ACTIVE, Store
+from maml_core.database import set_aside
+from maml_core.errors import StoreDamagedError
+from maml_core.exchange import import_run
+from maml_core.run import ACTIVE
+from maml_core.store import Store, store_url
 from maml_core.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()
@@ -47,10 +51,18 @@ class TrainingSession:
     def __init__(self, url: str | None = None, limit: int | None = None) -> None:
         """Open the store and warm up one worker, so that the first run starts at once.
 
+        A damaged store is set aside and a new one opened in its place, which `notice` then says.
+
         Raises:
             StoreError: the store cannot be opened.
         """
-        self.store = Store(url)
+        self.notice = ""
+        try:
+            self.store = Store(url)
+        except StoreDamagedError:
+            aside = set_aside(store_url(url))
+            self.store = Store(url)
+            self.notice = f"The store was damaged. It was set aside as {aside}, untouched; this is a new, empty one."
         self.limit = limit or default_limit()
         self.tend()
 
@@ -74,6 +86,15 @@ class TrainingSession:
         """
         self.store.resume(run_id, steps=steps)
         self.tend()
+
+    def add(self, file: bytes) -> str:
+        """Import an exported run; return its new id.
+
+        Raises:
+            ImportRefusedError: the file is not an exported run, or does not hold together.
+        """
+        with computing():
+            return import_run(self.store, file)
 
     def tend(self) -> None:
         """Make sure that there are as many workers as active runs, at least one and at most the limit."""

@@ -16,7 +16,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -27,57 +27,31 @@ from maml_core.config import RunConfig
 from maml_core.database import Database
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.owner import is_alive
+from maml_core.run import RESUMABLE, Run, as_run
 from maml_core.schema import checkpoints, metrics, runs
 from maml_core.trainer import MetricRow
 
 DEFAULT_URL = "sqlite:///runs/maml.db"
-RESUMABLE = ("paused", "stopped", "interrupted")
-ACTIVE = ("queued", "running")
+NOTES_LENGTH = 5000
 HEARTBEAT_TIMEOUT = 4.0
 """Seconds without a heartbeat after which a worker on another machine counts as gone."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One row of the runs table, with its configuration parsed. Times are seconds since the epoch."""
+def store_url(url: str | None = None) -> str:
+    """The database that is meant: `url`, else `$MAML_STORE`, else the default."""
+    return url or os.environ.get("MAML_STORE") or DEFAULT_URL
 
-    id: str
-    name: str
-    preset: str | None
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """A run that was trained elsewhere, checked and ready to be stored."""
+
     config: RunConfig
     status: str
-    message: str
-    meta_iterations: int
-    iteration: int
-    pre_loss: float | None
-    post_loss: float | None
-    best_loss: float | None
-    best_iteration: int | None
-    rate: float | None
-    engine: str | None
-    swapped_at: int | None
-    device: str | None
-    owner: str | None
-    heartbeat: int
-    command: str
-    until: int | None
-    pace: float | None
-    queued: float | None
-    created: float
-    started: float | None
-    seconds: float
-    notes: str
-    pinned: bool
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the run is training or waiting to."""
-        return self.status in ACTIVE
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether the run can go on."""
-        return self.status in RESUMABLE
+    values: dict[str, Any]  # further columns of the runs table
+    rows: list[MetricRow]
+    latest: tuple[int, bytes]  # iteration, checkpoint
+    snapshots: list[tuple[int, float, bytes]]  # iteration, held-out loss, checkpoint
 
 
 class Store:
@@ -89,10 +63,11 @@ class Store:
         Raises:
             StoreError: the database cannot be opened, is damaged, or is of a newer version.
         """
-        self.url = url or os.environ.get("MAML_STORE") or DEFAULT_URL
+        self.url = store_url(url)
         self._database = Database(self.url)
         self._transaction = self._database.transaction
         self._beats: dict[str, tuple[int, float]] = {}
+        self.unreadable = 0
 
     def close(self) -> None:
         """Give back the connections."""
@@ -123,6 +98,32 @@ class Store:
             )
         return run_id
 
+    def add_run(self, imported: ImportedRun) -> str:
+        """Add a run that was trained elsewhere, with its metrics and checkpoints, and return its new id."""
+        run_id = secrets.token_hex(4)
+        iteration, data = imported.latest
+        last = imported.rows[-1] if imported.rows else None
+        with self._transaction(write=True) as connection:
+            connection.execute(
+                sa.insert(runs).values(
+                    imported.values
+                    | {
+                        "id": run_id,
+                        "config": imported.config.to_json(),
+                        "status": imported.status,
+                        "meta_iterations": imported.config.meta_iterations,
+                        "iteration": iteration,
+                        "pre_loss": last and last.pre_loss,
+                        "post_loss": last and last.post_loss,
+                    }
+                )
+            )
+            if imported.rows:
+                connection.execute(sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in imported.rows])
+            _put_snapshots(connection, run_id, imported.snapshots)
+            _put(connection, run_id, "latest", iteration, None, data)
+        return run_id
+
     def run(self, run_id: str) -> Run:
         """The run with that id.
 
@@ -136,10 +137,10 @@ class Store:
             raise RunNotFoundError(
                 f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`."
             )
-        return _as_run(row)
+        return as_run(row)
 
     def all_runs(self) -> list[Run]:
-        """Every run, pinned ones first, then the newest first."""
+        """Every run that can be read, pinned ones first, then the newest first; `unreadable` counts the others."""
         self.mark_interrupted()
         with self._transaction() as connection:
             rows = (
@@ -147,7 +148,14 @@ class Store:
                 .mappings()
                 .all()
             )
-        return [_as_run(row) for row in rows]
+        found = []
+        self.unreadable = 0
+        for row in rows:
+            try:
+                found.append(as_run(row))
+            except StoreError:
+                self.unreadable += 1
+        return found
 
     def count(self, *statuses: str) -> int:
         """How many runs have one of these statuses."""
@@ -159,14 +167,17 @@ class Store:
         """Change a run's `name`, `notes` or `pinned`.
 
         Raises:
-            StoreError: the name is empty or too long.
+            StoreError: the name is empty or too long, or the notes are too long.
             RunNotFoundError: there is no such run.
         """
         if "name" in values:
             values["name"] = values["name"].strip()
             if not 1 <= len(values["name"]) <= 80:
                 raise StoreError(f"name = {values['name'][:90]!r} is not allowed: it must have 1 to 80 characters.")
-        self._update(run_id, sa.true(), values)
+        if len(values.get("notes", "")) > NOTES_LENGTH:
+            raise StoreError(f"notes of {len(values['notes']):,} characters are not allowed: at most {NOTES_LENGTH:,}.")
+        if not self._update(run_id, sa.true(), values):
+            self.run(run_id)
 
     def delete(self, run_id: str) -> None:
         """Delete a run with its metrics and checkpoints.
@@ -282,16 +293,7 @@ class Store:
                 raise RunBusyError(f"run = {run_id} is no longer owned by this process.")
             if rows:
                 connection.execute(sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in rows])
-            best = connection.scalar(sa.select(runs.c.best_loss).where(runs.c.id == run_id))
-            for at, held_out, snapshot in snapshots:
-                finite = held_out if math.isfinite(held_out) else None
-                _put(connection, run_id, "history", at, finite, snapshot)
-                if finite is not None and (best is None or finite < best):
-                    best = finite
-                    _replace(connection, run_id, "best", at, finite, snapshot)
-                    connection.execute(
-                        sa.update(runs).where(runs.c.id == run_id).values(best_loss=finite, best_iteration=at)
-                    )
+            _put_snapshots(connection, run_id, snapshots)
             _replace(connection, run_id, "latest", iteration, None, data)
 
     def release(self, run_id: str, owner: str, status: str, message: str = "") -> None:
@@ -364,17 +366,24 @@ class Store:
         return changed.rowcount > 0
 
 
-def _as_run(row: Any) -> Run:
-    values = {field.name: row[field.name] for field in fields(Run)}
-    return Run(**values | {"config": RunConfig.from_json(row["config"])})
-
-
 def _put(connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes) -> None:
     same = sa.and_(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind, checkpoints.c.iteration == iteration)
     connection.execute(sa.delete(checkpoints).where(same))
     connection.execute(
         sa.insert(checkpoints).values(run_id=run_id, kind=kind, iteration=iteration, held_out=held_out, data=data)
     )
+
+
+def _put_snapshots(connection: Connection, run_id: str, snapshots: Sequence[tuple[int, float, bytes]]) -> None:
+    """Add to a run's history, and keep the best by held-out loss."""
+    best = connection.scalar(sa.select(runs.c.best_loss).where(runs.c.id == run_id))
+    for at, held_out, data in snapshots:
+        finite = held_out if math.isfinite(held_out) else None
+        _put(connection, run_id, "history", at, finite, data)
+        if finite is not None and (best is None or finite < best):
+            best = finite
+            _replace(connection, run_id, "best", at, finite, data)
+            connection.execute(sa.update(runs).where(runs.c.id == run_id).values(best_loss=finite, best_iteration=at))
 
 
 def _replace(

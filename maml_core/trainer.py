@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maml_core.config import RunConfig
+from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.devices import resolve_device
 from maml_core.engines import (
     ENGINES,
@@ -22,7 +22,7 @@ from maml_core.engines import (
     VectorizedEngine,
     initial_state,
 )
-from maml_core.errors import EngineError
+from maml_core.errors import ConfigError, EngineError
 from maml_core.models import build_model
 from maml_core.tasks import TaskBatch, TaskStream
 
@@ -232,10 +232,17 @@ def check_startable(config: RunConfig) -> None:
     """Find out before a run is made whether this machine and the chosen engine can do it.
 
     Raises:
+        ConfigError: one meta-iteration would take too long.
         DeviceError: the chosen device is not on this machine.
         EngineError: the chosen engine cannot take the model.
     """
-    resolve_device(config.device)
+    seconds = config.seconds_estimate()
+    if resolve_device(config.device).type == "cpu" and seconds > SECONDS_LIMIT:
+        raise ConfigError(
+            f"One meta-iteration of this run would take about {seconds:,.0f} s: at most {SECONDS_LIMIT:g} s is "
+            f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
+            f"shots = {config.shots}, or the size of the model."
+        )
     make_engine(config, build_model(config.model, config.seed))
 
 
@@ -312,7 +319,12 @@ def ends_row(iteration: int, meta_iterations: int) -> bool:
     """Whether a metric row ends at this iteration (counted from one): every one at first, then evenly spaced."""
     if iteration <= FULL_DETAIL or iteration == meta_iterations:
         return True
-    return (iteration - FULL_DETAIL) % max(1, math.ceil((meta_iterations - FULL_DETAIL) / MORE_ROWS)) == 0
+    return (iteration - FULL_DETAIL) % row_spacing(meta_iterations) == 0
+
+
+def row_spacing(meta_iterations: int) -> int:
+    """Meta-iterations that share a metric row after the first `FULL_DETAIL`."""
+    return max(1, math.ceil((meta_iterations - FULL_DETAIL) / MORE_ROWS))
 
 
 def snapshot_iterations(meta_iterations: int) -> list[int]:

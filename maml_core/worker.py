@@ -19,7 +19,8 @@ from maml_core.engines import TrainingState
 from maml_core.errors import EngineError, MamlError, RunBusyError, StoreError
 from maml_core.owner import this_process, when_parent_is_gone
 from maml_core.presets import DEFAULT, get_preset
-from maml_core.store import Run, Store
+from maml_core.run import Run
+from maml_core.store import Store
 from maml_core.trainer import NO_PENDING, MetricRow, Progress, Trainer
 
 COMMIT_SECONDS = 0.4
@@ -157,13 +158,19 @@ def serve(url: str, parent: int) -> None:
     store = Store(url)
     owner = this_process()
     _warm_up()
+    kept: dict[str, tuple[str, str]] = {}  # run: status and message that it could not be given back with
     while not ending.is_set():
         try:
+            for run_id, (status, message) in list(kept.items()):
+                store.release(run_id, owner, status, message)
+                del kept[run_id]
             run = store.claim(owner)
             if run is None:
                 ending.wait(IDLE_SECONDS)
                 continue
-            _train_safely(store, run, owner, ending)
+            end = _train_safely(store, run, owner, ending)
+            if end:
+                kept[run.id] = end
         except StoreError:
             ending.wait(1.0)  # a full disk or a locked database: what is committed stays, so try again
 
@@ -175,16 +182,17 @@ def _warm_up() -> None:
         pass
 
 
-def _train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> None:
+def _train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> tuple[str, str] | None:
+    """Train a run; where that ends out of order, the status and message to give it back with."""
     try:
         train_run(store, run, owner, should_end=ending.is_set)
     except RunBusyError:
-        pass  # deleted or taken over: the owner is the one that goes on
+        return None  # deleted or taken over: the owner is the one that goes on
     except StoreError as error:
-        store.release(run.id, owner, "interrupted", str(error))
-        raise
+        return "interrupted", f"{error} Training was interrupted; resume it from its last commit."
     except Exception as error:  # a defect must not take the worker with it, and must be seen
-        store.release(run.id, owner, "failed", f"Training failed: {type(error).__name__}: {error}"[:500])
+        return "failed", f"Training failed: {type(error).__name__}: {error}"[:500]
+    return None
 
 
 def _end(ending: threading.Event) -> None:

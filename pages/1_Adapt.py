@@ -6,8 +6,8 @@ import streamlit as st
 from maml_core.adaptation import Fit
 from maml_core.errors import MamlError
 from maml_core.figures import error_by_step, steps_figure, task_grid
+from maml_core.run import Run
 from maml_core.session import TrainingSession
-from maml_core.store import Run
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import fresh_fits, pick_run, query_number, status_line

@@ -1,16 +1,27 @@
-"""Every run: look, open, rename, delete, download."""
+"""Every run: look, open, go on, export, import, delete."""
 
 import json
 
 import pandas as pd
 import streamlit as st
 
+from maml_core.exchange import SIZE_LIMIT, export_run, export_weights
 from maml_core.figures import sparkline
+from maml_core.run import ACTIVE, RESUMABLE, Run
+from maml_core.script import adapt_script
 from maml_core.session import TrainingSession
-from maml_core.store import ACTIVE, Run
+from maml_core.store import NOTES_LENGTH
+from pages.components.config_form import keep_for_form
 from pages.components.frame import duration, open_page
 from pages.components.run_view import act, status_line
 
+FILTERS = {
+    "all": None,
+    "active": ACTIVE,
+    "can go on": RESUMABLE,
+    "finished": ("finished",),
+    "in trouble": ("diverged", "failed"),
+}
 LIVE_SECONDS = 1.0
 WATCH_SECONDS = 3.0
 
@@ -19,7 +30,7 @@ def table(session: TrainingSession, runs: list[Run]) -> Run | None:
     """The table of runs; returns the one that is selected."""
     frame = pd.DataFrame(
         {
-            "name": run.name,
+            "name": f"📌 {run.name}" if run.pinned else run.name,
             "status": run.status,
             "loss": sparkline(session.store.metrics(run.id)),
             "progress": run.iteration / run.meta_iterations,
@@ -34,6 +45,7 @@ def table(session: TrainingSession, runs: list[Run]) -> Run | None:
             "engine": run.engine or run.config.engine,
             "started": pd.Timestamp(run.started or run.created, unit="s", tz="UTC"),
             "duration": duration(run.seconds),
+            "notes": run.notes,
             "id": run.id,
         }
         for run in runs
@@ -68,50 +80,125 @@ def confirm_delete(session: TrainingSession, run: Run) -> None:
             st.rerun()
 
 
+def downloads(session: TrainingSession, run: Run) -> None:
+    """The run as files: all of it, or what other programs want. Each is made when it is asked for."""
+    store = session.store
+    with st.popover("Export", icon=":material/download:"):
+        if not run.iteration:
+            st.caption("Nothing is trained yet: there are no weights to export.")
+        for label, name, make, needs_weights, text in (
+            ("The whole run", f"run-{run.id}.zip", lambda: export_run(store, run.id), True,
+             "Configuration, weights, metrics and history; a lab on another machine imports it and goes on with it."),
+            ("Weights", f"run-{run.id}.safetensors", lambda: export_weights(store, run.id), True,
+             "The learned initialization by parameter name, as safetensors."),
+            ("Python script", "adapt.py", lambda: adapt_script(run.config), False,
+             "Adapts the weights to new data with nothing but torch and safetensors."),
+            ("Metrics CSV", f"run-{run.id}-metrics.csv", lambda: store.metrics(run.id).to_csv(index=False), False,
+             "Losses and gradient norm over training."),
+            ("Config JSON", f"run-{run.id}-config.json", lambda: run.config.to_json(indent=2), False,
+             "Every setting of the run."),
+        ):  # fmt: skip
+            st.download_button(
+                label, make, name, icon=":material/download:", on_click="ignore", help=text, width="stretch",
+                disabled=needs_weights and not run.iteration,
+            )  # fmt: skip
+
+
+def go_on(session: TrainingSession, run: Run) -> None:
+    """Resume or stop a run, start another like it, pin it, delete it."""
+    if run.is_resumable:
+        if st.button("Resume", icon=":material/resume:"):
+            act(lambda: session.resume(run.id))
+            st.rerun()
+    elif st.button("Stop", icon=":material/stop:", disabled=not run.is_active):
+        act(lambda: session.store.ask(run.id, "stop"))
+        st.rerun()
+    if st.button("Duplicate", icon=":material/content_copy:", help="Open its configuration in the lab as a new run."):
+        keep_for_form(run.config, run.preset)
+        st.switch_page("app.py")
+    if st.button("Unpin" if run.pinned else "Pin", icon=":material/push_pin:", help="Pinned runs come first."):
+        act(lambda: session.store.edit(run.id, pinned=not run.pinned))
+        st.rerun()
+    downloads(session, run)
+    if st.button(
+        "Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."
+    ):
+        confirm_delete(session, run)
+
+
 def actions(session: TrainingSession, run: Run) -> None:
     """What can be done with the selected run."""
     status_line(session, run)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link("app.py", label="Open in the lab", icon=":material/science:", query_params={"run": run.id})
         st.page_link("pages/1_Adapt.py", label="Adapt", icon=":material/timeline:", query_params={"run": run.id})
-        name = st.text_input("Name", run.name, max_chars=80, key=f"name-{run.id}")
-        if name != run.name:
-            act(lambda: session.store.edit(run.id, name=name))
-            st.rerun()
-        st.download_button(
-            "Metrics CSV", session.store.metrics(run.id).to_csv(index=False), f"run-{run.id}-metrics.csv", "text/csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-        st.download_button(
-            "Config JSON", run.config.to_json(indent=2), f"run-{run.id}-config.json", "application/json",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-        if st.button(
-            "Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."
-        ):
-            confirm_delete(session, run)
+        go_on(session, run)
+    left, right = st.columns([1, 2])
+    name = left.text_input("Name", run.name, max_chars=80, key=f"name-{run.id}")
+    notes = right.text_area("Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68)
+    if (name, notes) != (run.name, run.notes):
+        act(lambda: session.store.edit(run.id, name=name, notes=notes))
+        st.rerun()
     with st.expander("Configuration"):
         st.json(json.loads(run.config.to_json()))
+
+
+def importer(session: TrainingSession) -> None:
+    """Add a run that was exported elsewhere. A file is taken once, however often the page is drawn."""
+    with st.popover("Import a run", icon=":material/upload:"):
+        file = st.file_uploader(
+            "A run exported by this lab, as .zip", type="zip", max_upload_size=SIZE_LIMIT // 2**20, key="import"
+        )
+    if file and st.session_state.get("imported") != file.file_id:
+        st.session_state["imported"] = file.file_id
+
+        def add() -> None:
+            run = session.store.run(session.add(file.getvalue()))
+            st.toast(f"{run.name} was imported.", icon=":material/check:")
+
+        act(add)
+        st.rerun()
 
 
 def main() -> None:
     """Lay the page out."""
     session = open_page("pages/2_Runs.py")
-    st.markdown("#### Every run")
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown("#### Every run", width="content")
+        kind = st.segmented_control(
+            "Show",
+            list(FILTERS),
+            default="all",
+            key="filter",
+            label_visibility="collapsed",
+            required=True,
+            bind="query-params",
+        )
+        importer(session)
     active = session.store.count(*ACTIVE)
 
     @st.fragment(run_every=LIVE_SECONDS if active else WATCH_SECONDS)
     def listing() -> None:
         runs = session.store.all_runs()
+        if session.store.unreadable:
+            st.warning(
+                f"{session.store.unreadable} damaged runs cannot be read and are not shown; they are left as they are.",
+                icon=":material/database_off:",
+            )
         if not runs:
             st.info("No runs yet. Train one in the lab, or with `python -m maml_core train`.", icon=":material/info:")
             st.page_link("app.py", label="Go to the lab", icon=":material/science:")
+            return
+        wanted = FILTERS[kind]
+        runs = [run for run in runs if wanted is None or run.status in wanted]
+        if not runs:
+            st.info(f"No run is {kind} at the moment: choose all to see the others.", icon=":material/filter_list:")
             return
         run = table(session, runs)
         if run:
             actions(session, run)
         else:
-            st.caption("Select a run to open, rename, delete or download it.")
+            st.caption("Select a run to open, resume, rename, annotate, export or delete it.")
 
     listing()
 

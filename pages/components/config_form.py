@@ -65,6 +65,12 @@ def load_config(config: RunConfig, preset: str | None = None) -> None:
         st.session_state[f"form.{name}"] = value
 
 
+def keep_for_form(config: RunConfig, preset: str | None) -> None:
+    """Have the form show a configuration when its page is opened next."""
+    st.session_state["form"] = config, preset if preset in PRESETS else DEFAULT
+    st.session_state.pop("form.preset", None)
+
+
 def _start() -> None:
     """Fill the form once a session from the URL, and again after another page, where widgets lose their state."""
     if "form.preset" in st.session_state:

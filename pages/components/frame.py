@@ -34,10 +34,13 @@ def open_page(path: str) -> TrainingSession:
     if REFUSED in st.session_state:
         st.error(st.session_state.pop(REFUSED), icon=":material/error:")
     try:
-        return training_session()
+        session = training_session()
     except MamlError as error:
         st.error(str(error), icon=":material/database_off:")
         st.stop()
+    if session.notice:
+        st.warning(session.notice, icon=":material/database_off:")
+    return session
 
 
 @st.cache_resource(show_spinner="Opening the store…")

@@ -11,8 +11,8 @@ from maml_core.config import RunConfig
 from maml_core.engines import Layout
 from maml_core.errors import MamlError
 from maml_core.models import build_model
+from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
-from maml_core.store import Run
 from pages.components.frame import REFUSED, STATUS_BADGES, duration
 
 N = TypeVar("N", int, float)

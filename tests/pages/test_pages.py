@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from maml_core.owner import this_process
 from maml_core.presets import PRESETS
-from maml_core.store import Run, Store
+from maml_core.run import Run
+from maml_core.store import Store
 from maml_core.worker import train_run
 from pages.components.frame import PAGES, training_session
 from tests.conftest import ROOT

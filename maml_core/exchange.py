@@ -1,0 +1,309 @@
+"""A run as one file: out of one store and into another.
+
+The file is a zip with fixed names, each entry plain JSON or safetensors:
+
+    run.json               configuration, name, notes, iteration, and the SHA-256 of every other entry
+    metrics.json           the metric rows, column by column
+    weights.safetensors    the parameters by name; all that another program needs
+    state.safetensors      what else a resume needs: Adam's moments and unfinished metric rows
+    history.safetensors    the parameters at earlier iterations, for looking back
+    adapt.py               a standalone script that adapts the weights to new data; never read on import
+
+An imported file is hostile until proven otherwise. Nothing in it is executed or used as a path; every size is checked
+before anything is read, and every tensor's name, shape, dtype and finiteness against the configuration.
+"""
+
+import hashlib
+import io
+import json
+import math
+import time
+import zipfile
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from maml_core.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint
+from maml_core.config import RunConfig
+from maml_core.engines import Layout, TrainingState
+from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
+from maml_core.fields import Integer, Real, Spec, parse
+from maml_core.models import build_model
+from maml_core.run import Run
+from maml_core.script import adapt_script
+from maml_core.store import NOTES_LENGTH, ImportedRun, Store
+from maml_core.trainer import SNAPSHOTS, MetricRow, row_spacing
+
+SIZE_LIMIT = 64 * 2**20
+"""Bytes that a file may have, packed or unpacked."""
+
+_ENTRIES = ("run.json", "metrics.json", "weights.safetensors", "state.safetensors", "history.safetensors", "adapt.py")
+_HASHED = _ENTRIES[1:5]
+_JSON_LIMITS = {"run.json": 2**18, "metrics.json": 2**20}
+_HEADER_ROOM = 2**16  # of a safetensors file, for names and shapes
+_MAX_ROWS = 4000
+_KINDS = ("finished", "diverged", "stopped")
+
+
+class _Snapshot(Spec):
+    iteration: Integer = Field(ge=0, le=10_000_000)
+    held_out: Real | None = None
+
+
+class _Manifest(Spec):
+    """`run.json`."""
+
+    format: Literal["maml-lab-run"] = "maml-lab-run"
+    version: Literal[1] = 1
+    config: dict[str, Any]
+    name: str = Field(min_length=1, max_length=80, json_schema_extra={"rule": "text of 1 to 80 characters"})
+    preset: str | None = Field(None, max_length=40, json_schema_extra={"rule": "text of at most 40 characters"})
+    notes: str = Field("", max_length=NOTES_LENGTH, json_schema_extra={"rule": "text of at most 5,000 characters"})
+    status: Literal["finished", "diverged", "stopped"]
+    message: str = Field("", max_length=1000, json_schema_extra={"rule": "text of at most 1,000 characters"})
+    iteration: Integer = Field(ge=0, le=10_000_000)
+    seconds: Real = Field(0.0, ge=0, le=1e9)
+    created: Real = Field(ge=0, le=1e12)
+    swapped_at: Integer | None = Field(None, ge=0, le=10_000_000)
+    history: tuple[_Snapshot, ...] = Field((), max_length=SNAPSHOTS, json_schema_extra={"rule": "at most 100 entries"})
+    sha256: dict[str, str]
+
+
+# Out -----------------------------------------------------------------------------------------------------------
+
+
+def export_run(store: Store, run_id: str) -> bytes:
+    """The run as the bytes of one file.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        StoreError: it has no checkpoint yet, or is larger than an import would take.
+        CheckpointError: its checkpoint is damaged.
+    """
+    run, checkpoint = _latest(store, run_id)
+    layout = Layout(build_model(run.config.model, run.config.seed))
+    history = [(at, held_out, store.checkpoint(run_id, "history", at)) for at, held_out in store.history(run_id)]
+    state, frame = checkpoint.state, store.metrics(run_id)
+    # A worker may commit between these reads, so what is newer than the checkpoint stays out.
+    frame = frame[frame["iteration"] <= state.iteration]
+    parts = {
+        "metrics.json": json.dumps(frame.to_dict("list")).encode(),
+        "weights.safetensors": _weights(layout, state.parameters),
+        "state.safetensors": save(
+            {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq, "pending": checkpoint.pending.contiguous()}
+        ),
+        "history.safetensors": save(
+            {
+                f"{at}": load_checkpoint(data, run.config).state.parameters
+                for at, _, data in history
+                if data and at <= state.iteration
+            }
+        ),
+    }
+    manifest = _Manifest(
+        config=json.loads(run.config.to_json()),
+        name=run.name,
+        preset=run.preset,
+        notes=run.notes,
+        status=run.status if run.status in _KINDS else "stopped",  # type: ignore[arg-type]
+        message=run.message if run.status == "diverged" else "",
+        iteration=state.iteration,
+        seconds=run.seconds,
+        created=run.created,
+        swapped_at=checkpoint.swapped_at,
+        history=tuple(
+            _Snapshot(iteration=at, held_out=held_out) for at, held_out, _ in history if at <= state.iteration
+        ),
+        sha256={name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
+    )
+    if sum(map(len, parts.values())) > SIZE_LIMIT:
+        raise StoreError(
+            f"run = {run_id} ({run.name}) is larger than {SIZE_LIMIT // 2**20} MiB with its history: "
+            "export its weights alone."
+        )
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {
+            "run.json": manifest.model_dump_json(indent=1).encode(),
+            **parts,
+            "adapt.py": adapt_script(run.config).encode(),
+        }.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # a fixed date: same run, same bytes
+    return file.getvalue()
+
+
+def export_weights(store: Store, run_id: str) -> bytes:
+    """The run's latest parameters by name, as a safetensors file.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        StoreError: it has no checkpoint yet.
+        CheckpointError: its checkpoint is damaged.
+    """
+    run, checkpoint = _latest(store, run_id)
+    return _weights(Layout(build_model(run.config.model, run.config.seed)), checkpoint.state.parameters)
+
+
+def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
+    run = store.run(run_id)
+    data = store.checkpoint(run_id)
+    if data is None:
+        raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
+    return run, load_checkpoint(data, run.config)
+
+
+def _weights(layout: Layout, parameters: Tensor) -> bytes:
+    return save({name: value.contiguous() for name, value in layout.unflatten(parameters).items()})  # type: ignore[no-any-return]
+
+
+# In ------------------------------------------------------------------------------------------------------------
+
+
+def import_run(store: Store, file: bytes) -> str:
+    """Add the run that `export_run` wrote to a store, and return its new id.
+
+    Raises:
+        ImportRefusedError: the file is not such a run, or anything in it is not what the configuration asks for.
+    """
+    try:
+        return store.add_run(_read(file))
+    except (CheckpointError, ConfigError) as error:
+        raise ImportRefusedError(f"The file cannot be imported. {error}") from None
+    except (zipfile.BadZipFile, SafetensorError, ValueError, KeyError, TypeError, RecursionError, EOFError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ImportRefusedError(f"The file cannot be imported: it is damaged ({reason}).") from None
+    except (NotImplementedError, RuntimeError, OSError, OverflowError, MemoryError):
+        raise ImportRefusedError("The file cannot be imported: it is not packed as this lab packs a run.") from None
+
+
+def _read(file: bytes) -> ImportedRun:
+    archive = _open(file)
+    raw = json.loads(_entry(archive, "run.json", _JSON_LIMITS["run.json"]))
+    manifest = parse(_Manifest, raw, prefix="run.json ")
+    config = RunConfig.from_dict(manifest.config)
+    if manifest.iteration > config.meta_iterations:
+        raise _refused(f"iteration = {manifest.iteration} is beyond meta_iterations = {config.meta_iterations}")
+    size = 4 * config.model.parameter_count()
+    limits = {
+        "metrics.json": _JSON_LIMITS["metrics.json"],
+        "weights.safetensors": size + _HEADER_ROOM,
+        "state.safetensors": 2 * size + 24 * row_spacing(config.meta_iterations) + _HEADER_ROOM,
+        "history.safetensors": size * len(manifest.history) + _HEADER_ROOM,
+    }
+    parts = {name: _entry(archive, name, min(limit, SIZE_LIMIT)) for name, limit in limits.items()}
+    for name in _HASHED:
+        if hashlib.sha256(parts[name]).hexdigest() != manifest.sha256.get(name):
+            raise _refused(f"{name} does not match its SHA-256")
+    if size > SIZE_LIMIT:
+        raise _refused("its model is too large")
+    layout = Layout(build_model(config.model, config.seed))
+    state, pending = _state(layout, parts, manifest.iteration)
+    return ImportedRun(
+        config=config,
+        status="finished" if manifest.iteration == config.meta_iterations else
+        "diverged" if manifest.status == "diverged" else "stopped",
+        values={
+            "name": manifest.name,
+            "preset": manifest.preset,
+            "notes": manifest.notes,
+            "message": manifest.message if manifest.status == "diverged" else "",
+            "seconds": manifest.seconds,
+            "created": min(manifest.created, time.time()),
+            "swapped_at": manifest.swapped_at,
+        },
+        rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
+        latest=(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.swapped_at))),
+        snapshots=_snapshots(layout, manifest, parts["history.safetensors"]),
+    )  # fmt: skip
+
+
+def _open(file: bytes) -> zipfile.ZipFile:
+    """The zip's directory, read only if it is as short as ours: a long one alone could fill the memory."""
+    if len(file) > SIZE_LIMIT:
+        raise _refused(f"it has {len(file) / 2**20:,.0f} MiB, at most {SIZE_LIMIT // 2**20} are allowed")
+    end = file[-22:]
+    if not file.startswith(b"PK\x03\x04") or end[:4] != b"PK\x05\x06" or file[-42:-38] == b"PK\x06\x07":
+        raise _refused("it is not a zip file of an exported run")
+    count, length = int.from_bytes(end[10:12], "little"), int.from_bytes(end[12:16], "little")
+    if count > len(_ENTRIES) or length > 4096:
+        raise _refused("it holds more than an exported run does")
+    archive = zipfile.ZipFile(io.BytesIO(file))
+    names = archive.namelist()
+    if len(set(names)) < len(names) or not set(names) <= set(_ENTRIES):
+        strange = next((name for name in names if name not in _ENTRIES), names[0])
+        raise _refused(f"it holds {strange[:60]!r}, which an exported run does not")
+    return archive
+
+
+def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    if name not in archive.namelist():
+        raise _refused(f"{name} is missing")
+    with archive.open(name) as entry:
+        data = entry.read(limit + 1)  # the size that the directory states may be a lie
+    if len(data) > limit:
+        raise _refused(f"{name} is larger than this run's configuration allows")
+    return data
+
+
+def _tensors(data: bytes, names: set[str], where: str) -> dict[str, Tensor]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(_HEADER_ROOM, len(data) - 8):
+        raise _refused(f"the header of {where} is too long")
+    header = json.loads(data[8 : 8 + length])
+    if set(header) - {"__metadata__"} != names:
+        raise _refused(f"{where} does not hold just the tensors that the configuration asks for")
+    return load(data)  # type: ignore[no-any-return]
+
+
+def _state(layout: Layout, parts: dict[str, bytes], iteration: int) -> tuple[TrainingState, Tensor]:
+    weights = _tensors(parts["weights.safetensors"], set(layout.shapes), "weights.safetensors")
+    for name, shape in layout.shapes.items():
+        check_tensor(weights, name, tuple(shape), torch.float32)
+    rest = _tensors(parts["state.safetensors"], {"exp_avg", "exp_avg_sq", "pending"}, "state.safetensors")
+    for name in ("exp_avg", "exp_avg_sq"):
+        check_tensor(rest, name, (layout.size,), torch.float32)
+    check_tensor(rest, "pending", (None, 3), torch.float64)
+    if rest["exp_avg_sq"].min() < 0:
+        raise _refused("exp_avg_sq holds values below zero")
+    if rest["pending"].shape[0] > iteration:
+        raise _refused("pending holds more rows than there were iterations")
+    state = TrainingState(layout.flatten(weights), rest["exp_avg"], rest["exp_avg_sq"], iteration)
+    return state, rest["pending"]
+
+
+def _snapshots(layout: Layout, manifest: _Manifest, data: bytes) -> list[tuple[int, float, bytes]]:
+    tensors = _tensors(data, {str(entry.iteration) for entry in manifest.history}, "history.safetensors")
+    kept = []
+    for entry in manifest.history:
+        check_tensor(tensors, str(entry.iteration), (layout.size,), torch.float32)
+        if entry.iteration > manifest.iteration:
+            raise _refused(f"history reaches iteration {entry.iteration}, beyond the run's own")
+        zeros = torch.zeros(layout.size)
+        state = TrainingState(tensors[str(entry.iteration)], zeros, zeros.clone(), entry.iteration)
+        held_out = math.inf if entry.held_out is None else entry.held_out
+        kept.append((entry.iteration, held_out, dump_checkpoint(Checkpoint(state, torch.zeros(0, 3).double()))))
+    return kept
+
+
+def _rows(columns: Any, iteration: int) -> list[MetricRow]:
+    if not isinstance(columns, dict) or set(columns) != set(MetricRow._fields):
+        raise _refused(f"metrics.json must have the columns {', '.join(MetricRow._fields)}")
+    values = [columns[name] for name in MetricRow._fields]
+    if any(not isinstance(column, list) or len(column) > _MAX_ROWS for column in values):
+        raise _refused(f"metrics.json must hold at most {_MAX_ROWS:,} rows")
+    rows = [MetricRow(*row) for row in zip(*values, strict=True)]
+    before = 0
+    for row in rows:
+        finite = all(type(value) in (int, float) and math.isfinite(value) for value in row)
+        if not finite or type(row.iteration) is not int or not before < row.iteration <= iteration:
+            raise _refused("metrics.json holds a row that is not of this run")
+        before = row.iteration
+    return rows
+
+
+def _refused(reason: str) -> ImportRefusedError:
+    return ImportRefusedError(f"The file cannot be imported: {reason}.")

@@ -1,0 +1,74 @@
+"""One run as the store knows it."""
+
+from dataclasses import fields
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+from maml_core.config import RunConfig
+from maml_core.errors import ConfigError, StoreError
+
+Status = Literal["queued", "running", "paused", "stopped", "interrupted", "finished", "diverged", "failed"]
+
+ACTIVE = ("queued", "running")
+RESUMABLE = ("paused", "stopped", "interrupted")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the runs table, with its configuration parsed. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    preset: str | None
+    config: RunConfig
+    status: Status
+    message: str
+    meta_iterations: int
+    iteration: int
+    pre_loss: float | None
+    post_loss: float | None
+    best_loss: float | None
+    best_iteration: int | None
+    rate: float | None
+    engine: str | None
+    swapped_at: int | None
+    device: str | None
+    owner: str | None
+    heartbeat: int
+    command: str
+    until: int | None
+    pace: float | None
+    queued: float | None
+    created: float
+    started: float | None
+    seconds: float
+    notes: str
+    pinned: bool
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the run is training or waiting to."""
+        return self.status in ACTIVE
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the run can go on."""
+        return self.status in RESUMABLE
+
+
+def as_run(row: Any) -> Run:
+    """A row of the runs table as a `Run`.
+
+    Raises:
+        StoreError: what the row holds is no run; bytes on a disk can change.
+    """
+    values = {field.name: row[field.name] for field in fields(Run)}
+    try:
+        return Run(**values | {"config": RunConfig.from_json(row["config"])})
+    except (ConfigError, ValidationError, TypeError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else "a value is not of its kind"
+        raise StoreError(
+            f"run = {str(row['id'])[:40]!r} is damaged in the store and cannot be read: {reason}"
+        ) from None

@@ -1,0 +1,92 @@
+"""A standalone Python script that adapts exported weights to new data, with nothing but torch and safetensors."""
+
+import inspect
+
+from torch import nn
+
+from maml_core.config import RunConfig
+from maml_core.models import build_model
+
+
+def adapt_script(config: RunConfig) -> str:
+    """The script for the model and the inner loop of `config`."""
+    model = build_model(config.model, config.seed)
+    return _TEMPLATE.format(
+        classes="".join(f"\n\n{source}" for source in _sources(model)),
+        model=_code(model),
+        inner_lr=config.inner_lr,
+        inner_steps=config.inner_steps,
+        shots=config.shots,
+    )
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith("torch.")
+
+
+def _sources(model: nn.Module) -> list[str]:
+    """Source of every class in the model that torch does not bring."""
+    return [inspect.getsource(kind) for kind in dict.fromkeys(type(m) for m in model.modules() if _is_ours(m))]
+
+
+def _code(module: nn.Module) -> str:
+    """The expression that builds a module: containers from their children, the rest from their own description."""
+    prefix = "" if _is_ours(module) else "nn."
+    if isinstance(module, nn.Sequential):
+        return f"nn.Sequential({', '.join(_code(child) for child in module)})"
+    return f"{prefix}{type(module).__name__}({module.extra_repr()})"
+
+
+_TEMPLATE = '''"""Adapt a meta-learned initialization to new data.
+
+    python adapt.py weights.safetensors support.csv query.csv
+
+support.csv has lines "x,y" (trained with {shots} of them), query.csv has lines "x". Prints "x,prediction" for each
+query. Needs torch and safetensors only.
+"""
+
+import csv
+import sys
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+INNER_LR = {inner_lr!r}
+INNER_STEPS = {inner_steps!r}
+{classes}
+
+def build_model():
+    return {model}
+
+
+def adapt(model, x, y, inner_lr=INNER_LR, inner_steps=INNER_STEPS):
+    """Gradient descent on the mean squared error of all support points at once; x and y are [points, 1]."""
+    for _ in range(inner_steps):
+        loss = nn.functional.mse_loss(model(x), y)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients):
+                parameter -= inner_lr * gradient
+    return model
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return torch.tensor([[float(cell) for cell in row] for row in csv.reader(file) if row])
+
+
+def main():
+    weights, support, query = sys.argv[1:4]
+    model = build_model()
+    model.load_state_dict(load_file(weights))
+    points, x = read(support), read(query)[:, :1]
+    adapt(model, points[:, :1], points[:, 1:2])
+    with torch.no_grad():
+        for given, predicted in zip(x[:, 0].tolist(), model(x)[:, 0].tolist()):
+            print(f"{{given!r}},{{predicted!r}}")
+
+
+if __name__ == "__main__":
+    main()
+'''
