@@ -86,6 +86,10 @@ class Database:
                 )
             if version < SCHEMA_VERSION:
                 self._migrate(connection, version)
+            for table in metadata.sorted_tables:  # a flipped bit in a table's definition passes SQLite's own check
+                there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+                if there != set(table.columns.keys()):
+                    raise self._trouble(f"malformed: the table {table.name} does not have its columns")
 
     def _version(self, connection: Connection, tables: set[str]) -> int:
         text = None

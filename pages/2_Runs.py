@@ -163,7 +163,7 @@ def importer(session: TrainingSession) -> None:
 def main() -> None:
     """Lay the page out."""
     session = open_page("pages/2_Runs.py")
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="large"):
         st.markdown("#### Every run", width="content")
         kind = st.segmented_control(
             "Show",
