@@ -19,6 +19,7 @@ import json
 import math
 import time
 import zipfile
+import zlib
 from typing import Any, Literal
 
 import torch
@@ -46,6 +47,7 @@ _HASHED = _ENTRIES[1:5]
 _JSON_LIMITS = {"run.json": 2**18, "metrics.json": 2**20}
 _HEADER_ROOM = 2**16  # of a safetensors file, for names and shapes
 _MAX_ROWS = 4000
+_DIRECTORY_LIMIT = 4096  # bytes; ours has 400
 _KINDS = ("finished", "diverged", "stopped")
 
 
@@ -173,11 +175,16 @@ def import_run(store: Store, file: bytes) -> str:
         return store.add_run(_read(file))
     except (CheckpointError, ConfigError) as error:
         raise ImportRefusedError(f"The file cannot be imported. {error}") from None
-    except (zipfile.BadZipFile, SafetensorError, ValueError, KeyError, TypeError, RecursionError, EOFError) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise ImportRefusedError(f"The file cannot be imported: it is damaged ({reason}).") from None
     except (NotImplementedError, RuntimeError, OSError, OverflowError, MemoryError):
         raise ImportRefusedError("The file cannot be imported: it is not packed as this lab packs a run.") from None
+
+
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, SafetensorError, ValueError, KeyError, TypeError, RecursionError, EOFError,
+)  # fmt: skip
 
 
 def _read(file: bytes) -> ImportedRun:
@@ -229,8 +236,8 @@ def _open(file: bytes) -> zipfile.ZipFile:
     if not file.startswith(b"PK\x03\x04") or end[:4] != b"PK\x05\x06" or file[-42:-38] == b"PK\x06\x07":
         raise _refused("it is not a zip file of an exported run")
     count, length = int.from_bytes(end[10:12], "little"), int.from_bytes(end[12:16], "little")
-    if count > len(_ENTRIES) or length > 4096:
-        raise _refused("it holds more than an exported run does")
+    if length > _DIRECTORY_LIMIT:
+        raise _refused(f"it holds {count:,} entries, more than an exported run does")
     archive = zipfile.ZipFile(io.BytesIO(file))
     names = archive.namelist()
     if len(set(names)) < len(names) or not set(names) <= set(_ENTRIES):

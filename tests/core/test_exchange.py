@@ -1,0 +1,148 @@
+"""A run out of one store and into another, and the script that goes with it."""
+
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from maml_core.adaptation import adapt
+from maml_core.checkpoint import load_checkpoint
+from maml_core.cli import main
+from maml_core.config import RunConfig
+from maml_core.engines import Layout
+from maml_core.errors import CheckpointError, RunNotFoundError, StoreError
+from maml_core.exchange import export_run, export_weights, import_run
+from maml_core.models import build_model
+from maml_core.owner import this_process
+from maml_core.script import adapt_script
+from maml_core.store import Store
+from maml_core.tasks import TaskBatch
+from maml_core.worker import train_run
+
+
+def train(store: Store, run_id: str) -> None:
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'other.db'}")
+
+
+def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config, preset="sine", name="wave")
+    store.edit(run_id, notes="the *first* one", pinned=True)
+    train(store, run_id)
+    file = export_run(store, run_id)
+    assert export_run(store, run_id) == file
+    arrived = other.run(import_run(other, file))
+    sent = store.run(run_id)
+    for name in ("name", "preset", "config", "status", "iteration", "pre_loss", "post_loss", "best_loss",
+                 "best_iteration", "notes", "created", "seconds"):  # fmt: skip
+        assert getattr(arrived, name) == getattr(sent, name), name
+    assert arrived.id != run_id
+    assert other.metrics(arrived.id).equals(store.metrics(run_id))
+    assert other.checkpoint(arrived.id) == store.checkpoint(run_id)
+    assert other.history(arrived.id) == store.history(run_id)
+    for at, _ in other.history(arrived.id):
+        states = [load_checkpoint(s.checkpoint(i, "history", at) or b"", small_config).state.parameters
+                  for s, i in ((store, run_id), (other, arrived.id))]  # fmt: skip
+        assert torch.equal(*states)
+    assert import_run(other, file) != arrived.id  # twice is two runs, neither in the other's way
+    other.close()
+
+
+def test_an_unfinished_run_goes_on_elsewhere_to_the_same_bits(
+    store: Store, other: Store, small_config: RunConfig
+) -> None:
+    straight, part = store.create_run(small_config), store.create_run(small_config, steps=17)
+    train(store, straight)
+    train(store, part)
+    arrived = import_run(other, export_run(store, part))
+    assert other.run(arrived).status == "stopped"
+    other.resume(arrived)
+    train(other, arrived)
+    assert other.checkpoint(arrived) == store.checkpoint(straight)
+    assert other.metrics(arrived).equals(store.metrics(straight))
+    other.close()
+
+
+def test_weights_alone_are_the_parameters_by_name(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    train(store, run_id)
+    model = build_model(small_config.model, small_config.seed)
+    tensors = load(export_weights(store, run_id))
+    model.load_state_dict(tensors)
+    state = load_checkpoint(store.checkpoint(run_id) or b"", small_config).state
+    assert torch.equal(Layout(model).flatten(tensors), state.parameters)
+
+
+def test_what_cannot_be_exported_is_named(store: Store, small_config: RunConfig) -> None:
+    with pytest.raises(RunNotFoundError):
+        export_run(store, "nope")
+    run_id = store.create_run(small_config)
+    with pytest.raises(StoreError, match="no checkpoint yet: train it first"):
+        export_run(store, run_id)
+    train(store, run_id)
+    with store._transaction(write=True) as connection:
+        connection.exec_driver_sql("UPDATE checkpoints SET data = x'00'")
+    with pytest.raises(CheckpointError):
+        export_weights(store, run_id)
+
+
+@pytest.mark.parametrize("settings", [{}, {"model.kind": "linear"}, {"model.activation": "silu"}])
+def test_the_script_adapts_with_torch_and_safetensors_alone(
+    store: Store, small_config: RunConfig, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    config = small_config.with_settings(settings)
+    run_id = store.create_run(config)
+    train(store, run_id)
+    with zipfile.ZipFile(io.BytesIO(export_run(store, run_id))) as archive:
+        archive.extractall(tmp_path)
+    x, y, query = torch.linspace(-2, 2, 5), torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0]), torch.linspace(-3, 3, 7)
+    (tmp_path / "support.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(x.tolist(), y.tolist(), strict=True)))
+    (tmp_path / "query.csv").write_text("".join(f"{value}\n" for value in query.tolist()))
+    script = (tmp_path / "adapt.py").read_text()
+    assert script == adapt_script(config)
+    assert "maml_core" not in script
+    done = subprocess.run(
+        [sys.executable, "-I", "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    printed = torch.tensor([float(line.split(",")[1]) for line in done.stdout.split()])
+    model = build_model(config.model, config.seed)
+    batch = TaskBatch(*(tensor[None, :, None] for tensor in (x, y, query, torch.zeros(7))))
+    parameters = load(export_weights(store, run_id))
+    expected = adapt(model, parameters, batch, inner_lr=config.inner_lr, inner_steps=config.inner_steps)
+    torch.testing.assert_close(printed, expected.predictions[-1, 0, :, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_export_and_import_on_the_command_line(
+    store: Store, small_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = store.create_run(small_config)
+    train(store, run_id)
+    for name in ("run.zip", "run.safetensors", "adapt.py"):
+        assert main(["export", run_id, str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 300
+    assert main(["import", str(tmp_path / "run.zip"), "--json"]) == 0
+    assert len(store.all_runs()) == 2
+    capsys.readouterr()
+    for arguments, words in (
+        (["export", run_id, str(tmp_path / "run.exe")], "must end in .zip, .safetensors, .py"),
+        (["export", run_id, str(tmp_path / "nowhere" / "run.zip")], "cannot be written"),
+        (["export", "nope", str(tmp_path / "run.zip")], "does not exist"),
+        (["import", str(tmp_path / "nothing.zip")], "cannot be read"),
+        (["import", str(tmp_path / "adapt.py")], "cannot be imported"),
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
