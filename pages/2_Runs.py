@@ -134,11 +134,14 @@ def actions(session: TrainingSession, run: Run) -> None:
         st.page_link("pages/1_Adapt.py", label="Adapt", icon=":material/timeline:", query_params={"run": run.id})
         go_on(session, run)
     left, right = st.columns([1, 2])
-    name = left.text_input("Name", run.name, max_chars=80, key=f"name-{run.id}")
-    notes = right.text_area("Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68)
-    if (name, notes) != (run.name, run.notes):
-        act(lambda: session.store.edit(run.id, name=name, notes=notes))
-        st.rerun()
+
+    def save(field: str) -> None:
+        act(lambda: session.store.edit(run.id, **{field: st.session_state[f"{field}-{run.id}"]}))
+
+    left.text_input("Name", run.name, max_chars=80, key=f"name-{run.id}", on_change=save, args=("name",))
+    right.text_area(
+        "Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=save, args=("notes",)
+    )
     with st.expander("Configuration"):
         st.json(json.loads(run.config.to_json()))
 

@@ -6,10 +6,12 @@ fraction of a second. On a GPU the loop's condition would wait for the device at
 CPU only (no GPU was at hand to measure anything better); elsewhere `auto` stays with the vectorized engine.
 """
 
+import functools
 import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -66,7 +68,7 @@ class CompiledEngine(VectorizedEngine):
 
     def is_ready_for(self, tasks: TaskBatch) -> bool:
         """Whether a loop for tasks of these shapes `[tasks, points, features]` is on disk, so that loading is quick."""
-        return self._cache.has(self._package_name(self._trace(tasks), tasks))
+        return self._cache.has(self._package_name(tasks))
 
     def prepare(self, tasks: TaskBatch) -> None:
         """Load the loop for tasks of these shapes `[tasks, points, features]`, compiling it first where need be.
@@ -126,9 +128,8 @@ class CompiledEngine(VectorizedEngine):
         return self.inner_steps > self._unrolled_steps
 
     def _load_or_compile(self, tasks: TaskBatch) -> Loop:
-        step = self._trace(tasks)
-        name = self._package_name(step, tasks)
-        return self._cache.load(name) or self._compile(step, tasks, name)
+        name = self._package_name(tasks)
+        return self._cache.load(name) or self._compile(self._trace(tasks), tasks, name)
 
     def _iteration(
         self, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, inner_lr: Tensor, rates: Tensor, *tasks: Tensor
@@ -153,19 +154,28 @@ class CompiledEngine(VectorizedEngine):
                 lambda *inputs: self._iteration(*inputs), decomposition_table=_DECOMPOSITIONS, tracing_mode=mode
             )(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.new_ones(()), flat.new_ones(2), *tasks)
 
-    def _package_name(self, step: torch.fx.GraphModule, tasks: TaskBatch) -> str:
+    def _package_name(self, tasks: TaskBatch) -> str:
         """A hash of everything that shapes the native code: the operations with their constants, shapes, machine."""
+        return hashlib.sha256(
+            repr(
+                (
+                    _description(self.model) or self._operations(tasks),
+                    _sources(),
+                    (self.inner_steps, self._unrolled_steps, self.meta_optimizer.clip_norm),
+                    [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tasks],
+                    [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()],
+                    _capacity(tasks),
+                    (torch.__version__, platform.platform(), platform.processor()),
+                    torch.backends.cpu.get_cpu_capability(),
+                )
+            ).encode()
+        ).hexdigest()[:32]
+
+    def _operations(self, tasks: TaskBatch) -> tuple[Any, ...]:
+        """What a trace consists of: the last word on a model, but it takes a second."""
+        step = self._trace(tasks)
         constants = [bytes(tensor.cpu().contiguous().view(torch.uint8).numpy()) for tensor in step.buffers()]
-        bodies = [module.code for module in step.modules() if isinstance(module, torch.fx.GraphModule)]
-        shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tasks]
-        machine = (
-            torch.__version__,
-            platform.platform(),
-            platform.processor(),
-            torch.backends.cpu.get_cpu_capability(),
-        )
-        text = repr((bodies, constants, shapes, self.layout.size, _capacity(tasks), machine))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return [module.code for module in step.modules() if isinstance(module, torch.fx.GraphModule)], constants
 
     def _compile(self, step: torch.fx.GraphModule, tasks: TaskBatch, name: str) -> Loop:
         capacity = self.capacity
@@ -226,6 +236,42 @@ class _ChunkLoop(nn.Module):
             parameters.new_zeros(self.capacity, 3),
         )
         return while_loop(go_on, body, start)[1:]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash of this project's own code, so that a loop made by another version of it is not used."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted([*root.glob("*.py"), *root.glob("engines/*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _description(model: nn.Module) -> list[Any] | None:
+    """A model in plain data, where that tells all there is: modules of torch and of this project with plain attributes.
+
+    None for any other: what a user's own forward depends on, only a trace can tell.
+    """
+    found: list[Any] = []
+    for name, module in model.named_modules():
+        kind = type(module)
+        attributes = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+        if not kind.__module__.startswith(("torch.nn.", "maml_core.")) or list(module.buffers(recurse=False)):
+            return None
+        if any(value for key, value in vars(module).items() if "hook" in key and isinstance(value, dict)):
+            return None
+        if not all(isinstance(part, _PLAIN) for value in attributes.values() for part in _parts(value)):
+            return None
+        found.append((name, kind.__module__, kind.__qualname__, sorted(attributes.items()), list(module._parameters)))
+    return found
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _capacity(tasks: TaskBatch) -> int:

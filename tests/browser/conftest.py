@@ -32,12 +32,13 @@ class Server:
     process: subprocess.Popen[bytes]
 
 
-def start_server(store_url: str) -> Server:
+def start_server(store_url: str, *options: str) -> Server:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"],
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}",
+         *options],
         cwd=ROOT, env=os.environ | {"MAML_STORE": store_url}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

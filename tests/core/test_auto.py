@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
+from maml_core.engines import CompiledEngine, MetaOptimizer
 from maml_core.engines.package_cache import PackageCache
 from maml_core.models import build_model
+from maml_core.tasks import TaskBatch
 from maml_core.trainer import Progress, Trainer, make_engine, training_stream
 from tests.conftest import ROOT
 
@@ -155,3 +158,46 @@ def test_the_compiled_engine_refuses_another_device(small_config: RunConfig) -> 
     with pytest.raises(Exception, match="runs on the CPU only"):
         make_engine(small_config, model, "compiled")
     assert training_stream(small_config).block_size == 256
+
+
+def test_the_name_of_a_loop_tells_apart_whatever_changes_it() -> None:
+    tasks = TaskBatch(*(torch.zeros(3, 5, 1) for _ in range(4)))
+
+    def name(slope: float = 0.01, tasks: TaskBatch = tasks, hook: bool = False, **parts: object) -> str:
+        model = nn.Sequential(nn.Linear(1, 4), nn.LeakyReLU(slope), nn.Linear(4, 1))
+        if hook:
+            model.register_forward_hook(lambda module, given, out: 2 * out)
+        settings = {"inner_lr": 0.01, "inner_steps": 2, "meta_optimizer": MetaOptimizer(0.001)} | parts
+        return CompiledEngine(model, **settings)._package_name(tasks)  # type: ignore[arg-type]
+
+    names = [
+        name(),
+        name(slope=0.2),
+        name(hook=True),
+        name(inner_steps=3),
+        name(meta_optimizer=MetaOptimizer(0.001, clip_norm=1.0)),
+        name(tasks=TaskBatch(*(torch.zeros(3, 6, 1) for _ in range(4)))),
+    ]
+    assert len(set(names)) == len(names)
+    assert name() == names[0]
+    assert name(inner_lr=0.5) == names[0]  # rates are inputs of a loop, so one serves all
+    assert name(meta_optimizer=MetaOptimizer(0.1)) == names[0]
+
+
+def test_a_model_of_ones_own_is_named_by_its_operations() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.layer, self._scale = nn.Linear(1, 1), scale
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * self._scale  # type: ignore[no-any-return]
+
+    tasks = TaskBatch(*(torch.zeros(3, 5, 1) for _ in range(4)))
+    names = {
+        CompiledEngine(Scaled(scale), inner_lr=0.01, inner_steps=1, meta_optimizer=MetaOptimizer(0.1))._package_name(
+            tasks
+        )
+        for scale in (1.5, 2.5)
+    }
+    assert len(names) == 2

@@ -229,3 +229,67 @@ def test_a_broken_store_gets_a_sentence(store_url: str, tmp_path: object, monkey
     for path in PAGES:
         page = open_page(path)
         assert "/proc/none" in page.error[0].value
+
+
+def select_run(page: AppTest, row: int = 0) -> AppTest:
+    page.session_state["runs"] = {"selection": {"rows": [row], "columns": [], "cells": []}}
+    page.run()
+    assert not page.exception
+    return page
+
+
+def test_runs_page_pins_renames_notes_and_duplicates(store: Store, finished: Run) -> None:
+    page = select_run(open_page("pages/2_Runs.py"))
+    press(page, "Pin")
+    assert store.run(finished.id).pinned
+    page.text_area[0].input("seen at 10:00").run()
+    page.text_input[0].input("my wave").run()
+    assert not page.exception
+    run = store.run(finished.id)
+    assert (run.notes, run.name) == ("seen at 10:00", "my wave")
+    page.text_input[0].input("   ").run()
+    assert "1 to 80 characters" in page.error[0].value
+    assert store.run(finished.id).name == "my wave"
+    press(page, "Duplicate")
+    number = next(number for number in page.number_input if number.label == "Meta iterations")
+    assert number.value == 30
+    assert "run" not in page.query_params
+
+
+def test_runs_page_resumes_and_stops(store: Store) -> None:
+    config = PRESETS["sine"].config.with_settings({"meta_iterations": 100_000, "engine": "vectorized"})
+    run_id = store.create_run(config)
+    store.ask(run_id, "pause")
+    page = select_run(open_page("pages/2_Runs.py"))
+    press(page, "Resume")
+    wait_for(lambda: store.run(run_id).iteration > 0)
+    press(select_run(page), "Stop")
+    wait_for(lambda: store.run(run_id).status == "stopped")
+
+
+def test_runs_page_filters_by_status(store: Store, finished: Run) -> None:
+    store.ask(store.create_run(finished.config, name="other"), "pause")
+    page = open_page("pages/2_Runs.py", filter="finished")
+    assert page.dataframe[0].value["name"].tolist() == [finished.name]
+    page = open_page("pages/2_Runs.py", filter="can go on")
+    assert page.dataframe[0].value["name"].tolist() == ["other"]
+    page = open_page("pages/2_Runs.py", filter="in trouble")
+    assert "No run is in trouble" in page.info[0].value
+
+
+def test_a_damaged_store_is_set_aside_and_every_page_says_so(store: Store, finished: Run) -> None:
+    store.close()
+    path = store.url.removeprefix("sqlite:///")
+    with open(path, "r+b") as file:
+        file.truncate(6000)
+    for name in PAGES:
+        page = open_page(name)
+        assert "set aside as" in page.warning[0].value
+        assert "damaged-" in page.warning[0].value
+
+
+def test_damaged_runs_are_counted_not_shown(store: Store, finished: Run) -> None:
+    with store._transaction(write=True) as connection:
+        connection.exec_driver_sql("UPDATE runs SET status = 'dancing'")
+    page = open_page("pages/2_Runs.py")
+    assert "1 damaged runs cannot be read" in page.warning[0].value

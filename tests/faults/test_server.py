@@ -1,0 +1,130 @@
+"""The Streamlit server killed in mid-training, its cache cleared under it, and a day of polling."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from maml_core.checkpoint import load_checkpoint
+from maml_core.presets import PRESETS
+from maml_core.run import Run
+from maml_core.store import Store
+from maml_core.trainer import Trainer
+from tests.browser.conftest import Server, Tab, start_server, stop_server
+
+NewTab = Callable[..., Tab]
+CONFIG = PRESETS["sine"].config.with_settings({"engine": "vectorized", "meta_iterations": 200_000})
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "waited in vain"
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+def workers_of(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [child for child in children if "maml_core.worker" in child.cmdline()]
+
+
+def newest(store: Store) -> Run:
+    return store.all_runs()[0]
+
+
+def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(tmp_path: Path, new_tab: NewTab) -> None:
+    url = f"sqlite:///{tmp_path / 'maml.db'}"
+    store = Store(url)
+    run_id = store.create_run(CONFIG, preset="sine")
+    store.ask(run_id, "pause")
+    for number in [signal.SIGTERM] * 5 + [signal.SIGKILL] * 5:
+        before = store.run(run_id).iteration
+        server = start_server(url)
+        tab = new_tab()
+        tab.open(f"{server.url}/?run={run_id}")
+        tab.press("Resume")
+        wait_for(lambda: store.run(run_id).iteration > before + 10)  # noqa: B023
+        workers = workers_of(server)
+        assert len(workers) == 1
+        server.process.send_signal(number)
+        server.process.wait(timeout=15)
+        _, alive = psutil.wait_procs(workers, timeout=5)
+        assert not alive
+        wait_for(lambda: store.run(run_id).status == "interrupted", 5)
+        tab.page.context.close()  # or it would look for its server for ever
+    reached = store.run(run_id).iteration
+    straight = Trainer(CONFIG)
+    straight.limit = reached
+    for _ in straight.run():
+        pass
+    saved = load_checkpoint(store.checkpoint(run_id) or b"", CONFIG)
+    assert saved.state.iteration == straight.state.iteration
+    assert saved.state.parameters.equal(straight.state.parameters)
+    assert store.metrics(run_id)["iteration"].is_unique
+    store.close()
+
+
+def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab: NewTab) -> None:
+    url = f"sqlite:///{tmp_path / 'maml.db'}"
+    server = start_server(url, "--client.toolbarMode=developer")
+    store = Store(url)
+    try:
+        tab = new_tab()
+        tab.open(f"{server.url}/?preset=sine&meta_iterations=200000&engine=vectorized")
+        tab.press("Train")
+        tab.chart("loss")
+        run_id = newest(store).id
+        (worker,) = workers_of(server)
+        owner = store.run(run_id).owner
+        for _ in range(20):
+            before = store.run(run_id).iteration
+            tab.page.keyboard.press("c")
+            tab.page.get_by_role("dialog").get_by_role("button", name="Clear cache").click(timeout=20_000)
+            tab.page.get_by_role("dialog").wait_for(state="hidden")
+            wait_for(lambda: store.run(run_id).iteration > before)  # noqa: B023
+            assert [other.pid for other in workers_of(server)] == [worker.pid]
+            assert store.run(run_id).owner == owner
+        assert len(store.all_runs()) == 1
+    finally:
+        stop_server(server, signal.SIGTERM)
+        store.close()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_a_long_run_with_a_page_polling_grows_nothing(tmp_path: Path, new_tab: NewTab) -> None:
+    url = f"sqlite:///{tmp_path / 'maml.db'}"
+    server = start_server(url)
+    store = Store(url)
+
+    def measure() -> tuple[float, int, int]:
+        found = [psutil.Process(server.process.pid), *workers_of(server)]
+        return (
+            sum(process.memory_info().rss for process in found) / 2**20,
+            sum(process.num_threads() for process in found),
+            sum(process.num_fds() for process in found),
+        )
+
+    try:
+        tab = new_tab()
+        tab.open(f"{server.url}/?preset=sine&meta_iterations=100000&engine=vectorized")
+        tab.press("Train")
+        tab.chart("loss")
+        run_id = newest(store).id
+        wait_for(lambda: store.run(run_id).iteration > 20_000, 600)
+        warm = measure()
+        while store.run(run_id).iteration < 95_000:
+            time.sleep(2)
+        end = measure()
+        print(f"MiB, threads, files: {warm} -> {end}")
+        assert end[0] - warm[0] < 50
+        assert end[1] <= warm[1] + 2
+        assert end[2] <= warm[2] + 5
+        wait_for(lambda: store.run(run_id).status == "finished", 300)
+    finally:
+        stop_server(server, signal.SIGTERM)
+        store.close()
