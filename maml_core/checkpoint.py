@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from maml_core.algorithms import Parameters
 from maml_core.config import RunConfig
 from maml_core.engines import Layout, TrainingState
 from maml_core.errors import CheckpointError
@@ -73,6 +74,15 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
     check_tensor(tensors, "pending", (None, 3), torch.float64)
     state = TrainingState(tensors["parameters"], tensors["exp_avg"], tensors["exp_avg_sq"], iteration)
     return Checkpoint(state, tensors["pending"], swapped_at)
+
+
+def load_parameters(data: bytes, config: RunConfig) -> Parameters:
+    """The parameters in a checkpoint by name, each with the shape that the model gives it.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return Layout(build_model(config.model, config.seed)).unflatten(load_checkpoint(data, config).state.parameters)
 
 
 def check_tensor(

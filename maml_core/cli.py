@@ -13,13 +13,11 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
-from maml_core.checkpoint import load_checkpoint
+from maml_core.checkpoint import load_parameters
 from maml_core.config import parse_settings
-from maml_core.engines import Layout
 from maml_core.errors import MamlError, RunBusyError, StoreError
 from maml_core.evaluation import evaluate
 from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
-from maml_core.models import build_model
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from maml_core.run import Run
@@ -156,8 +154,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     saved = store.checkpoint(run.id)
     if saved is None:
         raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
-    layout = Layout(build_model(run.config.model, run.config.seed))
-    parameters = layout.unflatten(load_checkpoint(saved, run.config).state.parameters)
+    parameters = load_parameters(saved, run.config)
     result = evaluate(run.config, parameters, tasks=options.tasks, steps=options.steps, seed=options.seed)
     if not options.json:
         print(f"{run.id} ({run.name}): mean squared error on {options.tasks} held-out tasks, ± 95 %")

@@ -10,7 +10,7 @@ from maml_core.run import Run
 from maml_core.session import TrainingSession
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import fresh_fits, pick_run, query_number, status_line
+from pages.components.run_view import fresh_fits, pick_checkpoint, pick_run, query_number, status_line
 
 MAX_STEPS = 100
 SMALL_TASKS = 6
@@ -61,8 +61,9 @@ def fresh_task(session: TrainingSession, run: Run) -> None:
             f"Trained for {_count(run.config.inner_steps)} at {run.config.inner_lr:g}: further steps are extrapolation."
         )
     main, *small = fresh_fits(
-        session, run.config, run, count=1 + SMALL_TASKS, seed=seed, steps=steps, shots=shots, inner_lr=inner_lr or None
-    )
+        session, run.config, run, count=1 + SMALL_TASKS, seed=seed, steps=steps, shots=shots,
+        inner_lr=inner_lr or None, iteration=pick_checkpoint(session, run),
+    )  # fmt: skip
     if main.blew_up_at is not None:
         st.warning(
             f"Adaptation diverges at step {main.blew_up_at}: the steps before it are shown. "

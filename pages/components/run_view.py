@@ -6,9 +6,8 @@ from typing import TypeVar
 import streamlit as st
 
 from maml_core.adaptation import Fit, fit_tasks
-from maml_core.checkpoint import load_checkpoint
+from maml_core.checkpoint import load_parameters
 from maml_core.config import RunConfig
-from maml_core.engines import Layout
 from maml_core.errors import MamlError
 from maml_core.models import build_model
 from maml_core.run import Run
@@ -37,6 +36,26 @@ def pick_run(session: TrainingSession) -> Run | None:
     )
     st.query_params["run"] = chosen
     return runs[chosen]
+
+
+def pick_checkpoint(session: TrainingSession, run: Run) -> int | None:
+    """A slider over a run's checkpoint history, kept in the URL; None is its latest state."""
+    kept = [iteration for iteration, _ in session.store.history(run.id)]
+    asked = query_number("checkpoint", -1, 0, 10_000_000)
+    if len(kept) < 2:
+        return None
+    chosen: int | None = st.select_slider(
+        "Looking back: the initialization after so many meta-iterations",
+        [*kept, None],
+        value=asked if asked in kept else None,
+        format_func=lambda at: "latest" if at is None else f"{at:,}",
+        key=f"checkpoint-{run.id}",
+    )
+    if chosen is None:
+        st.query_params.pop("checkpoint", None)
+    else:
+        st.query_params["checkpoint"] = str(chosen)
+    return chosen
 
 
 def query_number(name: str, default: N, low: N, high: N) -> N:
@@ -114,21 +133,21 @@ def act(action: Callable[[], object]) -> None:
 
 def fresh_fits(
     session: TrainingSession, config: RunConfig, run: Run | None, *, count: int, seed: int, steps: int | None = None,
-    shots: int | None = None, inner_lr: float | None = None,
+    shots: int | None = None, inner_lr: float | None = None, iteration: int | None = None,
 ) -> list[Fit]:  # fmt: skip
     """How the run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
+
+    `iteration` names a checkpoint of the run's history instead of the latest.
 
     Raises:
         CheckpointError: the run's checkpoint cannot be used.
     """
-    saved = session.store.checkpoint(run.id) if run else None
+    kind = "latest" if iteration is None else "history"
+    saved = session.store.checkpoint(run.id, kind, iteration) if run else None
     with computing():
         model = build_model(config.model, config.seed)
-        layout = Layout(model)
-        if saved:
-            parameters = layout.unflatten(load_checkpoint(saved, config).state.parameters)
-        else:
-            parameters = {name: value.detach() for name, value in model.named_parameters()}
+        untrained = {name: value.detach() for name, value in model.named_parameters()}
+        parameters = load_parameters(saved, config) if saved else untrained
         return fit_tasks(
             model,
             parameters,

@@ -293,3 +293,20 @@ def test_damaged_runs_are_counted_not_shown(store: Store, finished: Run) -> None
         connection.exec_driver_sql("UPDATE runs SET status = 'dancing'")
     page = open_page("pages/2_Runs.py")
     assert "1 damaged runs cannot be read" in page.warning[0].value
+
+
+def test_adapt_page_looks_back_through_the_history(store: Store, finished: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id)
+    slider = page.select_slider[0]
+    assert slider.options[0] == "0"
+    assert slider.options[-1] == "latest"
+    latest = page.dataframe[0].value["on truth"].tolist()
+    slider.set_value(0).run()
+    assert not page.exception
+    assert page.query_params["checkpoint"] == "0"
+    first = page.dataframe[0].value["on truth"].tolist()
+    assert first != latest
+    again = open_page("pages/1_Adapt.py", run=finished.id, checkpoint="0")
+    assert again.dataframe[0].value["on truth"].tolist() == first
+    nowhere = open_page("pages/1_Adapt.py", run=finished.id, checkpoint="12345")
+    assert nowhere.dataframe[0].value["on truth"].tolist() == latest
