@@ -11,6 +11,9 @@ from maml_core.config import RunConfig
 from maml_core.models import MLP
 from maml_core.store import Store
 from maml_core.tasks import Sine
+from tests.lab import browser, new_tab, server
+
+__all__ = ["browser", "new_tab", "server"]  # one server and one browser for all tests that want them
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from maml_core.store import Store
-from tests.browser.conftest import Server, Tab, start_server, stop_server
+from tests.lab import Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
 LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"

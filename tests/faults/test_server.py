@@ -13,7 +13,7 @@ from maml_core.presets import PRESETS
 from maml_core.run import Run
 from maml_core.store import Store
 from maml_core.trainer import Trainer
-from tests.browser.conftest import Server, Tab, start_server, stop_server
+from tests.lab import Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
 CONFIG = PRESETS["sine"].config.with_settings({"engine": "vectorized", "meta_iterations": 200_000})
