@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from maml_core.algorithms import Parameters, inner_step, mse_loss
+from maml_core.algorithms import FOMAML, Algorithm, Parameters, model_parameters, mse_loss
 from maml_core.tasks import TaskBatch, TaskFamily, seeded
 
 GRID_POINTS = 100
@@ -32,23 +32,31 @@ class Trajectory:
 
 @torch.no_grad()
 def adapt(
-    model: nn.Module, parameters: Parameters, tasks: TaskBatch, *, inner_lr: float, inner_steps: int
+    model: nn.Module,
+    parameters: Parameters,
+    tasks: TaskBatch,
+    *,
+    inner_lr: float,
+    inner_steps: int,
+    algorithm: Algorithm = FOMAML,
 ) -> Trajectory:
     """Adapt `parameters` to every task of `[tasks, points, features]`, and follow it on the query points.
 
-    The inner loop is that of training: full-batch gradient descent on the support set.
+    The inner loop is that of training: the algorithm's own, on the whole support set at once. Learned rates, where
+    `parameters` holds them, take the place of `inner_lr`.
     """
     loss = mse_loss(model)
 
     def judge(phi: Parameters, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        prediction = functional_call(model, phi, (qx,))
-        return prediction, loss(phi, sx, sy), torch.nn.functional.mse_loss(prediction, qy)
+        whole = parameters | phi
+        prediction = functional_call(model, model_parameters(whole), (qx,))
+        return prediction, loss(whole, sx, sy), torch.nn.functional.mse_loss(prediction, qy)
 
     def step(phi: Parameters, sx: Tensor, sy: Tensor) -> Parameters:
-        return inner_step(loss, phi, sx, sy, inner_lr)
+        return algorithm.step(loss, parameters, phi, sx, sy, inner_lr)
 
     count = tasks.support_x.shape[0]
-    adapted = {name: value.expand(count, *value.shape) for name, value in parameters.items()}
+    adapted = {name: value.expand(count, *value.shape) for name, value in algorithm.begin(parameters).items()}
     seen = []
     for _ in range(inner_steps):
         seen.append(vmap(judge)(adapted, *tasks))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from maml_core.algorithms import Parameters
+from maml_core.algorithms import ALGORITHMS, Parameters
 from maml_core.config import RunConfig
 from maml_core.engines import Layout, TrainingState
 from maml_core.errors import CheckpointError
@@ -68,7 +68,7 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
         raise CheckpointError(f"The checkpoint cannot be read: {error}.") from None
     if version != VERSION:
         raise CheckpointError(f"The checkpoint has version {version}; this lab reads version {VERSION}.")
-    size = Layout(build_model(config.model, config.seed)).size
+    size = run_layout(config).size
     for name in _VECTORS:
         check_tensor(tensors, name, (size,), torch.float32)
     check_tensor(tensors, "pending", (None, 3), torch.float64)
@@ -76,13 +76,18 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
     return Checkpoint(state, tensors["pending"], swapped_at)
 
 
+def run_layout(config: RunConfig) -> Layout:
+    """Where each number that a run learns lies in its flat vectors."""
+    return Layout(build_model(config.model, config.seed), ALGORITHMS[config.algorithm])
+
+
 def load_parameters(data: bytes, config: RunConfig) -> Parameters:
-    """The parameters in a checkpoint by name, each with the shape that the model gives it.
+    """What a checkpoint's run has learned, by name: parameters in the model's shapes, and learned rates if any.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    return Layout(build_model(config.model, config.seed)).unflatten(load_checkpoint(data, config).state.parameters)
+    return run_layout(config).unflatten(load_checkpoint(data, config).state.parameters)
 
 
 def check_tensor(

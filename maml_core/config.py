@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from maml_core.algorithms import ALGORITHMS
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real, Spec, explained, parse, shown
 from maml_core.models import MLP, ModelSpec, parse_model
@@ -28,8 +29,11 @@ class RunConfig(Spec):
     query_shots: Integer = Field(
         10, ge=1, le=1000, description="Query points per task, used to judge the adapted model."
     )
-    algorithm: Literal["fomaml"] = Field(
-        "fomaml", description="How the meta-gradient is formed. fomaml: first-order MAML, arXiv:1703.03400."
+    algorithm: Literal["fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint"] = Field(
+        "fomaml",
+        description="How the meta-gradient is formed. fomaml: first-order MAML. maml: with second derivatives. "
+        "reptile: toward the adapted weights. anil: only the last layer adapts. meta-sgd: learns a rate for each "
+        "parameter; fo- marks a first-order variant. joint: pretraining on all tasks, the baseline.",
     )
     inner_lr: Real = Field(
         0.01, gt=0, le=1e38, description="Step size of adaptation (alpha): gradient descent on the support set."
@@ -66,6 +70,15 @@ class RunConfig(Spec):
         return parse_family(data)
 
     @model_validator(mode="after")
+    def _has_the_steps_it_needs(self) -> Self:
+        if ALGORITHMS[self.algorithm].needs_steps and not self.inner_steps:
+            raise explained(
+                f"inner_steps = 0 is not allowed with algorithm = {self.algorithm}: its meta-gradient would be zero; "
+                "it must be at least 1."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
         needed = self.memory_estimate()
         if needed > MEMORY_LIMIT:
@@ -85,9 +98,10 @@ class RunConfig(Spec):
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
         parameters = self.model.parameter_count()
         points = max(self.shots, self.query_shots)
-        activations = 3 * in_flight * points * (2 + sum(self.model.widths))
+        kept = 1 if ALGORITHMS[self.algorithm].is_first_order else self.inner_steps + 1
+        activations = 3 * kept * in_flight * points * (2 + sum(self.model.widths))
         tasks = 4 * self.meta_batch_size * (self.shots + self.query_shots)
-        return 4 * (parameters * (5 + 3 * in_flight) + activations + tasks)
+        return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
     def seconds_estimate(self) -> float:
         """Seconds of one meta-iteration on one CPU core, within a factor of three.

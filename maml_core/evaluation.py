@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_core.adaptation import adapt, on_grid
-from maml_core.algorithms import Parameters
+from maml_core.algorithms import ALGORITHMS, FOMAML, Algorithm, Parameters
 from maml_core.config import RunConfig
 from maml_core.models import build_model
 from maml_core.tasks import TaskBatch, seeded
@@ -61,13 +61,20 @@ def evaluate(
     return Evaluation(
         tasks,
         seed,
-        learned=_curve(model, parameters, batch, config.inner_lr, steps),
+        learned=_curve(model, parameters, batch, config.inner_lr, steps, ALGORITHMS[config.algorithm]),
         random=_curve(untrained, dict(untrained.named_parameters()), batch, config.inner_lr, steps),
         predict_mean=float((batch.query_y - mean).square().mean()),
     )
 
 
-def _curve(model: nn.Module, parameters: Parameters, batch: TaskBatch, inner_lr: float, steps: int) -> ErrorCurve:
+def _curve(
+    model: nn.Module,
+    parameters: Parameters,
+    batch: TaskBatch,
+    inner_lr: float,
+    steps: int,
+    algorithm: Algorithm = FOMAML,
+) -> ErrorCurve:
     errors = [
         adapt(
             model,
@@ -75,6 +82,7 @@ def _curve(model: nn.Module, parameters: Parameters, batch: TaskBatch, inner_lr:
             batch.at(slice(start, start + AT_ONCE)),
             inner_lr=inner_lr,
             inner_steps=steps,
+            algorithm=algorithm,
         ).query_loss
         for start in range(0, batch.support_x.shape[0], AT_ONCE)
     ]

@@ -28,12 +28,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from maml_core.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint
+from maml_core.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, run_layout
 from maml_core.config import RunConfig
 from maml_core.engines import Layout, TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
 from maml_core.fields import Integer, Real, Spec, parse
-from maml_core.models import build_model
 from maml_core.run import Run
 from maml_core.script import adapt_script
 from maml_core.store import NOTES_LENGTH, ImportedRun, Store
@@ -87,7 +86,7 @@ def export_run(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    layout = Layout(build_model(run.config.model, run.config.seed))
+    layout = run_layout(run.config)
     history = [(at, held_out, store.checkpoint(run_id, "history", at)) for at, held_out in store.history(run_id)]
     state, frame = checkpoint.state, store.metrics(run_id)
     # A worker may commit between these reads, so what is newer than the checkpoint stays out.
@@ -147,7 +146,7 @@ def export_weights(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    return _weights(Layout(build_model(run.config.model, run.config.seed)), checkpoint.state.parameters)
+    return _weights(run_layout(run.config), checkpoint.state.parameters)
 
 
 def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
@@ -207,7 +206,7 @@ def _read(file: bytes) -> ImportedRun:
             raise _refused(f"{name} does not match its SHA-256")
     if size > SIZE_LIMIT:
         raise _refused("its model is too large")
-    layout = Layout(build_model(config.model, config.seed))
+    layout = run_layout(config)
     state, pending = _state(layout, parts, manifest.iteration)
     return ImportedRun(
         config=config,

@@ -4,6 +4,7 @@ import inspect
 
 from torch import nn
 
+from maml_core.algorithms import ALGORITHMS, Parameters, model_parameters
 from maml_core.config import RunConfig
 from maml_core.models import build_model
 
@@ -16,8 +17,13 @@ def adapt_script(config: RunConfig) -> str:
         model=_code(model),
         inner_lr=config.inner_lr,
         inner_steps=config.inner_steps,
+        adapted=list(_adapted(config, model)),
         shots=config.shots,
     )
+
+
+def _adapted(config: RunConfig, model: nn.Module) -> Parameters:
+    return model_parameters(ALGORITHMS[config.algorithm].begin(dict(model.named_parameters())))
 
 
 def _is_ours(module: nn.Module) -> bool:
@@ -54,20 +60,22 @@ from torch import nn
 
 INNER_LR = {inner_lr!r}
 INNER_STEPS = {inner_steps!r}
+ADAPTED = {adapted!r}  # names of the parameters that adapt
 {classes}
 
 def build_model():
     return {model}
 
 
-def adapt(model, x, y, inner_lr=INNER_LR, inner_steps=INNER_STEPS):
+def adapt(model, x, y, rates, inner_steps=INNER_STEPS):
     """Gradient descent on the mean squared error of all support points at once; x and y are [points, 1]."""
+    adapted = {{name: value for name, value in model.named_parameters() if name in ADAPTED}}
     for _ in range(inner_steps):
         loss = nn.functional.mse_loss(model(x), y)
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        gradients = torch.autograd.grad(loss, list(adapted.values()))
         with torch.no_grad():
-            for parameter, gradient in zip(model.parameters(), gradients):
-                parameter -= inner_lr * gradient
+            for (name, parameter), gradient in zip(adapted.items(), gradients):
+                parameter -= rates[name] * gradient
     return model
 
 
@@ -79,9 +87,11 @@ def read(path):
 def main():
     weights, support, query = sys.argv[1:4]
     model = build_model()
-    model.load_state_dict(load_file(weights))
+    tensors = load_file(weights)
+    rates = {{name: tensors.pop("inner_lr:" + name, INNER_LR) for name in ADAPTED}}  # learned, or one for all
+    model.load_state_dict(tensors)
     points, x = read(support), read(query)[:, :1]
-    adapt(model, points[:, :1], points[:, 1:2])
+    adapt(model, points[:, :1], points[:, 1:2], rates)
     with torch.no_grad():
         for given, predicted in zip(x[:, 0].tolist(), model(x)[:, 0].tolist()):
             print(f"{{given!r}},{{predicted!r}}")

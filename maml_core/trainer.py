@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from maml_core.algorithms import ALGORITHMS
 from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.devices import resolve_device
 from maml_core.engines import (
@@ -87,7 +88,11 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.model = build_model(config.model, config.seed).to(self.device)
         self.engine = _training_engine(config, self.model, swapped_at, start_job)
-        self.state = state.to(self.device) if state is not None else initial_state(self.model)
+        self.state = (
+            state.to(self.device)
+            if state is not None
+            else initial_state(self.model, ALGORITHMS[config.algorithm], config.inner_lr)
+        )
         self.pending = pending if pending is not None else NO_PENDING
         self.pace: float | None = None
         self.limit: int | None = None
@@ -283,6 +288,7 @@ def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = No
 def _engine_parts(config: RunConfig) -> dict[str, Any]:
     """What any engine is told of a run: numbers, not the configuration."""
     return {
+        "algorithm": ALGORITHMS[config.algorithm],
         "inner_lr": config.inner_lr,
         "inner_steps": config.inner_steps,
         "meta_optimizer": MetaOptimizer(config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations),

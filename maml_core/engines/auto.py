@@ -52,6 +52,7 @@ class AutoEngine(Engine):
             inner_lr=vectorized.inner_lr,
             inner_steps=vectorized.inner_steps,
             meta_optimizer=vectorized.meta_optimizer,
+            algorithm=vectorized.algorithm,
         )
         self.vectorized = vectorized
         self.compiled = compiled
@@ -113,6 +114,8 @@ class AutoEngine(Engine):
         """End a compilation that nobody waits for any more."""
         if self._job is not None:
             self._job.cancel()
+        if self.compiled is not None:
+            self.compiled.close()
 
     def _consider(self, iteration: int, tasks: TaskBatch) -> None:
         """Start compiling if it is worth it; change over if the loop has become ready."""

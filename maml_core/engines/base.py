@@ -7,22 +7,24 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from maml_core.algorithms import Parameters
+from maml_core.algorithms import FOMAML, RATE, Algorithm, Parameters
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.tasks import TaskBatch
 
 
 class Layout:
-    """Where each of a model's parameters lies in one flat vector of length P."""
+    """Where each learned number lies in one flat vector of length P."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Read the names and shapes of the parameters; their values are not kept."""
+    def __init__(self, model: nn.Module, algorithm: Algorithm = FOMAML) -> None:
+        """Read the names and shapes of the parameters; learned rates, if any, follow them. No value is kept."""
         self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        if algorithm.learns_rates:
+            self.shapes |= {RATE + name: shape for name, shape in self.shapes.items()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
 
     @property
     def size(self) -> int:
-        """P, the number of parameters."""
+        """P: how many numbers are learned."""
         return sum(self.sizes)
 
     def unflatten(self, flat: Tensor) -> Parameters:
@@ -62,9 +64,11 @@ class TrainingState:
         )
 
 
-def initial_state(model: nn.Module) -> TrainingState:
-    """The state before the first meta-iteration, on the model's device."""
+def initial_state(model: nn.Module, algorithm: Algorithm = FOMAML, inner_lr: float = 0.0) -> TrainingState:
+    """The state before the first meta-iteration, on the model's device; learned rates start at `inner_lr`."""
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+    if algorithm.learns_rates:
+        flat = torch.cat([flat, torch.full_like(flat, inner_lr)])
     return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
 
 
@@ -85,14 +89,23 @@ class Engine(ABC):
     notice: str = ""
     """Something the user should know once, such as that no compiler was found."""
 
-    def __init__(self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        inner_lr: float,
+        inner_steps: int,
+        meta_optimizer: MetaOptimizer,
+        algorithm: Algorithm = FOMAML,
+    ) -> None:
         """Prepare the engine; the model gives structure, dtype and device, its values are not read.
 
         Raises:
             EngineError: this engine cannot take the model.
         """
         self.model = model
-        self.layout = Layout(model)
+        self.algorithm = algorithm
+        self.layout = Layout(model, algorithm)
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.meta_optimizer = meta_optimizer

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from maml_core.algorithms import Parameters
-from maml_core.engines.base import TrainingState
+from maml_core.algorithms import FOMAML, Algorithm, Parameters
+from maml_core.engines.base import TrainingState, initial_state
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.package_cache import PackageCache
 from maml_core.engines.vectorized import VectorizedEngine
@@ -37,7 +37,7 @@ _aten = torch.ops.aten
 
 
 class CompiledEngine(VectorizedEngine):
-    """FOMAML in a compiled loop, up to two orders of magnitude faster than eager for small networks."""
+    """Any algorithm in a compiled loop, up to two orders of magnitude faster than eager for small networks."""
 
     name: ClassVar[str] = "compiled"
 
@@ -48,6 +48,7 @@ class CompiledEngine(VectorizedEngine):
         inner_lr: float,
         inner_steps: int,
         meta_optimizer: MetaOptimizer,
+        algorithm: Algorithm = FOMAML,
         cache: PackageCache | None = None,
     ) -> None:
         """Check that the model can be compiled; `prepare`, or the first chunk, compiles it.
@@ -55,7 +56,9 @@ class CompiledEngine(VectorizedEngine):
         Raises:
             EngineError: the model cannot be vectorized, or is not on the CPU.
         """
-        super().__init__(model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer)
+        super().__init__(
+            model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer, algorithm=algorithm
+        )
         if any(parameter.device.type != "cpu" for parameter in model.parameters()):
             raise EngineError(
                 "engine = 'compiled' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'."
@@ -107,17 +110,23 @@ class CompiledEngine(VectorizedEngine):
             metrics.append(rows[:count])
         return TrainingState(*tensors, iteration=state.iteration + total), torch.cat(metrics)  # type: ignore[misc]
 
-    def further_steps(self, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]) -> Parameters:
+    def close(self) -> None:
+        """Let go of the loop: what was unpacked to load it is deleted with it."""
+        self._loop = self._key = None
+
+    def further_steps(
+        self, parameters: Tensor, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]
+    ) -> Parameters:
         """All inner steps after the first; many of them as a loop, so that the graph does not grow with them."""
         if not self._loops_inside() or call == self._replay:
-            return super().further_steps(adapted, tasks, call)
+            return super().further_steps(parameters, adapted, tasks, call)
         names, rest = list(adapted), self.inner_steps - 1
         step = make_fx(lambda *inputs: self.next_step(*inputs), decomposition_table=_DECOMPOSITIONS)(
-            adapted, tasks.support_x, tasks.support_y
+            parameters, adapted, tasks.support_x, tasks.support_y
         )
 
         def body(done: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-            after = step(dict(zip(names, values, strict=True)), tasks.support_x, tasks.support_y)
+            after = step(parameters, dict(zip(names, values, strict=True)), tasks.support_x, tasks.support_y)
             return (done + 1, *(after[name] for name in names))
 
         first = (torch.zeros((), dtype=torch.int64), *(adapted[name].clone() for name in names))
@@ -125,7 +134,7 @@ class CompiledEngine(VectorizedEngine):
         return dict(zip(names, values, strict=True))
 
     def _loops_inside(self) -> bool:
-        return self.inner_steps > self._unrolled_steps
+        return self.inner_steps > self._unrolled_steps and self.algorithm.is_first_order
 
     def _load_or_compile(self, tasks: TaskBatch) -> Loop:
         name = self._package_name(tasks)
@@ -146,7 +155,7 @@ class CompiledEngine(VectorizedEngine):
 
     def _trace(self, tasks: TaskBatch) -> torch.fx.GraphModule:
         """One meta-iteration as a flat list of tensor operations."""
-        flat = torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
+        flat = initial_state(self.model, self.algorithm, self.inner_lr).parameters
         # The body of a loop inside the trace gets its shapes only from a trace of fake tensors.
         mode: Literal["fake", "real"] = "fake" if self._loops_inside() else "real"
         with torch.no_grad():
@@ -161,7 +170,7 @@ class CompiledEngine(VectorizedEngine):
                 (
                     _description(self.model) or self._operations(tasks),
                     _sources(),
-                    (self.inner_steps, self._unrolled_steps, self.meta_optimizer.clip_norm),
+                    (self.algorithm.name, self.inner_steps, self._unrolled_steps, self.meta_optimizer.clip_norm),
                     [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tasks],
                     [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()],
                     _capacity(tasks),
@@ -179,7 +188,7 @@ class CompiledEngine(VectorizedEngine):
 
     def _compile(self, step: torch.fx.GraphModule, tasks: TaskBatch, name: str) -> Loop:
         capacity = self.capacity
-        flat = torch.cat([parameter.detach().reshape(-1) for parameter in self.model.parameters()])
+        flat = initial_state(self.model, self.algorithm, self.inner_lr).parameters
         batch = TaskBatch(*(tensor.new_zeros(capacity, *tensor.shape) for tensor in tasks))
         example = (
             torch.tensor(capacity),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from maml_core.algorithms import Parameters, fomaml_gradient, inner_step, mse_loss
+from maml_core.algorithms import FOMAML, Algorithm, Parameters, mse_loss
 from maml_core.engines.base import Engine, MetaGradient
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.errors import EngineError
@@ -22,43 +22,54 @@ from maml_core.tasks import TaskBatch
 
 
 class VectorizedEngine(Engine):
-    """FOMAML with `vmap` over the tasks of a meta-batch."""
+    """Any algorithm, with `vmap` over the tasks of a meta-batch."""
 
     name: ClassVar[str] = "vectorized"
 
-    def __init__(self, model: nn.Module, *, inner_lr: float, inner_steps: int, meta_optimizer: MetaOptimizer) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        inner_lr: float,
+        inner_steps: int,
+        meta_optimizer: MetaOptimizer,
+        algorithm: Algorithm = FOMAML,
+    ) -> None:
         """Check that the model can be vectorized.
 
         Raises:
             EngineError: the model changes buffers in place, or draws random numbers, as it runs.
         """
-        super().__init__(model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer)
+        super().__init__(
+            model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer, algorithm=algorithm
+        )
         check_vectorizable(model, self.name)
         self.loss = mse_loss(model)
         self._traced: dict[Any, Callable[..., Any]] = {}
 
     def first_step(self, parameters: Tensor, support_x: Tensor, support_y: Tensor) -> Parameters:
         """The first inner step, from one flat initialization `[P]` shared by all tasks, to `[tasks, *shape]`."""
-        return vmap(self._inner_step, (None, 0, 0))(self.layout.unflatten(parameters), support_x, support_y)  # type: ignore[no-any-return]
+        theta = self.layout.unflatten(parameters)
+        phi = self.algorithm.begin(theta)
+        return vmap(self._inner_step, (None, None, 0, 0))(theta, phi, support_x, support_y)  # type: ignore[no-any-return]
 
-    def next_step(self, adapted: Parameters, support_x: Tensor, support_y: Tensor) -> Parameters:
+    def next_step(self, parameters: Tensor, adapted: Parameters, support_x: Tensor, support_y: Tensor) -> Parameters:
         """A further inner step, of parameters `[tasks, *shape]` that are each task's own."""
-        return vmap(self._inner_step)(adapted, support_x, support_y)  # type: ignore[no-any-return]
+        theta = self.layout.unflatten(parameters)
+        return vmap(self._inner_step, (None, 0, 0, 0))(theta, adapted, support_x, support_y)  # type: ignore[no-any-return]
 
-    def finish(
-        self, parameters: Tensor, adapted: Parameters | None, query_x: Tensor, query_y: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def finish(self, parameters: Tensor, adapted: Parameters | None, *tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean meta-gradient `[P]` and mean query loss before and after adaptation."""
-        shared = self.layout.unflatten(parameters)
-        before = vmap(self.loss, (None, 0, 0))(shared, query_x, query_y)
+        theta = self.layout.unflatten(parameters)
+        batch = TaskBatch(*tasks)
+        before = vmap(self.loss, (None, 0, 0))(theta, batch.query_x, batch.query_y)
 
-        def task_gradient(phi: Parameters, x: Tensor, y: Tensor) -> tuple[Parameters, Tensor]:
-            return fomaml_gradient(self.loss, phi, x, y)
+        def task_gradient(phi: Parameters, *task: Tensor) -> tuple[Parameters, Tensor]:
+            return self.algorithm.gradient(self.loss, theta, phi, TaskBatch(*task), self.inner_lr, self.inner_steps)
 
-        if adapted is None:  # no inner steps: every task is judged at the initialization itself
-            gradient, after = vmap(task_gradient, (None, 0, 0))(shared, query_x, query_y)
-        else:
-            gradient, after = vmap(task_gradient)(adapted, query_x, query_y)
+        shared = adapted is None  # no inner step was taken here: all tasks start from the initialization itself
+        phi = self.algorithm.begin(theta) if adapted is None else adapted
+        gradient, after = vmap(task_gradient, (None if shared else 0, 0, 0, 0, 0))(phi, *batch)
         flat = self.layout.flatten({name: value.mean(0) for name, value in gradient.items()})
         return flat, before.mean(), after.mean()
 
@@ -70,19 +81,21 @@ class VectorizedEngine(Engine):
     def compose(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> MetaGradient:
         """The one definition of a meta-gradient from its pieces; `call(piece, ...)` decides how each is run."""
         adapted = None
-        if self.inner_steps:
+        if self.inner_steps and self.algorithm.is_first_order:
             adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
-            adapted = self.further_steps(adapted, tasks, call)
-        return MetaGradient(*call(self.finish, parameters, adapted, tasks.query_x, tasks.query_y))
+            adapted = self.further_steps(parameters, adapted, tasks, call)
+        return MetaGradient(*call(self.finish, parameters, adapted, *tasks))
 
-    def further_steps(self, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]) -> Parameters:
+    def further_steps(
+        self, parameters: Tensor, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]
+    ) -> Parameters:
         """All inner steps after the first."""
         for _ in range(self.inner_steps - 1):
-            adapted = call(self.next_step, adapted, tasks.support_x, tasks.support_y)
+            adapted = call(self.next_step, parameters, adapted, tasks.support_x, tasks.support_y)
         return adapted
 
-    def _inner_step(self, parameters: Parameters, x: Tensor, y: Tensor) -> Parameters:
-        return inner_step(self.loss, parameters, x, y, self.inner_lr)
+    def _inner_step(self, theta: Parameters, phi: Parameters, x: Tensor, y: Tensor) -> Parameters:
+        return self.algorithm.step(self.loss, theta, phi, x, y, self.inner_lr)
 
     def _replay(self, piece: Callable[..., Any], *arguments: Any) -> Any:
         """Call `piece` through its trace for these shapes, tracing it the first time."""

@@ -1,0 +1,142 @@
+"""Every algorithm in every engine against autograd alone, and second-order ones against finite differences."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import mse_loss
+
+from maml_core.algorithms import ALGORITHMS
+from maml_core.config import RunConfig
+from maml_core.engines import MetaOptimizer, VectorizedEngine, initial_state
+from maml_core.errors import ConfigError
+from maml_core.models import MLP, build_model
+from maml_core.presets import PRESETS
+from maml_core.tasks import Sine, TaskBatch, TaskStream
+from maml_core.trainer import Trainer
+from tests.core.test_engines import SUITE
+
+INNER_LR = 0.02
+
+
+def setup() -> tuple[nn.Module, TaskBatch]:
+    model = build_model(MLP(hidden_sizes=(6, 5), activation="tanh"), seed=3).double()
+    stream = TaskStream(Sine(), meta_batch_size=3, shots=5, query_shots=4, seed=7, dtype=torch.float64)
+    return model, stream.take(0, 1).at(0)
+
+
+def adapted_losses(model: nn.Module, start: list[Tensor], rates: list[Tensor], batch: TaskBatch, steps: int,
+                   *, first_order: bool, only_head: bool) -> list[tuple[list[Tensor], Tensor]]:  # fmt: skip
+    """phi and query loss of each task, with autograd alone."""
+    names = [name for name, _ in model.named_parameters()]
+    found = []
+    for sx, sy, qx, qy in zip(*batch, strict=True):
+        phi = start
+        moving = range(len(phi) - 2, len(phi)) if only_head else range(len(phi))
+        for _ in range(steps):
+            loss = mse_loss(functional_call(model, dict(zip(names, phi, strict=True)), (sx,)), sy)
+            inner = torch.autograd.grad(loss, phi, create_graph=not first_order, retain_graph=True)
+            phi = [value - rates[i] * inner[i] if i in moving else value for i, value in enumerate(phi)]
+        found.append((phi, mse_loss(functional_call(model, dict(zip(names, phi, strict=True)), (qx,)), qy)))
+    return found
+
+
+def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int) -> Tensor:
+    algorithm = ALGORITHMS[name]
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    pieces = flat.split(sizes * (2 if algorithm.learns_rates else 1))
+    shaped = [
+        p.reshape(q.shape).clone().requires_grad_() for p, q in zip(pieces, [*model.parameters()] * 2, strict=False)
+    ]
+    start, rates = shaped[: len(sizes)], shaped[len(sizes) :] or [torch.tensor(INNER_LR, dtype=torch.float64)] * len(sizes)
+    tasks = adapted_losses(model, start, rates, batch, steps, first_order=algorithm.is_first_order,
+                           only_head="anil" in name)  # fmt: skip
+    total = torch.zeros_like(flat)
+    for i, (phi, loss) in enumerate(tasks):
+        if name == "reptile":
+            parts = [(a - b) / INNER_LR for a, b in zip(start, phi, strict=True)]
+        elif name == "joint":
+            x, y = torch.cat([batch.support_x[i], batch.query_x[i]]), torch.cat([batch.support_y[i], batch.query_y[i]])
+            output = functional_call(model, dict(zip(dict(model.named_parameters()), start, strict=True)), (x,))
+            parts = list(torch.autograd.grad(mse_loss(output, y), start))
+        else:
+            # Inner gradients enter as constants where the graph was cut, so this is exact for both orders.
+            held = [value.detach() for value in phi]
+            if algorithm.is_first_order:
+                held = [value.requires_grad_() for value in held]
+                parts = list(torch.autograd.grad(query_loss(model, held, batch, i), held))
+                if algorithm.learns_rates:
+                    moved = [(a - b).detach() / r.detach() for a, b, r in zip(start, phi, rates, strict=True)]
+                    parts += [-g * m for g, m in zip(parts, moved, strict=True)]
+            else:
+                parts = list(torch.autograd.grad(loss, shaped, allow_unused=True, retain_graph=True))
+        total += torch.cat([part.detach().reshape(-1) for part in parts]) / len(tasks)
+    return total
+
+
+def query_loss(model: nn.Module, parameters: list[Tensor], batch: TaskBatch, task: int) -> Tensor:
+    names = [name for name, _ in model.named_parameters()]
+    output = functional_call(model, dict(zip(names, parameters, strict=True)), (batch.query_x[task],))
+    return mse_loss(output, batch.query_y[task])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("engine_name", SUITE)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_name: str, steps: int) -> None:
+    model, batch = setup()
+    algorithm = ALGORITHMS[name]
+    engine = SUITE[engine_name](
+        model, inner_lr=INNER_LR, inner_steps=steps, meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
+    )
+    state = initial_state(model, algorithm, INNER_LR)
+    generator = torch.Generator().manual_seed(1)
+    state = type(state)(  # rates that differ, so that a mix-up of them shows
+        state.parameters * (1 + 0.2 * torch.rand(state.parameters.shape, generator=generator).double()),
+        state.exp_avg,
+        state.exp_avg_sq,
+    )
+    after, _ = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
+    found = after.exp_avg / 0.1
+    expected = by_hand(name, model, state.parameters, batch, steps)
+    assert float((found - expected).norm() / expected.norm()) < 1e-10
+    assert expected.norm() > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name, a in ALGORITHMS.items() if not a.is_first_order])
+def test_second_order_gradients_equal_finite_differences(name: str) -> None:
+    model, batch = setup()
+    algorithm = ALGORITHMS[name]
+    engine = VectorizedEngine(
+        model, inner_lr=INNER_LR, inner_steps=2, meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
+    )
+    flat = initial_state(model, algorithm, INNER_LR).parameters
+    found = engine.meta_gradient(flat, batch).gradient
+    for i in range(0, len(flat), 5):
+        nudge = torch.zeros_like(flat)
+        nudge[i] = 1e-5
+        up, down = engine.meta_gradient(flat + nudge, batch), engine.meta_gradient(flat - nudge, batch)
+        assert float((up.post_loss - down.post_loss) / 2e-5) == pytest.approx(float(found[i]), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("engine", ["higher", "vectorized"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_trains(name: str, engine: str) -> None:
+    config = PRESETS["paper-10-shot"].config.with_settings(
+        {"algorithm": name, "engine": engine, "inner_steps": 2, "meta_iterations": 20, "meta_lr": 0.01,
+         "model.hidden_sizes": [16]}
+    )  # fmt: skip
+    rows = [row for progress in Trainer(config).run() for row in progress.rows]
+    first, last = (sum(row.post_loss for row in part) / 5 for part in (rows[:5], rows[-5:]))
+    assert last < first < float("inf")
+
+
+def test_reptile_without_inner_steps_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="inner_steps = 0 is not allowed with algorithm = reptile"):
+        RunConfig.from_dict({"algorithm": "reptile", "inner_steps": 0})
+
+
+def test_every_algorithm_says_what_it_does() -> None:
+    for algorithm in ALGORITHMS.values():
+        assert algorithm.source in algorithm.formula + algorithm.source
+        assert len(type(algorithm).__doc__ or "") > 80
