@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
 from maml_core.fields import bounds, choices, is_optional
@@ -166,4 +167,4 @@ def test_config_is_frozen() -> None:
 def test_json_is_plain() -> None:
     data = json.loads(PRESETS["sine"].config.to_json())
     assert data["tasks"]["amplitude"] == [0.0, 5.0]
-    assert choices(RunConfig.model_fields["algorithm"]) == ("fomaml",)
+    assert choices(RunConfig.model_fields["algorithm"]) == tuple(ALGORITHMS)
