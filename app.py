@@ -85,7 +85,7 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
         ):  # fmt: skip
             st.rerun()
         if st.button("New task", icon=":material/casino:", help="Draw other tasks to adapt to."):
-            st.query_params["task"] = str(task_seed() + 1)
+            st.query_params["task"] = str(task_seed() + 1 + SMALL_TASKS)
             st.rerun()
         with st.popover("View", icon=":material/tune:"):
             st.slider("Smoothing", 0.0, 0.99, 0.9, 0.01, key="smoothing", persist_state="session")

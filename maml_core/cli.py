@@ -13,11 +13,10 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
-from maml_core.checkpoint import load_parameters
 from maml_core.config import parse_settings
 from maml_core.errors import MamlError, RunBusyError, StoreError
-from maml_core.evaluation import evaluate
 from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
+from maml_core.measured import measure
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from maml_core.run import Run
@@ -151,11 +150,7 @@ def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, A
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
     run = store.run(options.run)
-    saved = store.checkpoint(run.id)
-    if saved is None:
-        raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
-    parameters = load_parameters(saved, run.config)
-    result = evaluate(run.config, parameters, tasks=options.tasks, steps=options.steps, seed=options.seed)
+    result = measure(store, run, tasks=options.tasks, steps=options.steps, seed=options.seed)
     if not options.json:
         print(f"{run.id} ({run.name}): mean squared error on {options.tasks} held-out tasks, ± 95 %")
         print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")

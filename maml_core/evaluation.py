@@ -1,12 +1,16 @@
 """Error against adaptation steps on held-out tasks, with 95 % confidence intervals and baselines."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maml_core.adaptation import adapt, on_grid
-from maml_core.algorithms import ALGORITHMS, FOMAML, Algorithm, Parameters
+from maml_core.algorithms import ALGORITHMS, FOMAML, Parameters
 from maml_core.config import RunConfig
 from maml_core.models import build_model
 from maml_core.tasks import TaskBatch, seeded
@@ -39,6 +43,29 @@ class Evaluation:
     learned: ErrorCurve
     random: ErrorCurve
     predict_mean: float
+    pretrained: ErrorCurve | None = None  # joint pretraining, where a run of it was given
+
+    def to_json(self) -> str:
+        """As JSON text; NaN and infinity as Python writes them."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Evaluation":
+        """What `to_json` wrote."""
+        data = json.loads(text)
+        curves = {name: ErrorCurve(**data[name]) for name in ("learned", "random", "pretrained") if data[name]}
+        return cls(**(data | curves))
+
+    def table(self) -> pd.DataFrame:
+        """A row per adaptation step, a column for each curve and its 95 % interval."""
+        curves = {"meta_learned": self.learned, "pretrained": self.pretrained, "random": self.random}
+        columns: dict[str, list[float]] = {}
+        for name, curve in curves.items():
+            if curve:
+                columns |= {name: curve.mse, f"{name}_ci95": curve.ci95}
+        frame = pd.DataFrame(columns)
+        frame.index.name = "step"
+        return frame
 
 
 def evaluation_tasks(config: RunConfig, count: int, seed: int) -> TaskBatch:
@@ -49,41 +76,52 @@ def evaluation_tasks(config: RunConfig, count: int, seed: int) -> TaskBatch:
     return on_grid(config.tasks, parameters, x, y)
 
 
+def untrained(config: RunConfig) -> Parameters:
+    """A random initialization that is not the run's own, which would be a baseline of one."""
+    return {name: value.detach() for name, value in build_model(config.model, config.seed + 1).named_parameters()}
+
+
+def pretraining(config: RunConfig) -> RunConfig:
+    """The run that `config` is compared with: joint pretraining on the same tasks with the same budget."""
+    return config.with_settings({"algorithm": "joint"})
+
+
 def evaluate(
-    config: RunConfig, parameters: Parameters, *, tasks: int = 600, steps: int = 10, seed: int = 0
+    config: RunConfig,
+    parameters: Parameters,
+    *,
+    tasks: int = 600,
+    steps: int = 10,
+    seed: int = 0,
+    pretrained: Parameters | None = None,
+    turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
 ) -> Evaluation:
-    """Measure how `parameters` adapt to `tasks` held-out tasks in 0 to `steps` steps."""
+    """Measure how `parameters` adapt to `tasks` held-out tasks in 0 to `steps` steps.
+
+    The work is done in short turns; each is entered as a context, told the fraction that is done.
+    """
     batch = evaluation_tasks(config, tasks, seed)
     model = build_model(config.model, config.seed)
-    # A different seed from the run's: its own initialization would be a baseline of one.
-    untrained = build_model(config.model, config.seed + 1)
+    starts = {"learned": (parameters, ALGORITHMS[config.algorithm]), "random": (untrained(config), FOMAML)}
+    if pretrained is not None:
+        starts["pretrained"] = pretrained, FOMAML
+    parts = range(0, tasks, AT_ONCE)
+    done = 0
+    errors: dict[str, list[Tensor]] = {name: [] for name in starts}
+    for name, (start, algorithm) in starts.items():
+        start = {key: value.detach() for key, value in start.items()}
+        for first in parts:
+            with turn(done / (len(starts) * len(parts))):
+                trajectory = adapt(
+                    model,
+                    start,
+                    batch.at(slice(first, first + AT_ONCE)),
+                    inner_lr=config.inner_lr,
+                    inner_steps=steps,
+                    algorithm=algorithm,
+                )
+                errors[name].append(trajectory.query_loss)
+            done += 1
+    curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
     mean = batch.support_y.mean(dim=1, keepdim=True)
-    return Evaluation(
-        tasks,
-        seed,
-        learned=_curve(model, parameters, batch, config.inner_lr, steps, ALGORITHMS[config.algorithm]),
-        random=_curve(untrained, dict(untrained.named_parameters()), batch, config.inner_lr, steps),
-        predict_mean=float((batch.query_y - mean).square().mean()),
-    )
-
-
-def _curve(
-    model: nn.Module,
-    parameters: Parameters,
-    batch: TaskBatch,
-    inner_lr: float,
-    steps: int,
-    algorithm: Algorithm = FOMAML,
-) -> ErrorCurve:
-    errors = [
-        adapt(
-            model,
-            {name: value.detach() for name, value in parameters.items()},
-            batch.at(slice(start, start + AT_ONCE)),
-            inner_lr=inner_lr,
-            inner_steps=steps,
-            algorithm=algorithm,
-        ).query_loss
-        for start in range(0, batch.support_x.shape[0], AT_ONCE)
-    ]
-    return ErrorCurve.of(torch.cat(errors, dim=1))
+    return Evaluation(tasks, seed, predict_mean=float((batch.query_y - mean).square().mean()), **curves)

@@ -5,14 +5,16 @@ the training step it shows. Arrays travel as base64 float32, a third of their si
 """
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tsdownsample import MinMaxLTTBDownsampler
 
-from maml_core.adaptation import Fit
+from maml_core.adaptation import Fit, Landscape
+from maml_core.evaluation import Evaluation
 
 Figure = dict[str, Any]
 
@@ -21,7 +23,8 @@ COLORS = {
     "support": "#d6407a",
     "before": "#e8853d",
     "after": "#2f80e7",
-    "baseline": "#9b6dd0",
+    "pretrained": "#2a9d74",
+    "random": "#9b6dd0",
 }
 """One meaning per color, on every page and in both themes."""
 
@@ -93,30 +96,138 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, marks: dict[int, str] | 
     return {"data": traces, "layout": layout}
 
 
-def steps_figure(fit: Fit) -> Figure:
-    """One task with the curve after every adaptation step, faint to strong."""
-    traces = _task_traces(fit, len(fit.predictions) - 1)
-    last = len(fit.predictions) - 1
-    between = [
-        _line(fit.x, fit.predictions[step], "after", "between",
-              opacity=0.15 + 0.45 * step / last, width=1.4, showlegend=step == last - 1)
-        for step in range(1, last)
-    ]  # fmt: skip
-    layout = _layout(x=_x_title(fit), y="y", left=44)
-    layout["yaxis"]["range"] = _value_range(fit)
-    return {"data": traces[:2] + between + traces[2:], "layout": layout}
+MODELS = {"after": "meta-learned", "pretrained": "pretrained", "random": "random"}
+"""What is compared on one task, by the meaning of its color."""
+GHOSTS = 8
+"""Earlier steps left standing, faint, behind the current one."""
 
 
-def error_by_step(fit: Fit) -> Figure:
-    """Loss on support points and on the true curve at each adaptation step."""
-    steps = np.arange(len(fit.query_loss))
-    traces = [
-        _line(steps, fit.support_loss, "support", "on support", mode="lines+markers"),
-        _line(steps, fit.query_loss, "after", "on truth", mode="lines+markers"),
+def replay_figure(fits: Mapping[str, Fit]) -> Figure:
+    """One task adapted from several initializations, with all that a browser needs to play it step by step.
+
+    `fits` maps a meaning ("after", "pretrained", "random") to the fit from that initialization. Curves on the left,
+    loss at each step on the right; `replay` holds, for each trace that moves, its x or y at every step.
+    """
+    main = fits["after"]
+    steps = max(len(fit.predictions) for fit in fits.values()) - 1
+    right: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
+    traces: list[dict[str, Any]] = []
+    moving: list[dict[str, Any]] = []
+    if main.truth is not None:
+        traces.append(_line(main.x, main.truth, "truth", "truth", dash="dash", width=2))
+    shown = sorted({round(k) for k in np.linspace(0, steps - 1, min(GHOSTS, steps))}) if steps else []
+    ghosts = [
+        {"trace": len(traces) + k, "step": step}
+        for k, step in enumerate(step for step in shown if step < len(main.predictions))
     ]
+    for ghost in ghosts:
+        step = ghost["step"]
+        traces.append(_line(main.x, main.predictions[step], "before" if step == 0 else "after",
+                            "before" if step == 0 else "earlier", opacity=0.85 if step == 0 else 0.25, width=1.4,
+                            showlegend=step == 0, hoverinfo="skip"))  # fmt: skip
+    for meaning in ("random", "pretrained", "after"):  # the meta-learned one last: on top
+        if meaning not in fits:
+            continue
+        fit = fits[meaning]
+        last = len(fit.predictions) - 1
+        at = [min(step, last) for step in range(steps + 1)]
+        moving.append({"trace": len(traces), "y": [_rounded(fit.predictions[k]) for k in at]})
+        traces.append(_line(fit.x, fit.predictions[-1], meaning, MODELS[meaning], width=3 if meaning == "after" else 2))
+        traces.append(_line(np.arange(last + 1), fit.query_loss, meaning, MODELS[meaning], showlegend=False, **right))
+        marks = [[float(f"{fit.query_loss[k]:.6g}")] for k in at]
+        moving.append({"trace": len(traces), "x": [[k] for k in at], "y": marks})
+        traces.append(_line(np.array([last]), fit.query_loss[-1:], meaning, MODELS[meaning], mode="markers", size=11,
+                            showlegend=False, hoverinfo="skip", **right))  # fmt: skip
+    if main.truth is not None:
+        traces.append(_line(np.arange(len(main.support_loss)), main.support_loss, "support", "loss on support",
+                            dash="dot", width=1.6, **right))  # fmt: skip
+    traces.append(_line(main.support_x, main.support_y, "support", "support", mode="markers", size=11))
+    layout = _layout(x=_x_title(main), y="y", left=44)
+    layout["hovermode"] = "closest"
+    layout["xaxis"] |= {"domain": [0, 0.62], "range": [float(main.x[0]), float(main.x[-1])]}
+    layout["yaxis"]["range"] = _value_range(main)
+    layout["xaxis2"] = {
+        "domain": [0.7, 1], "anchor": "y2", "title": {"text": "adaptation step", "standoff": 6}, "zeroline": False,
+        "range": [-0.03 * max(steps, 1), 1.04 * max(steps, 1)],
+    }  # fmt: skip
+    layout["yaxis2"] = {
+        "anchor": "x2", "type": "log", "dtick": "D2", "exponentformat": "power", "zeroline": False,
+        "title": {"text": "mean squared error", "standoff": 4},
+    }  # fmt: skip
+    labels = [
+        " · ".join(
+            f"{MODELS[meaning]} {_number(float(fits[meaning].query_loss[min(step, len(fits[meaning].query_loss) - 1)]))}"
+            for meaning in MODELS
+            if meaning in fits
+        )
+        for step in range(steps + 1)
+    ]
+    return {
+        "data": traces,
+        "layout": layout,
+        "replay": {"steps": steps, "moving": moving, "ghosts": ghosts, "labels": labels},
+    }
+
+
+def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> Figure:
+    """Points alone, in a picture wide enough to place more."""
+    cells = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    layout = _layout(x="x", y="y", left=44)
+    layout["xaxis"]["range"] = list(x)
+    layout["yaxis"]["range"] = [-5, 5]
+    return {"data": [_line(cells[:, 0], cells[:, 1], "support", "support", mode="markers", size=11)], "layout": layout}
+
+
+def error_curves(result: Evaluation) -> Figure:
+    """Error on held-out tasks against adaptation steps, each with its 95 % band."""
+    traces = []
+    curves = {"random": result.random, "pretrained": result.pretrained, "after": result.learned}
+    for meaning, curve in curves.items():
+        if curve is None:
+            continue
+        mse, half = np.asarray(curve.mse), np.asarray(curve.ci95)
+        steps = np.arange(len(mse))
+        low = np.maximum(mse - half, 1e-3 * np.abs(mse))
+        band = _line(np.concatenate([steps, steps[::-1]]), np.concatenate([mse + half, low[::-1]]), meaning,
+                     f"{MODELS[meaning]}, 95 %", width=0, showlegend=False, hoverinfo="skip")  # fmt: skip
+        traces += [
+            band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"},
+            _line(steps, mse, meaning, MODELS[meaning], mode="lines+markers", width=3 if meaning == "after" else 2),
+        ]
+    steps = np.arange(len(result.learned.mse))
+    mean = np.full(len(steps), result.predict_mean)
+    traces.append(_line(steps, mean, "truth", "predict the mean of the support", dash="dash"))
     layout = _layout(x="adaptation step", y="mean squared error", left=56)
-    layout["yaxis"] |= {"type": "log", "dtick": "D2"}
+    layout["yaxis"] |= {"type": "log", "dtick": "D2", "exponentformat": "power"}
     return {"data": traces, "layout": layout}
+
+
+def landscape_figure(found: Landscape) -> Figure:
+    """Error after adaptation over two task parameters, the training range outlined."""
+    across, up = found.values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.log10(found.error)
+    low, high = (float(np.nanpercentile(level, q)) for q in (1, 99)) if np.isfinite(level).any() else (-1.0, 1.0)
+    ticks = list(range(math.floor(low), math.ceil(high) + 1))
+    (x0, x1), (y0, y1) = found.trained
+    heat = {
+        "type": "heatmap", "x": _rounded(across), "y": _rounded(up), "zmin": low, "zmax": high,
+        "z": [[None if not np.isfinite(v) else round(float(v), 4) for v in row] for row in level],
+        "customdata": [[f"{v:.3g}" if np.isfinite(v) else "diverged" for v in row] for row in found.error],
+        "colorscale": "Viridis", "meta": "error",
+        "hovertemplate": f"{found.names[0]} %{{x:.3g}}<br>{found.names[1]} %{{y:.3g}}<br>error %{{customdata}}<extra></extra>",
+        "colorbar": {"title": {"text": "error"}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]},
+    }  # fmt: skip
+    layout = _layout(x=found.names[0], y=found.names[1], left=56)
+    layout["hovermode"] = "closest"
+    layout["shapes"] = [
+        {"type": "rect", "x0": x0, "x1": x1, "y0": y0, "y1": y1, "line": {"color": "#ffffff", "width": 3}}
+    ]
+    layout["annotations"] = [
+        {"text": "trained here", "x": x0, "y": y1, "xanchor": "left", "yanchor": "bottom", "showarrow": False,
+         "font": {"color": "#ffffff", "size": 14}}
+    ]  # fmt: skip
+    return {"data": [heat], "layout": layout}
 
 
 def sparkline(frame: pd.DataFrame, points: int = 40) -> list[float]:
@@ -129,8 +240,10 @@ def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) ->
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
     x, pick = (fit.x[::2], slice(None, None, 2)) if small else (fit.x, slice(None))
     steps = "step" if last == 1 else "steps"
-    traces = [
-        _line(x, fit.truth[pick], "truth", "truth", dash="dash", width=2, **place),
+    traces = []
+    if fit.truth is not None:
+        traces.append(_line(x, fit.truth[pick], "truth", "truth", dash="dash", width=2, **place))
+    traces += [
         _line(x, fit.predictions[0][pick], "before", f"before {_number(fit.query_loss[0])}", width=1.8, **place),
     ]
     if last > 0 or fit.blew_up_at is None:
@@ -171,8 +284,8 @@ def _x_title(fit: Fit) -> str:
 
 def _value_range(fit: Fit) -> list[float]:
     """Limits of y that show truth and support points whole; a wild prediction may leave the picture."""
-    low = float(min(fit.truth.min(), fit.support_y.min()))
-    high = float(max(fit.truth.max(), fit.support_y.max()))
+    known = fit.support_y if fit.truth is None else np.concatenate([fit.truth, fit.support_y])
+    low, high = float(known.min()), float(known.max())
     room = max(0.35 * (high - low), 0.5)
     return [low - room, high + room]
 
@@ -191,6 +304,10 @@ def _slot(index: int, count: int, gap: float) -> tuple[float, float]:
 
 def _packed(values: np.ndarray) -> dict[str, str]:
     return {"dtype": "f4", "bdata": base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()}
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _ending(fit: Fit) -> str:

@@ -28,7 +28,7 @@ from maml_core.database import Database
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.owner import is_alive
 from maml_core.run import RESUMABLE, Run, as_run
-from maml_core.schema import checkpoints, metrics, runs
+from maml_core.schema import checkpoints, evaluations, metrics, runs
 from maml_core.trainer import MetricRow
 
 DEFAULT_URL = "sqlite:///runs/maml.db"
@@ -357,6 +357,19 @@ class Store:
             query = query.where(checkpoints.c.iteration == iteration)
         with self._transaction() as connection:
             return connection.scalar(query.order_by(checkpoints.c.iteration.desc()))
+
+    def remember(self, run_id: str, key: str, text: str) -> None:
+        """Keep what was computed about a run, under a key of 64 characters that says from what."""
+        row = {"run_id": run_id, "key": key, "created": time.time(), "data": text}
+        with self._transaction(write=True) as connection:
+            connection.execute(sa.delete(evaluations).where(evaluations.c.run_id == run_id, evaluations.c.key == key))
+            connection.execute(sa.insert(evaluations).values(row))
+
+    def recall(self, run_id: str, key: str) -> str | None:
+        """What was remembered under that key; None if nothing was."""
+        query = sa.select(evaluations.c.data).where(evaluations.c.run_id == run_id, evaluations.c.key == key)
+        with self._transaction() as connection:
+            return connection.scalar(query)
 
     # Plumbing ---------------------------------------------------------------------------------------------------
 

@@ -1,97 +1,250 @@
-"""One initialization on fresh tasks, step by step."""
+"""One initialization on a task, step by step, beside the initializations it is compared with."""
 
-import pandas as pd
+import functools
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import streamlit as st
 
-from maml_core.adaptation import Fit
+from maml_core.adaptation import Fit, Tasks, draw_task, fit_tasks, landscape, varying
+from maml_core.algorithms import ALGORITHMS, FOMAML, Parameters
 from maml_core.errors import MamlError
-from maml_core.figures import error_by_step, steps_figure, task_grid
+from maml_core.evaluation import pretraining, untrained
+from maml_core.figures import error_curves, landscape_figure, points_figure, replay_figure, task_grid
+from maml_core.measured import measure, pretrained_run, run_parameters
+from maml_core.models import build_model
 from maml_core.run import Run
-from maml_core.session import TrainingSession
+from maml_core.session import TrainingSession, computing
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import fresh_fits, pick_checkpoint, pick_run, query_number, status_line
+from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, status_line
+from pages.components.task_source import load_points, load_task, pick_task, task_seed
 
 MAX_STEPS = 100
-SMALL_TASKS = 6
+WALL, WALL_COLUMNS = 12, 6
+VIEWS = ("Replay", "How good, really", "Where it breaks", "A wall of fresh tasks")
 
 
-def settings(run: Run) -> tuple[int, int, float, int]:
-    """Shots, steps, inner learning rate and task seed, kept in the URL."""
+def settings(run: Run) -> tuple[int, int, float]:
+    """Shots, steps and inner learning rate, kept in the URL."""
     config = run.config
-    with st.sidebar:
-        shots = st.number_input(
-            "Shots", 1, 100, query_number("shots", config.shots, 1, 100), help="Support points the model adapts to."
-        )
-        steps = st.number_input(
-            "Steps",
-            0,
-            MAX_STEPS,
-            query_number("steps", max(config.inner_steps, 5), 0, MAX_STEPS),
-            help="Gradient steps.",
-        )
-        inner_lr = st.number_input(
-            "Inner learning rate", 0.0, 10.0, query_number("inner_lr", config.inner_lr, 0.0, 10.0), 0.001, "%g"
-        )
-        seed = query_number("task", 0, 0, 10**9)
-        if st.button("New task", icon=":material/casino:", width="stretch"):
-            seed += 1
-    st.query_params.update({"shots": shots, "steps": steps, "inner_lr": f"{inner_lr:g}", "task": seed})
-    return shots, steps, inner_lr, seed
-
-
-def _count(steps: int) -> str:
-    return "1 step" if steps == 1 else f"{steps} steps"
-
-
-def losses_table(fit: Fit) -> None:
-    """Losses at every step."""
-    frame = pd.DataFrame({"on support": fit.support_loss, "on truth": fit.query_loss})
-    frame.index.name = "step"
-    st.dataframe(
-        frame, height=360, column_config={name: st.column_config.NumberColumn(format="%.4g") for name in frame}
+    shots = st.number_input(
+        "Shots", 1, 100, query_number("shots", min(config.shots, 100), 1, 100), help="Support points to adapt to."
     )
-
-
-def fresh_task(session: TrainingSession, run: Run) -> None:
-    """The pictures of one fresh task, and of a few more."""
-    shots, steps, inner_lr, seed = settings(run)
-    if steps > run.config.inner_steps:
-        st.caption(
-            f"Trained for {_count(run.config.inner_steps)} at {run.config.inner_lr:g}: further steps are extrapolation."
-        )
-    main, *small = fresh_fits(
-        session, run.config, run, count=1 + SMALL_TASKS, seed=seed, steps=steps, shots=shots,
-        inner_lr=inner_lr or None, iteration=pick_checkpoint(session, run),
+    steps = st.number_input(
+        "Steps", 0, MAX_STEPS, query_number("steps", min(max(config.inner_steps, 10), MAX_STEPS), 0, MAX_STEPS),
+        help="Gradient steps of adaptation.",
     )  # fmt: skip
+    inner_lr = st.number_input(
+        "Inner learning rate", 0.0, 10.0, query_number("inner_lr", config.inner_lr, 0.0, 10.0), 0.001, "%g",
+        disabled=ALGORITHMS[config.algorithm].learns_rates, help="Step size. Meta-SGD runs use the rates they learned.",
+    )  # fmt: skip
+    st.query_params.update({"shots": str(shots), "steps": str(steps), "inner_lr": f"{inner_lr:g}"})
+    trained = config.inner_steps
+    if steps > trained or inner_lr > config.inner_lr:
+        count = "1 step" if trained == 1 else f"{trained} steps"
+        st.caption(f"Trained for {count} at {config.inner_lr:g}: more than that is extrapolation.")
+    return shots, steps, inner_lr
+
+
+def starts(session: TrainingSession, run: Run, learned: Parameters) -> dict[str, Parameters]:
+    """The initializations to compare, by the meaning of their color."""
+    found = {"after": learned}
+    other = pretrained_run(session.store, run)
+    if other and other.iteration:
+        pretrained = run_parameters(session.store, other)
+        if pretrained:
+            found["pretrained"] = pretrained
+    return found | {"random": untrained(run.config)}
+
+
+def comparison_cards(fits: dict[str, Fit], tasks: Tasks) -> None:
+    """The error that each initialization ends with, in large figures."""
+    names = {"after": "Meta-learned", "pretrained": "Joint pretraining", "random": "Random initialization"}
+    columns = st.columns(len(fits) + 1)
+    steps = len(fits["after"].query_loss) - 1
+    for column, (meaning, name) in zip(columns, ((m, n) for m, n in names.items() if m in fits), strict=False):
+        fit = fits[meaning]
+        ending = "diverged" if fit.blew_up_at is not None else f"{float(fit.query_loss[-1]):.3g}"
+        column.metric(f"{name}, after {steps if meaning == 'after' else len(fit.query_loss) - 1} steps", ending)
+    truth, support = fits["after"].truth, fits["after"].support_y
+    against = truth if truth is not None else support
+    columns[-1].metric("Predict the mean", f"{float(((against - support.mean()) ** 2).mean()):.3g}")
+
+
+def pretraining_button(session: TrainingSession, run: Run) -> None:
+    """Train the baseline once, as an ordinary run with the same budget."""
+    if run.config.algorithm == "joint":
+        return
+    other = pretrained_run(session.store, run)
+    if other is None:
+        text = "Train the joint-pretraining baseline"
+        if st.button(text, icon=":material/model_training:", help="The same tasks, network and number of iterations."):
+            act(lambda: session.start(pretraining(run.config), preset=None))
+            st.rerun()
+    elif other.is_active or not other.iteration:
+        st.caption(f"Joint pretraining is under way: {other.iteration:,} of {other.meta_iterations:,} iterations.")
+
+
+def replay(
+    session: TrainingSession, run: Run, learned: Parameters, tasks: Tasks, points: list[list[float]] | None,
+    steps: int, inner_lr: float,
+) -> None:  # fmt: skip
+    """The task, adapted from every initialization, to be played step by step."""
+    own = ALGORITHMS[run.config.algorithm]
+    with computing():
+        model = build_model(run.config.model, run.config.seed)
+        fits = {
+            meaning: fit_tasks(
+                model,
+                start,
+                tasks,
+                inner_lr=inner_lr,
+                inner_steps=steps,
+                algorithm=own if meaning == "after" else FOMAML,
+            )[0]
+            for meaning, start in starts(session, run, learned).items()
+        }
+    comparison_cards(fits, tasks)
+    main = fits["after"]
     if main.blew_up_at is not None:
         st.warning(
             f"Adaptation diverges at step {main.blew_up_at}: the steps before it are shown. "
             "Try a smaller inner learning rate.",
             icon=":material/warning:",
         )
-    left, middle, right = st.columns([10, 6, 5])
-    revision = f"{run.id}:{seed}"
+    live_chart(
+        replay_figure(fits), key="replay", revision=f"{run.id}:{task_seed()}:{steps}", height=470,
+        alt="A task: true function, support points, and each model at the adaptation step chosen below",
+        on_points=load_points if points is not None else None, points=points or (),
+    )  # fmt: skip
+    pretraining_button(session, run)
+
+
+def quality(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
+    """Error against steps on many held-out tasks."""
+    tasks = query_number("tasks", 600, 10, 5000)
+    bar = st.progress(0.0, text=f"Adapting to {tasks} held-out tasks…")
+
+    @contextmanager
+    def turn(done: float) -> Iterator[None]:
+        bar.progress(done, text=f"Adapting to {tasks} held-out tasks…")
+        with computing():
+            yield
+
+    result = measure(session.store, run, tasks=tasks, steps=steps, iteration=iteration, turn=turn)
+    bar.empty()
+    left, right = st.columns([3, 2])
     with left:
         live_chart(
-            steps_figure(main), key="steps", revision=revision, height=420,
-            alt="A fresh task: true function, support points, the model before and after every adaptation step",
+            error_curves(result), key="quality", revision=f"{run.id}:{steps}", height=470,
+            alt="Error on held-out tasks against adaptation steps, with 95 % bands",
         )  # fmt: skip
-    with middle:
-        live_chart(error_by_step(main), key="error", revision=revision, height=420, alt="Error at each adaptation step")
     with right:
-        losses_table(main)
-    st.caption("More fresh tasks: error before adaptation → **after**")
+        st.dataframe(
+            result.table(), height=400,
+            column_config={name: st.column_config.NumberColumn(format="%.4g") for name in result.table()},
+        )  # fmt: skip
+        st.download_button(
+            "Download as CSV", result.table().to_csv(), f"{run.id}-evaluation.csv", icon=":material/download:"
+        )
+    st.caption(
+        f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 points, "
+        f"inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
+        f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps}`."
+    )
+    pretraining_button(session, run)
+
+
+def breaking(run: Run, learned: Parameters, given: dict[str, float], shots: int, steps: int, inner_lr: float) -> None:
+    """Error after adaptation over two parameters, reaching beyond the training ranges."""
+    family = run.config.tasks
+    names = varying(family)
+    if len(names) < 2:
+        st.info("This family varies in one parameter only: there is no map of two to draw.", icon=":material/info:")
+        return
+    columns = st.columns(2)
+    across = columns[0].selectbox("Across", names, key="across")
+    up = columns[1].selectbox("Up", [name for name in names if name != across], key="up")
+    with computing():
+        found = landscape(
+            build_model(run.config.model, run.config.seed), learned, family, (across, up), seed=task_seed(), given=given,
+            shots=shots, inner_lr=inner_lr, inner_steps=steps, algorithm=ALGORITHMS[run.config.algorithm],
+        )  # fmt: skip
+
+    def open_cell(pick: dict[str, float]) -> None:
+        load_task(task_seed(), given | {across: float(pick["x"]), up: float(pick["y"])})
+        st.session_state["view"] = VIEWS[0]
+
     live_chart(
-        task_grid(small, columns=SMALL_TASKS), key="small", revision=revision, height=170,
-        alt="More fresh tasks before and after adaptation",
+        landscape_figure(found), key="landscape", revision=f"{run.id}:{across}:{up}", height=520, on_pick=open_cell,
+        alt=f"Error after {steps} steps over {across} and {up}; the training range is outlined",
     )  # fmt: skip
+    st.caption("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
+
+
+def wall(run: Run, learned: Parameters, shots: int, steps: int, inner_lr: float) -> None:
+    """Fresh tasks before and after, best and worst marked."""
+    seed = task_seed()
+    with computing():
+        tasks = functools.reduce(operator.add, (draw_task(run.config.tasks, seed + 1 + i, shots) for i in range(WALL)))
+        fits = fit_tasks(
+            build_model(run.config.model, run.config.seed), learned, tasks, inner_lr=inner_lr, inner_steps=steps,
+            algorithm=ALGORITHMS[run.config.algorithm],
+        )  # fmt: skip
+    ends = [float("inf") if fit.blew_up_at is not None else float(fit.query_loss[-1]) for fit in fits]
+    marks = {ends.index(max(ends)): "worst: ", ends.index(min(ends)): "best: "}
+    figure = task_grid(fits, columns=WALL_COLUMNS, marks=marks)
+
+    def open_task(pick: dict[str, float]) -> None:
+        axis = str(figure["data"][int(pick["curve"])].get("xaxis", "x"))[1:]
+        load_task(seed + 1 + (int(axis) - 1 if axis else 0))
+        st.session_state["view"] = VIEWS[0]
+
+    live_chart(
+        figure, key="wall", revision=f"{run.id}:{seed}", height=440, on_pick=open_task,
+        alt="Twelve fresh tasks before and after adaptation",
+    )  # fmt: skip
+    st.caption("Error before adaptation → **after**. Click a picture to open its task.")
+
+
+def views(session: TrainingSession, run: Run) -> None:
+    """The chosen view of the run's initialization."""
+    with st.sidebar:
+        shots, steps, inner_lr = settings(run)
+        tasks, points, given = pick_task(run.config.tasks, shots)
+    asked = st.query_params.get("view", VIEWS[0])
+    if "view" not in st.session_state:
+        st.session_state["view"] = asked if asked in VIEWS else VIEWS[0]
+    view = st.segmented_control("View", VIEWS, key="view", label_visibility="collapsed") or VIEWS[0]
+    st.query_params["view"] = view
+    iteration = pick_checkpoint(session, run)
+    learned = run_parameters(session.store, run, iteration)
+    if learned is None:
+        st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
+        return
+    if tasks and points is not None and len(points) < run.config.shots:
+        st.caption(f"{len(points)} points, where training used {run.config.shots} per task.")
+    if view == VIEWS[0] and tasks is None:
+        st.info("Place at least two points: click in the picture, or type them in the sidebar.", icon=":material/edit:")
+        live_chart(
+            points_figure(points or (), run.config.tasks.x.span), key="replay", revision="empty", height=470, alt="An empty picture to place points in",
+            on_points=load_points, points=points or (),
+        )  # fmt: skip
+    elif view == VIEWS[0] and tasks:
+        replay(session, run, learned, tasks, points, steps, inner_lr)
+    elif view == VIEWS[1]:
+        quality(session, run, iteration, steps)
+    elif view == VIEWS[2]:
+        breaking(run, learned, given, shots, steps, inner_lr)
+    else:
+        wall(run, learned, shots, steps, inner_lr)
 
 
 def main() -> None:
     """Lay the page out."""
     session = open_page("pages/1_Adapt.py")
-    st.markdown("#### See one initialization learn a new task, step by step")
     with st.sidebar:
         run = pick_run(session)
     if run is None:
@@ -102,7 +255,7 @@ def main() -> None:
     if not run.iteration:
         st.info("This run has not trained yet: this is its untrained initialization.", icon=":material/info:")
     try:
-        fresh_task(session, run)
+        views(session, run)
     except MamlError as error:
         st.error(str(error), icon=":material/error:")
 

@@ -45,7 +45,91 @@ const FULLSCREEN = {
   click: (chart) => (document.fullscreenElement ? document.exitFullscreen() : chart.parentElement.requestFullscreen()),
 };
 
-export default function ({ parentElement, data }) {
+// Playing a figure's `replay`: each frame only restyles the traces that move, and asks the server nothing.
+function showStep(chart, host, step) {
+  const { replay } = chart.latest.figure;
+  const bar = host.querySelector(".replay");
+  chart.step = step;
+  bar.querySelector("input").value = step;
+  bar.querySelector("output").textContent = `step ${step} of ${replay.steps} · ${replay.labels[step]}`;
+  const traces = replay.moving.map((part) => part.trace).concat(replay.ghosts.map((ghost) => ghost.trace));
+  const x = replay.moving.map((part) => (part.x ? part.x[step] : chart.data[part.trace].x));
+  const y = replay.moving.map((part) => part.y[step]);
+  for (const ghost of replay.ghosts) {
+    x.push(chart.data[ghost.trace].x);
+    y.push(chart.data[ghost.trace].y);
+  }
+  const visible = replay.moving.map(() => true).concat(replay.ghosts.map((ghost) => ghost.step < step));
+  chart.frames = (chart.frames || 0) + 1;
+  chart.dataset.frames = chart.frames;
+  return window.Plotly.restyle(chart, { x, y, visible }, traces);
+}
+
+function play(chart, host) {
+  const { steps } = chart.latest.figure.replay;
+  const button = host.querySelector(".replay button");
+  if (chart.playing) return pause(chart, host);
+  const seconds = Math.min(5, Math.max(1.5, steps * 0.3));
+  const from = chart.step >= steps ? 0 : chart.step;
+  const began = performance.now() - (from / Math.max(steps, 1)) * seconds * 1000;
+  button.textContent = "❚❚";
+  button.setAttribute("aria-label", "Pause");
+  chart.playing = true;
+  const next = async (now) => {
+    if (!chart.playing || !chart.isConnected) return;
+    const step = Math.min(steps, Math.floor(((now - began) / 1000 / seconds) * steps + 1e-6));
+    if (step !== chart.step || step === 0) await showStep(chart, host, step);
+    if (step >= steps) return pause(chart, host);
+    requestAnimationFrame(next);
+  };
+  requestAnimationFrame(next);
+}
+
+function pause(chart, host) {
+  chart.playing = false;
+  const button = host.querySelector(".replay button");
+  button.textContent = "▶";
+  button.setAttribute("aria-label", "Play");
+}
+
+// Points placed by hand: click to add, drag to move, click a point to delete it.
+function editPoints(chart, send) {
+  const place = (event) => {
+    const box = chart.getBoundingClientRect();
+    const { xaxis, yaxis } = chart._fullLayout;
+    const px = event.clientX - box.left - xaxis._offset;
+    const py = event.clientY - box.top - yaxis._offset;
+    const inside = px >= 0 && py >= 0 && px <= xaxis._length && py <= yaxis._length;
+    return { px, py, inside, x: xaxis.p2d(px), y: yaxis.p2d(py), xaxis, yaxis };
+  };
+  const round = (value) => Number(value.toPrecision(4));
+  let held = null;
+  chart.addEventListener("pointerdown", (event) => {
+    if (!chart.latest.edits || event.button !== 0) return;
+    const at = place(event);
+    if (!at.inside) return;
+    const points = chart.latest.edits;
+    const near = points.findIndex(([x, y]) => Math.hypot(at.xaxis.d2p(x) - at.px, at.yaxis.d2p(y) - at.py) < 12);
+    held = { near, start: at, moved: false };
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+  window.addEventListener("pointerup", (event) => {
+    if (!held || !chart.latest.edits) return;
+    const { near, start } = held;
+    held = null;
+    const at = place(event);
+    const moved = Math.hypot(at.px - start.px, at.py - start.py) > 5;
+    const points = chart.latest.edits.slice();
+    const here = [round(at.x), round(at.y)];
+    if (near < 0) points.push(here);
+    else if (moved) points[near] = here;
+    else points.splice(near, 1);
+    send(points);
+  });
+}
+
+export default function ({ parentElement, data, setTriggerValue }) {
   const host = parentElement.querySelector(".live-chart");
   const chart = host.firstElementChild;
   host.dataset.name = data.name;
@@ -55,6 +139,7 @@ export default function ({ parentElement, data }) {
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
     const { figure, revision } = chart.latest;
+    pause(chart, host);
     await Plotly.react(chart, figure.data, { ...themed(figure.layout, host), uirevision: revision }, {
       displaylogo: false,
       responsive: true,
@@ -62,9 +147,27 @@ export default function ({ parentElement, data }) {
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       modeBarButtonsToAdd: [FULLSCREEN],
     });
+    if (figure.replay) await showStep(chart, host, Math.min(chart.step ?? figure.replay.steps, figure.replay.steps));
+    if (!chart.listening) {
+      chart.listening = true;
+      chart.on("plotly_click", ({ points: [point] }) => {
+        if (chart.latest.picks) chart.send("pick", { x: point.x, y: point.y, curve: point.curveNumber });
+      });
+      editPoints(chart, (points) => chart.send("points", points));
+    }
     chart.dataset.updates = Number(chart.dataset.updates || 0) + 1;
   };
-  chart.latest = { figure, revision: data.revision };
+  if (chart.latest && chart.latest.revision !== data.revision) chart.step = undefined;
+  chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits };
+  chart.send = setTriggerValue;
+  const bar = host.querySelector(".replay");
+  bar.hidden = !figure.replay;
+  if (figure.replay) {
+    const range = bar.querySelector("input");
+    range.max = figure.replay.steps;
+    range.oninput = () => { pause(chart, host); showStep(chart, host, Number(range.value)); };
+    bar.querySelector("button").onclick = () => play(chart, host);
+  }
   const height = `${data.height}px`;
   if (host.style.height !== height) host.style.height = height;
   draw();

@@ -1,7 +1,9 @@
 """A Plotly chart that updates in place: zoom, hover and fullscreen survive new data."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly
 import streamlit as st
@@ -15,16 +17,48 @@ _SHARED = "plotly"
 
 _mount = st.components.v2.component(
     "maml_live_chart",
-    html='<div class="live-chart"><div class="chart" role="img"></div></div>',
-    css=".live-chart, .live-chart .chart { width: 100%; height: 100%; }"
+    html='<div class="live-chart"><div class="chart" role="img"></div><div class="replay" hidden>'
+    '<button type="button" aria-label="Play">▶</button><input type="range" min="0" step="1" aria-label="Adaptation step">'
+    "<output></output></div></div>",
+    css=".live-chart { width: 100%; height: 100%; display: flex; flex-direction: column; }"
+    ".live-chart .chart { width: 100%; flex: 1; min-height: 0; }"
+    ".live-chart .replay { display: flex; align-items: center; gap: 12px; padding: 2px 4px; }"
+    ".live-chart .replay[hidden] { display: none; }"
+    ".live-chart .replay button { width: 40px; height: 32px; border-radius: 8px; cursor: pointer; font-size: 14px;"
+    " color: var(--st-background-color); background: var(--st-primary-color); border: none; }"
+    ".live-chart .replay input { flex: 1; accent-color: var(--st-primary-color); }"
+    ".live-chart .replay output { min-width: 46%; font-variant-numeric: tabular-nums; color: var(--st-text-color); }"
     ".live-chart:fullscreen { height: 100% !important; }",
     js=_SCRIPT,
     isolate_styles=False,
 )
 
 
-def live_chart(figure: Figure, *, key: str, alt: str, revision: str, height: int = 340) -> None:
-    """Show `figure` under a stable `key`; the reader's zoom is kept until `revision` changes."""
+def live_chart(
+    figure: Figure,
+    *,
+    key: str,
+    alt: str,
+    revision: str,
+    height: int = 340,
+    on_pick: Callable[[dict[str, Any]], None] | None = None,
+    on_points: Callable[[list[list[float]]], None] | None = None,
+    points: Sequence[Sequence[float]] = (),
+) -> None:
+    """Show `figure` under a stable `key`; the reader's zoom is kept until `revision` changes.
+
+    `on_pick` is told of a click on something drawn: its x, y and curve number. With `on_points` the reader edits
+    `points` by hand, and it is told the new ones.
+    """
+
+    def tell(listener: Callable[[Any], None] | None, name: str) -> Callable[[], None]:
+        def told() -> None:
+            value = st.session_state[key].get(name)
+            if listener and value is not None:
+                listener(value)
+
+        return told
+
     _mount(
         key=key,
         data={
@@ -34,7 +68,11 @@ def live_chart(figure: Figure, *, key: str, alt: str, revision: str, height: int
             "alt": alt,
             "revision": revision,
             "height": height,
+            "picks": on_pick is not None,
+            "edits": [list(point) for point in points] if on_points else None,
         },
+        on_pick_change=tell(on_pick, "pick"),
+        on_points_change=tell(on_points, "points"),
         height="content",
     )
 

@@ -1,14 +1,19 @@
 """A run on screen: its status line, its controls, and the pictures of what its initialization has learned."""
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import TypeVar
 
 import streamlit as st
 
-from maml_core.adaptation import Fit, fit_tasks
-from maml_core.checkpoint import load_parameters
+from maml_core.adaptation import Fit, draw_task, fit_tasks
+from maml_core.algorithms import ALGORITHMS
+from maml_core.checkpoint import run_layout
 from maml_core.config import RunConfig
+from maml_core.engines import initial_state
 from maml_core.errors import MamlError
+from maml_core.measured import run_parameters
 from maml_core.models import build_model
 from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
@@ -142,21 +147,19 @@ def fresh_fits(
     Raises:
         CheckpointError: the run's checkpoint cannot be used.
     """
-    kind = "latest" if iteration is None else "history"
-    saved = session.store.checkpoint(run.id, kind, iteration) if run else None
+    saved = run_parameters(session.store, run, iteration) if run else None
     with computing():
         model = build_model(config.model, config.seed)
-        untrained = {name: value.detach() for name, value in model.named_parameters()}
-        parameters = load_parameters(saved, config) if saved else untrained
+        algorithm = ALGORITHMS[config.algorithm]
+        flat = initial_state(model, algorithm, config.inner_lr).parameters
+        drawn = (draw_task(config.tasks, seed + i, shots or config.shots) for i in range(count))
         return fit_tasks(
             model,
-            parameters,
-            config.tasks,
-            count=count,
-            shots=shots or config.shots,
+            saved or run_layout(config).unflatten(flat),
+            functools.reduce(operator.add, drawn),
             inner_lr=inner_lr or config.inner_lr,
             inner_steps=config.inner_steps if steps is None else steps,
-            seed=seed,
+            algorithm=algorithm,
         )
 
 

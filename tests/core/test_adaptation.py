@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from maml_core.adaptation import adapt, fit_tasks
+from maml_core.adaptation import adapt, draw_task, fit_tasks
 from maml_core.evaluation import ErrorCurve, evaluate, evaluation_tasks
 from maml_core.models import MLP, build_model
 from maml_core.presets import PRESETS
@@ -33,7 +33,7 @@ def test_trajectory_equals_plain_gradient_descent() -> None:
 def test_adaptation_that_blows_up_is_cut_at_the_last_finite_step() -> None:
     model = build_model(MLP(hidden_sizes=(16,)), seed=1)
     start = {name: value.detach() for name, value in model.named_parameters()}
-    fits = fit_tasks(model, start, Sine(), count=2, shots=5, inner_lr=1e3, inner_steps=40, seed=0)
+    fits = fit_tasks(model, start, draw_task(Sine(), 0, 5) + draw_task(Sine(), 1, 5), inner_lr=1e3, inner_steps=40)
     for fit in fits:
         assert fit.blew_up_at is not None
         assert len(fit.predictions) == len(fit.query_loss) == fit.blew_up_at
@@ -44,8 +44,7 @@ def test_fresh_tasks_depend_on_their_seed_alone() -> None:
     model = build_model(MLP(), seed=1)
     start = {name: value.detach() for name, value in model.named_parameters()}
     first, again, other = (
-        fit_tasks(model, start, Sine(), count=1, shots=5, inner_lr=0.01, inner_steps=1, seed=seed)[0]
-        for seed in (3, 3, 4)
+        fit_tasks(model, start, draw_task(Sine(), seed, 5), inner_lr=0.01, inner_steps=1)[0] for seed in (3, 3, 4)
     )
     assert (first.support_x == again.support_x).all()
     assert (first.support_x != other.support_x).any()

@@ -48,7 +48,8 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
     shaped = [
         p.reshape(q.shape).clone().requires_grad_() for p, q in zip(pieces, [*model.parameters()] * 2, strict=False)
     ]
-    start, rates = shaped[: len(sizes)], shaped[len(sizes) :] or [torch.tensor(INNER_LR, dtype=torch.float64)] * len(sizes)
+    fixed = torch.tensor(INNER_LR, dtype=torch.float64)
+    start, rates = shaped[: len(sizes)], shaped[len(sizes) :] or [fixed] * len(sizes)
     tasks = adapted_losses(model, start, rates, batch, steps, first_order=algorithm.is_first_order,
                            only_head="anil" in name)  # fmt: skip
     total = torch.zeros_like(flat)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maml_core.adaptation import Fit, fit_tasks
+from maml_core.adaptation import Fit, draw_task, fit_tasks
 from maml_core.figures import (
     COLORS,
     MAX_POINTS,
@@ -27,7 +27,8 @@ def unpack(packed: dict[str, str]) -> np.ndarray:
 def fits() -> list[Fit]:
     model = build_model(MLP(), seed=0)
     start = {name: value.detach() for name, value in model.named_parameters()}
-    return fit_tasks(model, start, Sine(), count=6, shots=5, inner_lr=0.01, inner_steps=3, seed=0)
+    tasks = functools.reduce(operator.add, (draw_task(Sine(), seed, 5) for seed in range(6)))
+    return fit_tasks(model, start, tasks, inner_lr=0.01, inner_steps=3)
 
 
 def frame(rows: int) -> pd.DataFrame:

@@ -1,0 +1,147 @@
+"""Which task the Adapt page adapts to: a drawn one, moved by sliders, or points of the reader's own; in the URL."""
+
+from typing import Any
+
+import streamlit as st
+
+from maml_core.adaptation import Tasks, draw_task, drawn_parameters, points_task, read_points, varying
+from maml_core.errors import ConfigError
+from maml_core.tasks import TaskFamily
+from pages.components.run_view import query_number
+
+DRAWN, OWN = "A task of the family", "My own points"
+_PREFIX = "p."
+STRIDE = 13
+"""Seeds from one roll of the dice to the next: the task itself, and the wall of fresh ones after it."""
+
+
+def task_seed() -> int:
+    """Which fresh task is shown, from the URL."""
+    return query_number("task", 0, 0, 10**9)
+
+
+def load_task(seed: int, given: dict[str, float] | None = None) -> None:
+    """Show the fresh task of that seed, with some parameters replaced."""
+    for name in [name for name in st.query_params if name.startswith(_PREFIX)]:
+        del st.query_params[name]
+    st.query_params.pop("points", None)
+    st.query_params["task"] = str(seed)
+    for name, value in (given or {}).items():
+        st.query_params[_PREFIX + name] = f"{value:.6g}"
+    _forget_sliders()
+    st.session_state["source"] = DRAWN
+
+
+def load_points(points: list[list[float]]) -> None:
+    """Show points of the reader's own."""
+    st.query_params["points"] = ";".join(f"{x:g},{y:g}" for x, y in points)
+    st.session_state["source"] = OWN
+
+
+def pick_task(family: TaskFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
+    """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
+    has_points = "points" in st.query_params
+    source = st.segmented_control(
+        "Task", [DRAWN, OWN], default=OWN if has_points else DRAWN, key="source", label_visibility="collapsed",
+        width="stretch",
+    )  # fmt: skip
+    tasks, points, given = None, None, {}
+    if source == OWN:
+        tasks, points = _own_points(family)
+    else:
+        st.query_params.pop("points", None)
+        given = _sliders(family)
+        tasks = draw_task(family, task_seed(), shots, given)
+    _kept(tasks)
+    return tasks, points, given
+
+
+def _sliders(family: TaskFamily) -> dict[str, float]:
+    """A slider for each parameter that varies, reaching beyond the training range; what differs from the draw."""
+    drawn = drawn_parameters(family, task_seed())
+    if st.button("New task", icon=":material/casino:", width="stretch", help="Draw another task of the family."):
+        load_task(task_seed() + STRIDE)
+        st.rerun()
+    given = {}
+    for name in varying(family):
+        low, high = family.parameters[name].span
+        room = (high - low) / 2
+        start = query_number(_PREFIX + name, drawn[name], low - room, high + room)
+        key = f"slider.{name}"
+        if key not in st.session_state:
+            st.session_state[key] = float(min(max(start, low - room), high + room))
+        value = st.slider(
+            name.replace("_", " ").capitalize(), low - room, high + room, step=(high - low) / 200, key=key, format="%.3g",
+            help=f"Trained on {low:g} to {high:g}.",
+        )  # fmt: skip
+        if abs(value - drawn[name]) > 1e-9:
+            given[name] = value
+            st.query_params[_PREFIX + name] = f"{value:.6g}"
+    outside = [
+        name for name, value in given.items()
+        if not family.parameters[name].span[0] <= value <= family.parameters[name].span[1]
+    ]  # fmt: skip
+    if outside:
+        st.caption(f"Beyond the training range: {', '.join(outside)}.")
+    return given
+
+
+def _own_points(family: TaskFamily) -> tuple[Tasks | None, list[list[float]]]:
+    text = st.query_params.get("points", "")
+    st.caption("Click in the picture to add a point, drag to move it, click it to delete it.")
+    st.text_area(
+        "Points: x, y", value=text.replace(";", "\n").replace(",", ", "), height=150, key=f"points-{text}",
+        placeholder="-2, 1.5\n0, 0\n2, -1.5", help="One point a line.", on_change=_paste, args=(f"points-{text}",),
+    )  # fmt: skip
+    if st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text):
+        load_points([])
+        st.rerun()
+    raw: list[list[float]] = []
+    try:
+        points = read_points(text)
+    except ConfigError as error:
+        if text.strip():
+            st.info(str(error), icon=":material/edit:")
+        for part in filter(None, text.split(";")):
+            try:
+                x, y = (float(cell) for cell in part.split(","))
+            except ValueError:
+                continue
+            if abs(x) < 1e6 and abs(y) < 1e6:
+                raw.append([x, y])
+        return None, raw
+    return points_task(family, points), [list(point) for point in points]
+
+
+def _paste(key: str) -> None:
+    lines = st.session_state[key].replace("\n", ";").replace(", ", ",").replace("\t", ",")
+    st.query_params["points"] = ";".join(part.strip() for part in lines.split(";") if part.strip())
+
+
+def _kept(tasks: Tasks | None) -> None:
+    """Tasks put aside, to switch between."""
+    kept: dict[str, dict[str, Any]] = st.session_state.setdefault("kept", {})
+    if st.button("Keep this task", icon=":material/bookmark_add:", width="stretch", disabled=tasks is None) and tasks:
+        here = {
+            name: text for name, text in st.query_params.items() if name in ("task", "points") or name[:2] == _PREFIX
+        }
+        kept[f"{len(kept) + 1}: {tasks.labels[0]}"] = here
+    if kept:
+        st.selectbox(
+            "Kept tasks", list(kept), index=None, placeholder="Go back to a kept task", key="back",
+            on_change=_go_back, args=(kept,), label_visibility="collapsed",
+        )  # fmt: skip
+
+
+def _go_back(kept: dict[str, dict[str, Any]]) -> None:
+    chosen = kept.get(st.session_state["back"] or "")
+    if chosen is None:
+        return
+    load_task(int(chosen.get("task", 0)))
+    st.query_params.update(chosen)
+    st.session_state["source"] = OWN if "points" in chosen else DRAWN
+
+
+def _forget_sliders() -> None:
+    for key in [key for key in st.session_state if str(key).startswith("slider.")]:
+        del st.session_state[key]
