@@ -49,7 +49,7 @@ def adapt(
     """Adapt `parameters` to every task of `[tasks, points, features]`, and follow it on the query points.
 
     The inner loop is that of training: the algorithm's own, on the whole support set at once. Learned rates, where
-    `parameters` holds them, take the place of `inner_lr`.
+    `parameters` holds them, are factors of `inner_lr`.
     """
     loss = mse_loss(model)
 

@@ -3,7 +3,8 @@
 Engines decide how a task's function is run (task by task, vectorized, compiled); what is computed stands here
 once. The reference engine alone does not use it: it is the oracle that this module is checked against.
 
-theta is what is learned, by name: the initialization, and for Meta-SGD a rate per parameter under `inner_lr:NAME`.
+theta is what is learned, by name: the initialization, and for Meta-SGD a factor of inner_lr for each parameter, under
+`inner_lr:NAME`.
 phi is what a task adapts, by name: parameters, and what an algorithm must remember of its inner steps.
 """
 
@@ -21,7 +22,7 @@ Loss = Callable[[Parameters, Tensor, Tensor], Tensor]
 """loss(parameters, x `[points, features]`, y `[points, outputs]`) -> scalar."""
 
 RATE = "inner_lr:"
-"""Prefix of a learned rate's name."""
+"""Prefix of a learned rate's name; the rate itself is that factor times inner_lr."""
 _SUM = "sum:"
 
 
@@ -195,7 +196,8 @@ class MetaSGD(MAML):
     """Meta-SGD: a rate for each parameter is learned along with the initialization.
 
     phi' = phi - rate * grad L_support(phi), elementwise; g = d L_query(phi_k) / d (theta, rate)
-    (arXiv:1707.09835, equation 3). Every rate starts at inner_lr.
+    (arXiv:1707.09835, equation 3). A rate is inner_lr times a learned factor that starts at 1: Adam's steps are of
+    one size for all it learns, and a rate itself, hundreds of times smaller than a weight, would leap with them.
     """
 
     name: ClassVar[str] = "meta-sgd"
@@ -210,16 +212,17 @@ class MetaSGD(MAML):
     def step(
         self, loss: Loss, theta: Parameters, phi: Parameters, x: Tensor, y: Tensor, inner_lr: float | Tensor
     ) -> Parameters:
-        """One step at the learned rates; `inner_lr` was only where they started."""
+        """One step at the learned rates."""
         gradient = grad(lambda values: loss(theta | values, x, y))(phi)
-        return {name: value - theta[RATE + name] * gradient[name] for name, value in phi.items()}
+        return {name: value - inner_lr * theta[RATE + name] * gradient[name] for name, value in phi.items()}
 
 
 class FirstOrderMetaSGD(Algorithm):
     """Meta-SGD without second derivatives.
 
-    With q = grad L_query(phi_k): g = q for the initialization, and -q * (sum of the inner gradients) for the rates:
-    what is left of d phi_k / d rate when every inner gradient is held constant (arXiv:1707.09835, equation 3).
+    With q = grad L_query(phi_k): g = q for the initialization, and -inner_lr * q * (sum of the inner gradients) for the
+    rates' factors: what is left of d phi_k / d rate when every inner gradient is held constant (arXiv:1707.09835,
+    equation 3).
     """
 
     name: ClassVar[str] = "fo-meta-sgd"
@@ -242,7 +245,7 @@ class FirstOrderMetaSGD(Algorithm):
         """One step at the learned rates; its gradient is added to those before."""
         values = model_parameters(phi)
         gradient = grad(loss)(values, x, y)
-        after = {name: value - theta[RATE + name] * gradient[name] for name, value in values.items()}
+        after = {name: value - inner_lr * theta[RATE + name] * gradient[name] for name, value in values.items()}
         return after | {_SUM + name: phi[_SUM + name] + gradient[name] for name in values}
 
     def gradient(
@@ -256,7 +259,7 @@ class FirstOrderMetaSGD(Algorithm):
     ) -> tuple[Parameters, Tensor]:
         """Gradients of the initialization and of the rates."""
         query, after = grad_and_value(loss)(model_parameters(phi), task.query_x, task.query_y)
-        return query | {RATE + name: -value * phi[_SUM + name] for name, value in query.items()}, after
+        return query | {RATE + name: -inner_lr * value * phi[_SUM + name] for name, value in query.items()}, after
 
 
 class Joint(Algorithm):

@@ -135,7 +135,7 @@ def _measure(engine_name: str, config: RunConfig) -> None:
     stream = training_stream(config)
     began = time.perf_counter()
     engine = make_engine(config, model, engine_name)
-    state, _ = engine.run(initial_state(model, engine.algorithm, config.inner_lr), stream.take(0, 2))
+    state, _ = engine.run(initial_state(model, engine.algorithm), stream.take(0, 2))
     print(json.dumps({"ready_seconds": time.perf_counter() - began}), flush=True)
     count = 2
     for _ in sys.stdin:

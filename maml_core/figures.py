@@ -154,14 +154,12 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
         "anchor": "x2", "type": "log", "dtick": "D2", "exponentformat": "power", "zeroline": False,
         "title": {"text": "mean squared error", "standoff": 4},
     }  # fmt: skip
-    labels = [
-        " · ".join(
-            f"{MODELS[meaning]} {_number(float(fits[meaning].query_loss[min(step, len(fits[meaning].query_loss) - 1)]))}"
-            for meaning in MODELS
-            if meaning in fits
-        )
-        for step in range(steps + 1)
-    ]
+
+    def said(meaning: str, step: int) -> str:
+        losses = fits[meaning].query_loss
+        return f"{MODELS[meaning]} {_number(float(losses[min(step, len(losses) - 1)]))}"
+
+    labels = [" · ".join(said(meaning, step) for meaning in MODELS if meaning in fits) for step in range(steps + 1)]
     return {
         "data": traces,
         "layout": layout,
@@ -215,7 +213,8 @@ def landscape_figure(found: Landscape) -> Figure:
         "z": [[None if not np.isfinite(v) else round(float(v), 4) for v in row] for row in level],
         "customdata": [[f"{v:.3g}" if np.isfinite(v) else "diverged" for v in row] for row in found.error],
         "colorscale": "Viridis", "meta": "error",
-        "hovertemplate": f"{found.names[0]} %{{x:.3g}}<br>{found.names[1]} %{{y:.3g}}<br>error %{{customdata}}<extra></extra>",
+        "hovertemplate": f"{found.names[0]} %{{x:.3g}}<br>{found.names[1]} %{{y:.3g}}<br>"
+        "error %{customdata}<extra></extra>",
         "colorbar": {"title": {"text": "error"}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]},
     }  # fmt: skip
     layout = _layout(x=found.names[0], y=found.names[1], left=56)

@@ -88,7 +88,7 @@ def main():
     weights, support, query = sys.argv[1:4]
     model = build_model()
     tensors = load_file(weights)
-    rates = {{name: tensors.pop("inner_lr:" + name, INNER_LR) for name in ADAPTED}}  # learned, or one for all
+    rates = {{name: INNER_LR * tensors.pop("inner_lr:" + name, 1.0) for name in ADAPTED}}  # learned, or one for all
     model.load_state_dict(tensors)
     points, x = read(support), read(query)[:, :1]
     adapt(model, points[:, :1], points[:, 1:2], rates)

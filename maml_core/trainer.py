@@ -89,9 +89,7 @@ class Trainer:
         self.model = build_model(config.model, config.seed).to(self.device)
         self.engine = _training_engine(config, self.model, swapped_at, start_job)
         self.state = (
-            state.to(self.device)
-            if state is not None
-            else initial_state(self.model, ALGORITHMS[config.algorithm], config.inner_lr)
+            state.to(self.device) if state is not None else initial_state(self.model, ALGORITHMS[config.algorithm])
         )
         self.pending = pending if pending is not None else NO_PENDING
         self.pace: float | None = None

@@ -38,7 +38,7 @@ def settings(run: Run) -> tuple[int, int, float]:
     )  # fmt: skip
     inner_lr = st.number_input(
         "Inner learning rate", 0.0, 10.0, query_number("inner_lr", config.inner_lr, 0.0, 10.0), 0.001, "%g",
-        disabled=ALGORITHMS[config.algorithm].learns_rates, help="Step size. Meta-SGD runs use the rates they learned.",
+        help="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
     )  # fmt: skip
     st.query_params.update({"shots": str(shots), "steps": str(steps), "inner_lr": f"{inner_lr:g}"})
     trained = config.inner_steps
@@ -150,8 +150,8 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             "Download as CSV", result.table().to_csv(), f"{run.id}-evaluation.csv", icon=":material/download:"
         )
     st.caption(
-        f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 points, "
-        f"inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
+        f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
+        f"points, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
         f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps}`."
     )
     pretraining_button(session, run)
@@ -169,8 +169,8 @@ def breaking(run: Run, learned: Parameters, given: dict[str, float], shots: int,
     up = columns[1].selectbox("Up", [name for name in names if name != across], key="up")
     with computing():
         found = landscape(
-            build_model(run.config.model, run.config.seed), learned, family, (across, up), seed=task_seed(), given=given,
-            shots=shots, inner_lr=inner_lr, inner_steps=steps, algorithm=ALGORITHMS[run.config.algorithm],
+            build_model(run.config.model, run.config.seed), learned, family, (across, up), seed=task_seed(),
+            given=given, shots=shots, inner_lr=inner_lr, inner_steps=steps, algorithm=ALGORITHMS[run.config.algorithm],
         )  # fmt: skip
 
     def open_cell(pick: dict[str, float]) -> None:
@@ -229,8 +229,8 @@ def views(session: TrainingSession, run: Run) -> None:
     if view == VIEWS[0] and tasks is None:
         st.info("Place at least two points: click in the picture, or type them in the sidebar.", icon=":material/edit:")
         live_chart(
-            points_figure(points or (), run.config.tasks.x.span), key="replay", revision="empty", height=470, alt="An empty picture to place points in",
-            on_points=load_points, points=points or (),
+            points_figure(points or (), run.config.tasks.x.span), key="replay", revision="empty", height=470,
+            alt="An empty picture to place points in", on_points=load_points, points=points or (),
         )  # fmt: skip
     elif view == VIEWS[0] and tasks:
         replay(session, run, learned, tasks, points, steps, inner_lr)

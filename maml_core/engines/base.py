@@ -64,11 +64,11 @@ class TrainingState:
         )
 
 
-def initial_state(model: nn.Module, algorithm: Algorithm = FOMAML, inner_lr: float = 0.0) -> TrainingState:
-    """The state before the first meta-iteration, on the model's device; learned rates start at `inner_lr`."""
+def initial_state(model: nn.Module, algorithm: Algorithm = FOMAML) -> TrainingState:
+    """The state before the first meta-iteration, on the model's device; factors of inner_lr start at one."""
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
     if algorithm.learns_rates:
-        flat = torch.cat([flat, torch.full_like(flat, inner_lr)])
+        flat = torch.cat([flat, torch.ones_like(flat)])
     return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
 
 

@@ -155,7 +155,7 @@ class CompiledEngine(VectorizedEngine):
 
     def _trace(self, tasks: TaskBatch) -> torch.fx.GraphModule:
         """One meta-iteration as a flat list of tensor operations."""
-        flat = initial_state(self.model, self.algorithm, self.inner_lr).parameters
+        flat = initial_state(self.model, self.algorithm).parameters
         # The body of a loop inside the trace gets its shapes only from a trace of fake tensors.
         mode: Literal["fake", "real"] = "fake" if self._loops_inside() else "real"
         with torch.no_grad():
@@ -188,7 +188,7 @@ class CompiledEngine(VectorizedEngine):
 
     def _compile(self, step: torch.fx.GraphModule, tasks: TaskBatch, name: str) -> Loop:
         capacity = self.capacity
-        flat = initial_state(self.model, self.algorithm, self.inner_lr).parameters
+        flat = initial_state(self.model, self.algorithm).parameters
         batch = TaskBatch(*(tensor.new_zeros(capacity, *tensor.shape) for tensor in tasks))
         example = (
             torch.tensor(capacity),

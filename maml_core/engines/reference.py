@@ -82,7 +82,7 @@ class ReferenceEngine(Engine):
             optimizer,
             copy_initial_weights=False,
             track_higher_grads=follows,
-            override={"lr": [rates[name] for name in adapting]} if rates else None,
+            override={"lr": [self.inner_lr * rates[name] for name in adapting]} if rates else None,
         ) as (adapted, differentiable_optimizer):
             for _ in range(self.inner_steps):
                 differentiable_optimizer.step(

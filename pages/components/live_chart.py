@@ -18,7 +18,8 @@ _SHARED = "plotly"
 _mount = st.components.v2.component(
     "maml_live_chart",
     html='<div class="live-chart"><div class="chart" role="img"></div><div class="replay" hidden>'
-    '<button type="button" aria-label="Play">▶</button><input type="range" min="0" step="1" aria-label="Adaptation step">'
+    '<button type="button" aria-label="Play">▶</button>'
+    '<input type="range" min="0" step="1" aria-label="Adaptation step">'
     "<output></output></div></div>",
     css=".live-chart { width: 100%; height: 100%; display: flex; flex-direction: column; }"
     ".live-chart .chart { width: 100%; flex: 1; min-height: 0; }"

@@ -151,7 +151,7 @@ def fresh_fits(
     with computing():
         model = build_model(config.model, config.seed)
         algorithm = ALGORITHMS[config.algorithm]
-        flat = initial_state(model, algorithm, config.inner_lr).parameters
+        flat = initial_state(model, algorithm).parameters
         drawn = (draw_task(config.tasks, seed + i, shots or config.shots) for i in range(count))
         return fit_tasks(
             model,

@@ -71,8 +71,8 @@ def _sliders(family: TaskFamily) -> dict[str, float]:
         if key not in st.session_state:
             st.session_state[key] = float(min(max(start, low - room), high + room))
         value = st.slider(
-            name.replace("_", " ").capitalize(), low - room, high + room, step=(high - low) / 200, key=key, format="%.3g",
-            help=f"Trained on {low:g} to {high:g}.",
+            name.replace("_", " ").capitalize(), low - room, high + room, step=(high - low) / 200, key=key,
+            format="%.3g", help=f"Trained on {low:g} to {high:g}.",
         )  # fmt: skip
         if abs(value - drawn[name]) > 1e-9:
             given[name] = value

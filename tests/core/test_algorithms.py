@@ -49,7 +49,7 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
         p.reshape(q.shape).clone().requires_grad_() for p, q in zip(pieces, [*model.parameters()] * 2, strict=False)
     ]
     fixed = torch.tensor(INNER_LR, dtype=torch.float64)
-    start, rates = shaped[: len(sizes)], shaped[len(sizes) :] or [fixed] * len(sizes)
+    start, rates = shaped[: len(sizes)], [fixed * factor for factor in shaped[len(sizes) :]] or [fixed] * len(sizes)
     tasks = adapted_losses(model, start, rates, batch, steps, first_order=algorithm.is_first_order,
                            only_head="anil" in name)  # fmt: skip
     total = torch.zeros_like(flat)
@@ -68,7 +68,7 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
                 parts = list(torch.autograd.grad(query_loss(model, held, batch, i), held))
                 if algorithm.learns_rates:
                     moved = [(a - b).detach() / r.detach() for a, b, r in zip(start, phi, rates, strict=True)]
-                    parts += [-g * m for g, m in zip(parts, moved, strict=True)]
+                    parts += [-INNER_LR * g * m for g, m in zip(parts, moved, strict=True)]
             else:
                 parts = list(torch.autograd.grad(loss, shaped, allow_unused=True, retain_graph=True))
         total += torch.cat([part.detach().reshape(-1) for part in parts]) / len(tasks)
@@ -90,7 +90,7 @@ def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_
     engine = SUITE[engine_name](
         model, inner_lr=INNER_LR, inner_steps=steps, meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
     )
-    state = initial_state(model, algorithm, INNER_LR)
+    state = initial_state(model, algorithm)
     generator = torch.Generator().manual_seed(1)
     state = type(state)(  # rates that differ, so that a mix-up of them shows
         state.parameters * (1 + 0.2 * torch.rand(state.parameters.shape, generator=generator).double()),
@@ -111,7 +111,7 @@ def test_second_order_gradients_equal_finite_differences(name: str) -> None:
     engine = VectorizedEngine(
         model, inner_lr=INNER_LR, inner_steps=2, meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
     )
-    flat = initial_state(model, algorithm, INNER_LR).parameters
+    flat = initial_state(model, algorithm).parameters
     found = engine.meta_gradient(flat, batch).gradient
     for i in range(0, len(flat), 5):
         nudge = torch.zeros_like(flat)

@@ -1,4 +1,6 @@
 import base64
+import functools
+import operator
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,9 @@ from maml_core.adaptation import Fit, draw_task, fit_tasks
 from maml_core.figures import (
     COLORS,
     MAX_POINTS,
-    error_by_step,
     loss_curve,
+    replay_figure,
     sparkline,
-    steps_figure,
     task_figure,
     task_grid,
 )
@@ -40,9 +41,8 @@ def test_colors_mean_one_thing(fits: list[Fit]) -> None:
     for figure in (
         task_figure(fits[0]),
         task_grid(fits),
-        steps_figure(fits[0]),
+        replay_figure({"after": fits[0], "random": fits[1], "pretrained": fits[2]}),
         loss_curve(frame(9)),
-        error_by_step(fits[0]),
     ):
         for trace in figure["data"]:
             style = trace.get("line", {}) | trace.get("marker", {})
