@@ -12,6 +12,7 @@ from streamlit.components.v1 import declare_component
 from maml_core.figures import Figure
 
 _SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+_STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 _PLOTLY_FOLDER = Path(plotly.__file__).parent / "package_data"
 _SHARED = "plotly"
 
@@ -21,15 +22,7 @@ _mount = st.components.v2.component(
     '<button type="button" aria-label="Play">▶</button>'
     '<input type="range" min="0" step="1" aria-label="Adaptation step">'
     "<output></output></div></div>",
-    css=".live-chart { width: 100%; height: 100%; display: flex; flex-direction: column; }"
-    ".live-chart .chart { width: 100%; flex: 1; min-height: 0; }"
-    ".live-chart .replay { display: flex; align-items: center; gap: 12px; padding: 2px 4px; }"
-    ".live-chart .replay[hidden] { display: none; }"
-    ".live-chart .replay button { width: 40px; height: 32px; border-radius: 8px; cursor: pointer; font-size: 14px;"
-    " color: var(--st-background-color); background: var(--st-primary-color); border: none; }"
-    ".live-chart .replay input { flex: 1; accent-color: var(--st-primary-color); }"
-    ".live-chart .replay output { min-width: 46%; font-variant-numeric: tabular-nums; color: var(--st-text-color); }"
-    ".live-chart:fullscreen { height: 100% !important; }",
+    css=_STYLE,
     js=_SCRIPT,
     isolate_styles=False,
 )

@@ -9,7 +9,7 @@ from maml_core.errors import ConfigError
 from maml_core.tasks import TaskFamily
 from pages.components.run_view import query_number
 
-DRAWN, OWN = "A task of the family", "My own points"
+DRAWN, OWN = "Drawn task", "My points"
 _PREFIX = "p."
 STRIDE = 13
 """Seeds from one roll of the dice to the next: the task itself, and the wall of fresh ones after it."""

@@ -1,11 +1,13 @@
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from maml_core.adaptation import adapt, draw_task, fit_tasks
-from maml_core.evaluation import ErrorCurve, evaluate, evaluation_tasks
+from maml_core.adaptation import adapt, draw_task, fit_tasks, landscape, points_task, read_points
+from maml_core.errors import ConfigError
+from maml_core.evaluation import ErrorCurve, Evaluation, evaluate, evaluation_tasks, untrained
 from maml_core.models import MLP, build_model
 from maml_core.presets import PRESETS
 from maml_core.tasks import Sine, TaskStream
@@ -76,3 +78,61 @@ def test_confidence_interval_agrees_with_a_bootstrap() -> None:
     resampled = errors[0][torch.randint(600, (4000, 600), generator=generator)].mean(1)
     half_width = (resampled.quantile(0.975) - resampled.quantile(0.025)).item() / 2
     assert ErrorCurve.of(errors).ci95[0] == pytest.approx(half_width, rel=0.05)
+
+
+def test_moving_a_parameter_moves_nothing_else() -> None:
+    drawn = draw_task(Sine(), 5, 6)
+    moved = draw_task(Sine(), 5, 6, {"amplitude": 2.0})
+    assert torch.equal(drawn.batch.support_x, moved.batch.support_x)
+    ratio = moved.batch.support_y / drawn.batch.support_y
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0)
+    with pytest.raises(ConfigError, match="not a parameter"):
+        draw_task(Sine(), 5, 6, {"wings": 2.0})
+
+
+def test_a_cell_of_the_landscape_is_the_task_it_opens() -> None:
+    model = build_model(MLP(hidden_sizes=(16,)), seed=1)
+    start = {name: value.detach() for name, value in model.named_parameters()}
+    found = landscape(model, start, Sine(), ("amplitude", "phase"), seed=3, given={}, shots=8, inner_lr=0.01,
+                      inner_steps=4, cells=5)  # fmt: skip
+    given = {"amplitude": float(found.values[0][3]), "phase": float(found.values[1][1])}
+    fit = fit_tasks(model, start, draw_task(Sine(), 3, 8, given), inner_lr=0.01, inner_steps=4)[0]
+    assert found.error[1, 3] == pytest.approx(fit.query_loss[-1], rel=1e-5)
+    assert found.values[0][0] < found.trained[0][0] < found.trained[0][1] < found.values[0][-1]
+
+
+def test_points_are_read_in_every_way_people_write_them() -> None:
+    expected = [(1.0, 2.0), (-0.5, 3e-1)]
+    for text in ("1, 2\n-0.5, 0.3", "1,2;-0.5,0.3", "1\t2\n-0.5\t.3\n", " 1 2 \n\n-0.5 0.3"):
+        assert read_points(text) == expected
+    fit = fit_tasks(
+        build_model(MLP(), 0), dict(build_model(MLP(), 0).named_parameters()), points_task(Sine(), expected),
+        inner_lr=0.01, inner_steps=2,
+    )[0]  # fmt: skip
+    assert fit.truth is None
+    assert fit.query_loss.tolist() == fit.support_loss.tolist()
+
+
+def test_interval_agrees_with_a_bootstrap() -> None:
+    errors = torch.rand(1, 400, generator=torch.Generator().manual_seed(0)) ** 2
+    picks = torch.randint(400, (4000, 400), generator=torch.Generator().manual_seed(1))
+    means = errors[0][picks].mean(1)
+    assert ErrorCurve.of(errors).ci95[0] == pytest.approx(float(1.96 * means.std()), rel=0.06)
+
+
+def test_evaluation_goes_through_json_and_takes_turns() -> None:
+    config = PRESETS["paper-5-shot"].config
+    seen: list[float] = []
+
+    def turn(done: float) -> AbstractContextManager[None]:
+        seen.append(done)
+        return nullcontext()
+
+    start = untrained(config)
+    result = evaluate(config, start, tasks=300, steps=2, pretrained=start, turn=turn)
+    assert Evaluation.from_json(result.to_json()) == result
+    assert seen == sorted(seen) and len(seen) == 6
+    assert result.pretrained == result.random
+    assert list(result.table()) == [
+        "meta_learned", "meta_learned_ci95", "pretrained", "pretrained_ci95", "random", "random_ci95",
+    ]  # fmt: skip

@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maml_core.adaptation import Fit, draw_task, fit_tasks
+from maml_core.adaptation import Fit, Landscape, draw_task, fit_tasks
+from maml_core.evaluation import ErrorCurve, Evaluation
 from maml_core.figures import (
     COLORS,
     MAX_POINTS,
+    error_curves,
+    landscape_figure,
     loss_curve,
     replay_figure,
     sparkline,
@@ -86,3 +89,39 @@ def test_empty_and_tiny_runs_can_be_drawn() -> None:
     assert sparkline(frame(0)) == []
     assert len(sparkline(frame(1))) == 1
     assert len(sparkline(frame(5000))) == 40
+
+
+def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:
+    figure = replay_figure({"after": fits[0], "random": fits[1]})
+    replay = figure["replay"]
+    assert replay["steps"] == 3
+    assert len(replay["labels"]) == 4
+    for part in replay["moving"]:
+        assert len(part["y"]) == 4
+        meaning = figure["data"][part["trace"]]["meta"]
+        fit = fits[0] if meaning == "after" else fits[1]
+        if "x" in part:
+            np.testing.assert_allclose([y[0] for y in part["y"]], fit.query_loss, rtol=1e-5)
+        else:
+            np.testing.assert_allclose(part["y"], fit.predictions, rtol=1e-3, atol=1e-4)
+    assert [ghost["step"] for ghost in replay["ghosts"]] == [0, 1, 2]
+
+
+def test_landscape_marks_what_was_trained_and_what_diverged() -> None:
+    error = np.array([[0.1, np.nan], [1.0, 10.0]])
+    found = Landscape(
+        ("amplitude", "phase"), (np.array([0.0, 2.0]), np.array([0.0, 3.0])), error, ((0.5, 1.5), (1.0, 2.0))
+    )
+    figure = landscape_figure(found)
+    assert figure["data"][0]["z"] == [[-1.0, None], [0.0, 1.0]]
+    assert figure["data"][0]["customdata"][0][1] == "diverged"
+    box = figure["layout"]["shapes"][0]
+    assert (box["x0"], box["x1"], box["y0"], box["y1"]) == (0.5, 1.5, 1.0, 2.0)
+
+
+def test_error_curves_show_each_model_with_its_band() -> None:
+    curve = ErrorCurve([2.0, 1.0], [0.5, 0.25])
+    figure = error_curves(Evaluation(10, 0, learned=curve, random=curve, predict_mean=3.0))
+    bands = [trace for trace in figure["data"] if trace.get("fill")]
+    assert [band["meta"] for band in bands] == ["random", "after"]
+    np.testing.assert_allclose(unpack(bands[0]["y"]), [2.5, 1.25, 0.75, 1.5])

@@ -8,6 +8,7 @@ import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from maml_core.measured import measure, pretrained_run
 from maml_core.owner import this_process
 from maml_core.presets import PRESETS
 from maml_core.run import Run
@@ -183,7 +184,7 @@ def test_every_button_of_the_lab(store: Store) -> None:
     wait_for(lambda: store.run(run_id).status == "stopped")
     page.run()
     press(page, "New task")
-    assert query(page, "task") == "1"
+    assert query(page, "task") == "7"
     press(page, "Reset")
     assert query(page, "run") is None
     assert store.run(run_id).iteration > at + 1  # reset loses nothing
@@ -202,15 +203,80 @@ def test_an_absent_device_is_named_and_nothing_is_started(store: Store) -> None:
 
 def test_adapt_follows_its_controls(finished: Run) -> None:
     page = open_page("pages/1_Adapt.py", run=finished.id)
-    assert len(page.dataframe[0].value) == 6  # steps 0 to 5
+    assert page.metric[0].label == "Meta-learned, after 10 steps"
     steps = next(box for box in page.number_input if box.label == "Steps")
     steps.set_value(8).run()
     assert not page.exception
-    assert len(page.dataframe[0].value) == 9
-    first = page.dataframe[0].value.iloc[0, 0]
+    assert page.metric[0].label == "Meta-learned, after 8 steps"
+    first = page.metric[0].value
     press(page, "New task")
-    assert page.dataframe[0].value.iloc[0, 0] != first
+    assert page.metric[0].value != first
     assert query(page, "steps") == "8"
+
+
+def test_adapt_moves_a_parameter_and_keeps_it_in_the_link(finished: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, task="4")
+    before = page.metric[0].value
+    slider = next(slider for slider in page.slider if slider.label == "Amplitude")
+    slider.set_value(7.0).run()
+    assert not page.exception
+    assert page.metric[0].value != before
+    assert float(query(page, "p.amplitude")) == pytest.approx(7.0, abs=0.05)
+    assert any("Beyond the training range: amplitude" in caption.value for caption in page.caption)
+    again = open_page(
+        "pages/1_Adapt.py", **{"run": finished.id, "task": "4", "p.amplitude": query(page, "p.amplitude")}
+    )
+    assert again.metric[0].value == page.metric[0].value
+
+
+@pytest.mark.parametrize(
+    ("points", "sentence"),
+    [
+        ("1,2;three,4", "line 2 = 'three,4'"),
+        ("1,2", "there must be from 2 to 100"),
+        (";".join(f"{i},1" for i in range(200)), "points = 200 of them"),
+        ("1,2;1,3", "at least two different x"),
+        ("0,1e30;1,1", "both numbers must be finite"),
+    ],
+)
+def test_bad_points_get_a_sentence_and_the_page_works(finished: Run, points: str, sentence: str) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, points=points)
+    assert any(sentence in info.value for info in page.info)
+    press(page, "Clear")
+    assert not page.exception
+
+
+def test_adapt_takes_points_of_ones_own(finished: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, points="0,1;2,-1;4,3")
+    assert page.metric[0].label.startswith("Meta-learned")
+    assert float(page.metric[-1].value) == pytest.approx(8 / 3, rel=0.01)  # the variance of 1, -1, 3
+    assert any("3 points, where training used 10" in caption.value for caption in page.caption)
+    page.text_area[0].set_value("0, 1\n2, -1").run()
+    assert query(page, "points") == "0,1;2,-1"
+
+
+@pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
+def test_every_view_of_the_adapt_page_opens_from_its_link(finished: Run, view: str) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, view=view, tasks="20")
+    assert not page.exception
+    assert not page.error
+    assert query(page, "view") == view
+
+
+def test_evaluation_is_computed_once_and_is_that_of_the_command_line(finished: Run, store: Store) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, view="How good, really", tasks="20")
+    shown = page.dataframe[0].value
+    assert shown["meta_learned"].tolist() == measure(store, finished, tasks=20).learned.mse
+    assert len(shown) == 11
+
+
+def test_the_baseline_is_trained_as_an_ordinary_run_and_then_compared(finished: Run, store: Store) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id)
+    assert len(page.metric) == 3  # learned, random, predict the mean
+    press(page, "Train the joint-pretraining baseline")
+    other = pretrained_run(store, finished)
+    assert other is not None
+    assert other.config == finished.config.with_settings({"algorithm": "joint"})
 
 
 def test_adapt_says_where_it_blows_up(finished: Run) -> None:
@@ -300,13 +366,13 @@ def test_adapt_page_looks_back_through_the_history(store: Store, finished: Run) 
     slider = page.select_slider[0]
     assert slider.options[0] == "0"
     assert slider.options[-1] == "latest"
-    latest = page.dataframe[0].value["on truth"].tolist()
+    latest = page.metric[0].value
     slider.set_value(0).run()
     assert not page.exception
     assert page.query_params["checkpoint"] == "0"
-    first = page.dataframe[0].value["on truth"].tolist()
+    first = page.metric[0].value
     assert first != latest
     again = open_page("pages/1_Adapt.py", run=finished.id, checkpoint="0")
-    assert again.dataframe[0].value["on truth"].tolist() == first
+    assert again.metric[0].value == first
     nowhere = open_page("pages/1_Adapt.py", run=finished.id, checkpoint="12345")
-    assert nowhere.dataframe[0].value["on truth"].tolist() == latest
+    assert nowhere.metric[0].value == latest

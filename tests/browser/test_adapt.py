@@ -1,0 +1,132 @@
+"""The Adapt page in a real browser: replay, points placed by hand, links, both themes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from maml_core.presets import PRESETS
+from maml_core.store import Store
+from maml_core.worker import train_run
+from tests.lab import Server, Tab
+
+NewTab = Callable[..., Tab]
+
+
+@pytest.fixture(scope="module")
+def run_id(server: Server) -> str:
+    store = Store(server.store_url)
+    config = PRESETS["sine"].config.with_settings({"meta_iterations": 30, "engine": "vectorized"})
+    run_id = store.create_run(config, preset="sine")
+    claimed = store.claim("test", run_id)
+    assert claimed is not None
+    train_run(store, claimed, "test")
+    return run_id
+
+
+def test_replay_plays_without_asking_the_server(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={run_id}&task=3&steps=40")
+    tab.chart("replay")
+    chart = tab.page.locator('.live-chart[data-name="replay"] .chart')
+    before, frames = chart.get_attribute("data-updates"), int(chart.get_attribute("data-frames") or 0)
+    tab.page.get_by_role("button", name="Play", exact=True).click()
+    tab.page.wait_for_function(
+        "n => Number(document.querySelector(`.live-chart[data-name='replay'] .chart`).dataset.frames) >= n",
+        arg=frames + 20,
+    )
+    tab.page.get_by_role("button", name="Pause", exact=True).click()
+    slider = tab.page.get_by_label("Adaptation step")
+    slider.fill("0")
+    tab.page.get_by_text("step 0 of 40").wait_for()
+    assert chart.get_attribute("data-updates") == before  # a server's answer would have drawn the chart anew
+    assert tab.complaints == []
+
+
+def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={run_id}")
+    tab.chart("replay")
+    tab.page.get_by_text("My points", exact=True).click()
+    tab.page.get_by_text("Place at least two points").wait_for()
+
+    def points() -> list[str]:
+        from urllib.parse import parse_qs, urlparse
+
+        found = parse_qs(urlparse(tab.page.url).query).get("points", [""])[0]
+        return [part for part in found.split(";") if part]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        box = tab.page.locator('.live-chart[data-name="replay"] .chart .plot').first.bounding_box()
+        whole = tab.page.locator('.live-chart[data-name="replay"] .chart').bounding_box()
+        assert box is not None and whole is not None
+        return whole["x"] + 60 + x * 400, whole["y"] + 60 + y * 250
+
+    def wait_for(count: int) -> None:
+        for _ in range(100):
+            if len(points()) == count:
+                return
+            tab.page.wait_for_timeout(100)
+        raise AssertionError(f"{points()} are not {count} points")
+
+    tab.page.mouse.click(*at(0.2, 0.3))
+    wait_for(1)
+    tab.page.wait_for_timeout(500)
+    tab.page.mouse.click(*at(0.6, 0.6))
+    wait_for(2)
+    tab.chart("replay")
+    tab.page.get_by_text("Meta-learned, after").wait_for()
+    # The picture has a new scale now: find a point where it is drawn.
+    tab.page.wait_for_timeout(800)
+    marks = tab.page.locator('.live-chart[data-name="replay"] .scatterlayer .trace .points path')
+    box = marks.last.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    first = points()
+    tab.page.mouse.move(x, y)
+    tab.page.mouse.down()
+    tab.page.mouse.move(x - 10, y - 60, steps=5)
+    tab.page.mouse.up()
+    for _ in range(50):
+        if points() != first:
+            break
+        tab.page.wait_for_timeout(100)
+    assert len(points()) == 2
+    assert points() != first
+    tab.page.wait_for_timeout(800)
+    box = marks.last.bounding_box()
+    assert box is not None
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    wait_for(1)
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_link_opens_the_same_picture_in_a_fresh_browser(
+    server: Server, new_tab: NewTab, run_id: str, scheme: str
+) -> None:
+    tab = new_tab(color_scheme=scheme)
+    tab.open(f"{server.url}/Adapt?run={run_id}&task=5&p.amplitude=2.5&steps=7&checkpoint=0")
+    tab.chart("replay")
+    tab.page.get_by_text("Meta-learned, after 7 steps").wait_for()
+    said = tab.page.locator(".replay output").inner_text()
+    other = new_tab(color_scheme=scheme)
+    other.open(tab.page.url)
+    other.chart("replay")
+    assert other.page.locator(".replay output").inner_text() == said
+    assert tab.complaints == other.complaints == []
+
+
+def test_a_cell_of_the_map_and_a_picture_of_the_wall_open_their_task(
+    server: Server, new_tab: NewTab, run_id: str
+) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={run_id}&view=Where it breaks")
+    heat = tab.page.locator('.live-chart[data-name="landscape"] .chart')
+    heat.locator(".heatmaplayer image").wait_for(timeout=60_000)
+    tab.page.wait_for_timeout(500)
+    box = heat.locator(".heatmaplayer image").bounding_box()
+    assert box is not None
+    tab.page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
+    tab.page.get_by_text("Meta-learned, after").wait_for(timeout=30_000)
+    assert "p.amplitude=" in tab.page.url
+    assert tab.complaints == []
