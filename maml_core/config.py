@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from maml_core import families  # noqa: F401  (importing them registers them)
 from maml_core.algorithms import ALGORITHMS
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real, Spec, explained, parse, shown

@@ -9,12 +9,39 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from maml_core.fields import Integer, Spec
+from maml_core.fields import Integer, Real, Spec
 from maml_core.tasks import parse_variant
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+class Sin(nn.Module):
+    """The sine as an activation (SIREN, arXiv:2006.09661, without its special initialization)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """sin(x), elementwise."""
+        return torch.sin(x)
+
+
+class FourierFeatures(nn.Module):
+    """x, and sin and cos of `count` evenly spaced frequencies of it (arXiv:2006.10739, with fixed frequencies)."""
+
+    def __init__(self, count: int, spacing: float) -> None:
+        super().__init__()
+        self.count = count
+        self.spacing = spacing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., points, 1]` to `[..., points, 1 + 2 count]`."""
+        angles = x * (self.spacing * torch.arange(1, self.count + 1, dtype=x.dtype, device=x.device))
+        return torch.cat([x, torch.sin(angles), torch.cos(angles)], dim=-1)
+
+    def extra_repr(self) -> str:
+        """What it was made from."""
+        return f"{self.count}, {self.spacing}"
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "sine": Sin}
 """Nonlinearities by the name a configuration gives them."""
 
 
@@ -74,7 +101,9 @@ class MLP(ModelSpec):
         description="Widths of the hidden layers, in order.",
         json_schema_extra={"rule": "a list of 1 to 16 whole numbers, each from 1 to 65,536"},
     )
-    activation: Literal["relu", "tanh", "silu"] = Field("relu", description="Nonlinearity after each hidden layer.")
+    activation: Literal["relu", "tanh", "silu", "sine"] = Field(
+        "relu", description="Nonlinearity after each hidden layer."
+    )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -88,6 +117,21 @@ class MLP(ModelSpec):
             modules += [nn.Linear(input_size, width), ACTIVATIONS[self.activation]()]
             input_size = width
         return nn.Sequential(*modules, nn.Linear(input_size, output_size))
+
+
+class FourierMLP(MLP):
+    """A multilayer perceptron on Fourier features of its input."""
+
+    title: ClassVar[str] = "Perceptron on Fourier features"
+
+    kind: Literal["fourier-mlp"] = "fourier-mlp"  # type: ignore[assignment]
+    features: Integer = Field(8, ge=1, le=256, description="How many frequencies the input is given in.")
+    spacing: Real = Field(0.5, gt=0, le=100, description="The lowest frequency, and the distance between frequencies.")
+
+    def layers(self, input_size: int, output_size: int) -> nn.Module:
+        """The features, then the layers of the perceptron."""
+        body = super().layers(input_size * (1 + 2 * self.features), output_size)
+        return nn.Sequential(FourierFeatures(self.features, self.spacing), *body.children())
 
 
 def build_model(spec: ModelSpec, seed: int, input_size: int = 1, output_size: int = 1) -> nn.Module:

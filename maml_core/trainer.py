@@ -165,7 +165,7 @@ class Trainer:
         tasks = self._stream.take(self.state.iteration, count)
         state, metrics = self.engine.run(self.state, tasks)
         rows = metrics.double().cpu()
-        good = int(torch.isfinite(rows).all(dim=1).long().cumprod(0).sum())
+        good = self._good(rows)
         if good == count and not state.is_finite():
             good = self._last_finite(tasks, count)
         if good < count:
@@ -175,6 +175,24 @@ class Trainer:
         self._seconds_each = min(elapsed, 2 * self._seconds_each) if self._seconds_each else elapsed
         return self._record(state, rows)
 
+    def _good(self, rows: Tensor) -> int:
+        """How many of the iterations with these metrics `[iterations, 3]` there are before the run diverges.
+
+        Without clipping, one that is not finite is the end. With it, such a meta-batch changes nothing but Adam's
+        moments: the end is a metric row without one that is finite.
+        """
+        finite = torch.isfinite(rows).all(dim=1)
+        if self.config.clip_norm is None:
+            return int(finite.long().cumprod(0).sum())
+        seen = bool(torch.isfinite(self.pending).all(dim=1).any())
+        for i, is_finite in enumerate(finite.tolist()):
+            seen = seen or is_finite
+            if ends_row(self.state.iteration + i + 1, self.config.meta_iterations):
+                if not seen:
+                    return i
+                seen = False
+        return len(rows)
+
     def _record(self, state: TrainingState, rows: Tensor, diverged: str | None = None) -> Progress:
         self.state = state
         first = state.iteration - rows.shape[0] + 1
@@ -183,7 +201,9 @@ class Trainer:
         for iteration, row in enumerate(rows, start=first):
             waiting.append(row)
             if ends_row(iteration, self.config.meta_iterations):
-                finished_rows.append(MetricRow(iteration, *torch.stack(waiting).mean(0).tolist()))
+                row_of = torch.stack(waiting)
+                row_of = row_of[torch.isfinite(row_of).all(dim=1)]
+                finished_rows.append(MetricRow(iteration, *row_of.mean(0).tolist()))
                 waiting = []
         self.pending = torch.stack(waiting) if waiting else NO_PENDING
         return Progress(

@@ -50,7 +50,9 @@ class MetaOptimizer:
         """
         norm = torch.linalg.vector_norm(gradient)
         if self.clip_norm is not None:
-            gradient = gradient * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            scaled = gradient * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            # Infinity cannot be scaled down: a meta-batch whose inner loop blew up says nothing, and is left out.
+            gradient = torch.where(torch.isfinite(norm), scaled, torch.zeros_like(scaled))
         exp_avg = exp_avg + (1 - BETAS[0]) * (gradient - exp_avg)
         exp_avg_sq = BETAS[1] * exp_avg_sq + (1 - BETAS[1]) * gradient * gradient
         parameters = parameters - rates[0] * exp_avg / (exp_avg_sq.sqrt() / rates[1] + EPS)

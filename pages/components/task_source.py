@@ -59,9 +59,10 @@ def pick_task(family: TaskFamily, shots: int) -> tuple[Tasks | None, list[list[f
 def _sliders(family: TaskFamily) -> dict[str, float]:
     """A slider for each parameter that varies, reaching beyond the training range; what differs from the draw."""
     drawn = drawn_parameters(family, task_seed())
-    if st.button("New task", icon=":material/casino:", width="stretch", help="Draw another task of the family."):
-        load_task(task_seed() + STRIDE)
-        st.rerun()
+    st.button(
+        "New task", icon=":material/casino:", width="stretch", help="Draw another task of the family.",
+        on_click=lambda: load_task(task_seed() + STRIDE),
+    )  # fmt: skip
     given = {}
     for name in varying(family):
         low, high = family.parameters[name].span
@@ -93,9 +94,7 @@ def _own_points(family: TaskFamily) -> tuple[Tasks | None, list[list[float]]]:
         "Points: x, y", value=text.replace(";", "\n").replace(",", ", "), height=150, key=f"points-{text}",
         placeholder="-2, 1.5\n0, 0\n2, -1.5", help="One point a line.", on_change=_paste, args=(f"points-{text}",),
     )  # fmt: skip
-    if st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text):
-        load_points([])
-        st.rerun()
+    st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text, on_click=lambda: load_points([]))
     raw: list[list[float]] = []
     try:
         points = read_points(text)

@@ -1,9 +1,11 @@
 """The Adapt page in a real browser: replay, points placed by hand, links, both themes."""
 
 from collections.abc import Callable
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 
+from maml_core.owner import this_process
 from maml_core.presets import PRESETS
 from maml_core.store import Store
 from maml_core.worker import train_run
@@ -17,9 +19,9 @@ def run_id(server: Server) -> str:
     store = Store(server.store_url)
     config = PRESETS["sine"].config.with_settings({"meta_iterations": 30, "engine": "vectorized"})
     run_id = store.create_run(config, preset="sine")
-    claimed = store.claim("test", run_id)
+    claimed = store.claim(this_process(), run_id)
     assert claimed is not None
-    train_run(store, claimed, "test")
+    train_run(store, claimed, this_process())
     return run_id
 
 
@@ -50,15 +52,12 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     tab.page.get_by_text("Place at least two points").wait_for()
 
     def points() -> list[str]:
-        from urllib.parse import parse_qs, urlparse
-
         found = parse_qs(urlparse(tab.page.url).query).get("points", [""])[0]
         return [part for part in found.split(";") if part]
 
     def at(x: float, y: float) -> tuple[float, float]:
-        box = tab.page.locator('.live-chart[data-name="replay"] .chart .plot').first.bounding_box()
         whole = tab.page.locator('.live-chart[data-name="replay"] .chart').bounding_box()
-        assert box is not None and whole is not None
+        assert whole is not None
         return whole["x"] + 60 + x * 400, whole["y"] + 60 + y * 250
 
     def wait_for(count: int) -> None:

@@ -131,7 +131,8 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
     start = untrained(config)
     result = evaluate(config, start, tasks=300, steps=2, pretrained=start, turn=turn)
     assert Evaluation.from_json(result.to_json()) == result
-    assert seen == sorted(seen) and len(seen) == 6
+    assert seen == sorted(seen)
+    assert len(seen) == 6
     assert result.pretrained == result.random
     assert list(result.table()) == [
         "meta_learned", "meta_learned_ci95", "pretrained", "pretrained_ci95", "random", "random_ci95",

@@ -22,7 +22,7 @@ from maml_core.engines import (
 from maml_core.engines.compiled import _ChunkLoop
 from maml_core.engines.meta_optimizer import BETAS
 from maml_core.errors import EngineError
-from maml_core.models import MLP, Linear, build_model
+from maml_core.models import MLP, FourierMLP, Linear, build_model
 from maml_core.tasks import FAMILIES, TaskBatch, TaskFamily, TaskStream
 
 INNER_LR = 0.01
@@ -52,6 +52,7 @@ def make_model(name: str) -> nn.Module:
         "linear": Linear(),
         "relu": MLP(hidden_sizes=(40, 40)),
         "tanh": MLP(hidden_sizes=(8,), activation="tanh"),
+        "fourier": FourierMLP(hidden_sizes=(8,), activation="sine", features=3),
         "silu": MLP(hidden_sizes=(16, 8, 4), activation="silu"),
     }
     return build_model(specs[name], seed=3)
@@ -121,8 +122,8 @@ def by_hand(model: nn.Module, batch: TaskBatch, inner_steps: int, *, second_orde
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("inner_steps", [0, 1, 5])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("model_name", ["linear", "relu", "tanh", "silu", "layer-norm", "bare-parameter"])
+@pytest.mark.parametrize("family", ["line", "sine"])
+@pytest.mark.parametrize("model_name", ["linear", "relu", "silu", "fourier", "layer-norm", "bare-parameter"])
 @pytest.mark.parametrize("name", SUITE)
 def test_meta_gradient_equals_one_written_by_hand(
     name: str, model_name: str, family: str, inner_steps: int, dtype: torch.dtype

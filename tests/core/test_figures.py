@@ -109,9 +109,8 @@ def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:
 
 def test_landscape_marks_what_was_trained_and_what_diverged() -> None:
     error = np.array([[0.1, np.nan], [1.0, 10.0]])
-    found = Landscape(
-        ("amplitude", "phase"), (np.array([0.0, 2.0]), np.array([0.0, 3.0])), error, ((0.5, 1.5), (1.0, 2.0))
-    )
+    values = np.array([0.0, 2.0]), np.array([0.0, 3.0])
+    found = Landscape(("amplitude", "phase"), values, error, ((0.5, 1.5), (1.0, 2.0)))
     figure = landscape_figure(found)
     assert figure["data"][0]["z"] == [[-1.0, None], [0.0, 1.0]]
     assert figure["data"][0]["customdata"][0][1] == "diverged"

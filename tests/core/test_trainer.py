@@ -3,11 +3,13 @@ import time
 
 import pytest
 import torch
+from torch import Tensor
 
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, TrainingState
 from maml_core.errors import DeviceError
 from maml_core.presets import PRESETS
+from maml_core.tasks import TaskBatch
 from maml_core.trainer import Progress, Trainer, check_startable, ends_row, snapshot_iterations
 
 
@@ -149,3 +151,25 @@ def test_absent_device_is_named() -> None:
     config = PRESETS["linear"].config.with_settings({"device": absent})
     with pytest.raises(DeviceError, match=f"device = '{absent}' is not on this machine: it has"):
         check_startable(config)
+
+
+def test_with_clipping_a_meta_batch_that_blows_up_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PRESETS["sine"].config.with_settings(
+        {"engine": "vectorized", "meta_iterations": 3000, "clip_norm": 1.0, "meta_batch_size": 2, "inner_steps": 1}
+    )
+    trainer = Trainer(config)
+    run = trainer.engine.run
+
+    def blow_up(state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
+        last = state.iteration + tasks.support_x.shape[0]
+        spoiled = tasks.support_y.clone()
+        if state.iteration <= 801 < last:  # one meta-batch, in the midst of a metric row
+            spoiled[801 - state.iteration] = 1e30
+        return run(state, tasks._replace(support_y=spoiled))
+
+    monkeypatch.setattr(trainer.engine, "run", blow_up)
+    trainer.limit = 1000
+    reports = list(trainer.run())
+    assert trainer.state.iteration == 1000
+    assert not any(report.diverged for report in reports)
+    assert all(math.isfinite(row.post_loss) for report in reports for row in report.rows)

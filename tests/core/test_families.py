@@ -1,0 +1,65 @@
+"""Every family: finite, the same function for support and query, and its own moments."""
+
+import math
+
+import pytest
+import torch
+
+from maml_core.config import RunConfig
+from maml_core.families import GaussianProcess, Mixture
+from maml_core.models import MODELS
+from maml_core.tasks import FAMILIES, TaskStream, seeded
+from maml_core.trainer import Trainer
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_support_and_query_come_from_one_function(name: str) -> None:
+    family = FAMILIES[name](noise=0.0)
+    generator = seeded("test")
+    drawn = family.sample_parameters((20,), generator)
+    x, y = family.sample_points(drawn, 15, generator)
+    torch.testing.assert_close(family.curve(drawn, x), y)
+    assert torch.isfinite(y).all()
+    assert y.std() > 0.05
+    for parameter, dist in family.parameters.items():
+        assert drawn[parameter].unique().numel() > 1 or dist.span[0] == dist.span[1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains(name: str) -> None:
+    config = RunConfig.from_dict(
+        {"tasks": {"family": name}, "engine": "vectorized", "meta_iterations": 60, "meta_lr": 0.01, "clip_norm": 10.0}
+    )
+    rows = [row for progress in Trainer(config).run() for row in progress.rows]
+    first, last = (sum(row.pre_loss for row in part) / 20 for part in (rows[:20], rows[-20:]))
+    assert math.isfinite(last)
+    assert last < 1.2 * first
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("activation", ["relu", "sine"])
+def test_every_model_trains(kind: str, activation: str) -> None:
+    model = {"kind": kind} | ({} if kind == "linear" else {"activation": activation})
+    config = RunConfig.from_dict({"model": model, "engine": "vectorized", "meta_iterations": 40, "meta_lr": 0.01})
+    rows = [row for progress in Trainer(config).run() for row in progress.rows]
+    assert all(math.isfinite(row.post_loss) for row in rows)
+
+
+def test_a_gaussian_process_has_its_kernel() -> None:
+    family = GaussianProcess()
+    count = 20_000
+    drawn = family.sample_parameters((count,), seeded("kernel"))
+    drawn["length"], drawn["scale"] = torch.full((count,), 0.4).double(), torch.full((count,), 0.8).double()
+    x = torch.tensor([0.0, 0.2, 0.5, 1.0], dtype=torch.float64)[None, :, None].expand(count, -1, -1)
+    y = family.curve(drawn, x)[..., 0]
+    found = (y[:, :1] * y).mean(0)
+    expected = 0.64 * torch.exp(-(x[0, :, 0] ** 2) / (2 * 0.16))
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
+    assert abs(float(y.mean())) < 0.02
+
+
+def test_a_mixture_holds_all_its_families() -> None:
+    stream = TaskStream(Mixture(), meta_batch_size=500, shots=3, query_shots=3, seed=0)
+    assert torch.isfinite(stream.take(0, 1).support_y).all()
+    picked = Mixture().sample_parameters((500,), seeded("mixture"))["component"].floor().unique()
+    assert picked.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
