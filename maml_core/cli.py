@@ -19,6 +19,7 @@ from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_ru
 from maml_core.measured import measure
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
+from maml_core.published import comparable
 from maml_core.run import Run
 from maml_core.script import adapt_script
 from maml_core.store import Store
@@ -159,6 +160,11 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         ):
             print(f"{step:>5}  {learned:>9.4g} ± {ci:<5.2g}  {random:>17.4g}")
         print(f"predicting the mean of the support points: {result.predict_mean:.4g}")
+        published = comparable(run.config)
+        if published:
+            print(f"published for this family and network, {run.config.shots} shots, each after its own steps:")
+        for row in published:
+            print(f"  {row.error:>9}  {row.method} ({'first' if row.order == 1 else 'second'}-order; {row.source})")
     return {
         "run": run.id,
         "iteration": run.iteration,

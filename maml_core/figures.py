@@ -15,6 +15,7 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from maml_core.adaptation import Fit, Landscape
 from maml_core.evaluation import Evaluation
+from maml_core.gradients import TOY_RANGE, TOY_TARGETS, Toy
 
 Figure = dict[str, Any]
 
@@ -227,6 +228,58 @@ def landscape_figure(found: Landscape) -> Figure:
          "font": {"color": "#ffffff", "size": 14}}
     ]  # fmt: skip
     return {"data": [heat], "layout": layout}
+
+
+ALGORITHM_COLORS = {"fomaml": "#2f80e7", "maml": "#e8853d", "reptile": "#2a9d74", "joint": "#9b6dd0"}
+
+
+def cosine_figure(frame: pd.DataFrame) -> Figure:
+    """Cosine with FOMAML's meta-gradient over inner steps, a line for each column."""
+    traces = []
+    for name in frame:
+        line = _line(frame.index.to_numpy(), frame[name].to_numpy(dtype=np.float64), "after", str(name),
+                     mode="lines+markers")  # fmt: skip
+        color = ALGORITHM_COLORS[str(name)]
+        line |= {"line": {"color": color, "width": 2.4}, "marker": {"color": color, "size": 6}, "meta": str(name)}
+        traces.append(line)
+    layout = _layout(x="inner steps", y="cosine with FOMAML", left=52)
+    layout["yaxis"]["range"] = [min(-0.05, float(np.nanmin(frame.to_numpy())) - 0.05), 1.05]
+    return {"data": traces, "layout": layout}
+
+
+def toy_figure(found: Toy, a: float, b: float) -> Figure:
+    """Contours of the toy's meta-loss, and arrows from the initialization (a, b)."""
+    surface = np.log10(np.maximum(found.meta_loss, 1e-6))
+    contour = {
+        "type": "contour", "x": _rounded(found.axis), "y": _rounded(found.axis),
+        "z": [_rounded(row) for row in surface],
+        "colorscale": "Blues", "reversescale": True, "ncontours": 22, "opacity": 0.75, "meta": "meta-loss",
+        "colorbar": {"title": {"text": "log10 meta-loss"}}, "hovertemplate": "a %{x:.2f}, b %{y:.2f}<extra></extra>",
+    }  # fmt: skip
+    traces = [contour]
+    arrows = [("task", update, "#8b93a1", 1.5, 0.7) for update in found.task_updates]
+    arrows += [(name, update, ALGORITHM_COLORS[name], 3.5, 1.0) for name, update in found.updates.items()]
+    annotations = []
+    for name, (dx, dy), color, width, length in arrows:
+        size = math.hypot(dx, dy)
+        if not size:
+            continue
+        annotations.append({
+            "x": a + length * dx / size, "y": b + length * dy / size, "ax": a, "ay": b, "xref": "x", "yref": "y",
+            "axref": "x", "ayref": "y", "showarrow": True, "arrowhead": 2, "arrowsize": 1, "arrowwidth": width,
+            "arrowcolor": color, "text": "",
+        })  # fmt: skip
+        if name != "task":
+            traces.append({"type": "scatter", "mode": "lines", "x": [None], "y": [None], "name": name, "meta": name,
+                           "line": {"color": color, "width": 4}})  # fmt: skip
+    traces.append(_line(np.array([a]), np.array([b]), "support", "initialization", mode="markers", size=14))
+    targets = np.array(TOY_TARGETS)
+    traces.append(_line(targets[:, 0], targets[:, 1], "truth", "tasks", mode="markers", size=9))
+    layout = _layout(x="a", y="b", left=44)
+    layout["hovermode"] = "closest"
+    layout["annotations"] = annotations
+    layout["xaxis"]["range"] = layout["yaxis"]["range"] = list(TOY_RANGE)
+    return {"data": traces, "layout": layout}
 
 
 def sparkline(frame: pd.DataFrame, points: int = 40) -> list[float]:

@@ -27,6 +27,7 @@ class FourierFeatures(nn.Module):
     """x, and sin and cos of `count` evenly spaced frequencies of it (arXiv:2006.10739, with fixed frequencies)."""
 
     def __init__(self, count: int, spacing: float) -> None:
+        """Frequencies are `spacing` times 1 to `count`."""
         super().__init__()
         self.count = count
         self.spacing = spacing

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 from pydantic.fields import FieldInfo
 
+from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
 from maml_core.fields import base_type, bounds, choices, is_optional
@@ -37,12 +38,17 @@ def config_form() -> RunConfig | None:
         )
         st.caption(PRESETS[st.session_state["form.preset"]].description)
         values: dict[str, Any] = {}
+        # What the chosen algorithm does, where it is chosen below.
+        chosen = ALGORITHMS[st.session_state["form.algorithm"]]
         for place, title in (("tasks", "Tasks"), ("model", "Model")):
             st.subheader(title)
             _variant(values, place)
         st.subheader("Training")
         for name in BASICS:
             values[name] = _field(name, RunConfig.model_fields[name])
+        with st.expander(f"{chosen.title}: its update rule"):
+            st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
+            st.caption(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
         with st.expander("More settings"):
             for name, field in RunConfig.model_fields.items():
                 if name not in BASICS and name not in _VARIANTS:

@@ -16,6 +16,7 @@ PAGES = {
     "app.py": ("Lab", ":material/science:"),
     "pages/1_Adapt.py": ("Adapt", ":material/timeline:"),
     "pages/2_Runs.py": ("Runs", ":material/list:"),
+    "pages/3_Gradients.py": ("Gradients", ":material/north_east:"),
 }
 
 

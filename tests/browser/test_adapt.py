@@ -37,7 +37,7 @@ def test_replay_plays_without_asking_the_server(server: Server, new_tab: NewTab,
         arg=frames + 20,
     )
     tab.page.get_by_role("button", name="Pause", exact=True).click()
-    slider = tab.page.get_by_label("Adaptation step")
+    slider = tab.page.get_by_role("slider", name="Adaptation step")
     slider.fill("0")
     tab.page.get_by_text("step 0 of 40").wait_for()
     assert chart.get_attribute("data-updates") == before  # a server's answer would have drawn the chart anew

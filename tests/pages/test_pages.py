@@ -376,3 +376,25 @@ def test_adapt_page_looks_back_through_the_history(store: Store, finished: Run) 
     assert again.metric[0].value == first
     nowhere = open_page("pages/1_Adapt.py", run=finished.id, checkpoint="12345")
     assert nowhere.metric[0].value == latest
+
+
+def test_gradients_page_compares_engines_and_moves_the_toy(finished: Run) -> None:
+    page = open_page("pages/3_Gradients.py", run=finished.id)
+    assert not page.exception
+    table = page.dataframe[0].value.set_index("engine")
+    assert table.loc["vectorized", "relative"] < 1e-5
+    page.slider(key="toy.a").set_value(2.0).run()
+    assert not page.exception
+    assert query(page, "toy.a") == "2"
+
+
+def test_gradients_page_without_runs_still_has_the_toy(store: Store) -> None:
+    page = open_page("pages/3_Gradients.py")
+    assert "No runs yet" in page.info[0].value
+    assert page.slider(key="toy.b")
+
+
+def test_the_update_rule_of_the_chosen_algorithm_is_shown() -> None:
+    page = open_page("app.py", preset="best-5-shot")
+    assert any("Meta-SGD, first-order" in expander.label for expander in page.expander)
+    assert len(page.latex) == 1

@@ -1,0 +1,180 @@
+"""Meta-gradients side by side: of one algorithm by every engine, and of several algorithms at one initialization."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.functional import softplus
+
+from maml_core.algorithms import ALGORITHMS, FOMAML, mse_loss
+from maml_core.config import RunConfig
+from maml_core.engines import (
+    CompiledEngine,
+    Engine,
+    Layout,
+    MetaOptimizer,
+    ReferenceEngine,
+    TrainingState,
+    VectorizedEngine,
+)
+from maml_core.engines.meta_optimizer import BETAS
+from maml_core.errors import EngineError
+from maml_core.models import build_model
+from maml_core.tasks import TaskBatch
+from maml_core.trainer import held_out_tasks
+
+COMPARED = ("maml", "reptile", "joint")
+"""Algorithms whose meta-gradient is compared with that of first-order MAML."""
+
+
+def gradient_tasks(config: RunConfig) -> TaskBatch:
+    """The meta-batch that gradients are compared on: held-out tasks of the run's family."""
+    return held_out_tasks(config, min(config.meta_batch_size, 25)).to(torch.float32)
+
+
+def _engine(cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int) -> Engine:
+    return cls(model, inner_lr=config.inner_lr, inner_steps=steps, meta_optimizer=MetaOptimizer(1e-3),
+               algorithm=ALGORITHMS[algorithm])  # fmt: skip
+
+
+def engines_table(config: RunConfig, parameters: Tensor) -> pd.DataFrame:
+    """FOMAML's meta-gradient at flat `parameters` `[P]` by every engine, and how far each is from that by `higher`.
+
+    The compiled engine takes part if its loop for this set-up is on disk: making one takes tens of seconds.
+    """
+    model = build_model(config.model, config.seed)
+    flat = parameters[: Layout(model).size].clone()
+    batch = gradient_tasks(config)
+    rows: list[dict[str, object]] = []
+    reference: Tensor | None = None
+    for cls in (ReferenceEngine, VectorizedEngine, CompiledEngine):
+        try:
+            engine = _engine(cls, model, config, "fomaml", config.inner_steps)
+        except EngineError as error:
+            rows.append({"engine": cls.name, "note": str(error)})
+            continue
+        if isinstance(engine, CompiledEngine) and not engine.is_ready_for(batch):
+            rows.append({"engine": cls.name, "note": "no compiled loop for this set-up is on disk yet"})
+            continue
+        began = time.perf_counter()
+        if isinstance(engine, CompiledEngine):
+            state = TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
+            after, _ = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
+            found = after.exp_avg / (1 - BETAS[0])
+        else:
+            found = engine.meta_gradient(flat, batch).gradient
+        elapsed = time.perf_counter() - began
+        reference = found if reference is None else reference
+        away = (found - reference).abs()
+        rows.append({
+            "engine": cls.name, "norm": float(found.norm()), "largest difference": float(away.max()),
+            "relative": float((found - reference).norm() / reference.norm().clamp(min=1e-30)), "seconds": elapsed,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Cosine of each algorithm's meta-gradient with FOMAML's."""
+
+    by_step: pd.DataFrame  # index: inner steps; a column per algorithm; NaN where a gradient is zero
+    by_layer: pd.DataFrame  # index: parameter names, at the run's own number of inner steps
+
+
+def cosines(config: RunConfig, parameters: Tensor, most_steps: int = 10) -> Cosines:
+    """Compare algorithms at flat `parameters` `[P]`, over 0 to `most_steps` inner steps, and by layer."""
+    model = build_model(config.model, config.seed)
+    layout = Layout(model)
+    flat, batch = parameters[: layout.size].clone(), gradient_tasks(config)
+
+    def gradient(name: str, steps: int) -> Tensor:
+        return _engine(VectorizedEngine, model, config, name, steps).meta_gradient(flat, batch).gradient
+
+    by_step = {}
+    for steps in range(most_steps + 1):
+        own = gradient("fomaml", steps)
+        by_step[steps] = {name: _cosine(own, gradient(name, steps)) for name in COMPARED}
+    steps = min(max(config.inner_steps, 1), most_steps)
+    own_parts = layout.unflatten(gradient("fomaml", steps))
+    by_layer: dict[str, dict[str, float]] = {part: {} for part in own_parts}
+    for name in COMPARED:
+        for part, value in layout.unflatten(gradient(name, steps)).items():
+            by_layer[part][name] = _cosine(own_parts[part], value)
+    curves = pd.DataFrame.from_dict(by_step, orient="index")
+    curves.index.name = "inner steps"
+    layers = pd.DataFrame.from_dict(by_layer, orient="index")
+    layers.index.name = "parameter"
+    return Cosines(curves, layers)
+
+
+def _cosine(left: Tensor, right: Tensor) -> float:
+    size = left.norm() * right.norm()
+    return float((left * right).sum() / size) if size > 0 else float("nan")
+
+
+class _Toy(nn.Module):
+    """softplus(a x + b)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(()))
+        self.b = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return softplus(self.a * x + self.b)
+
+
+TOY_TARGETS = ((2.0, 1.0), (-1.0, 2.0), (0.5, -2.0))
+"""a and b of the toy's three tasks."""
+TOY_RANGE = (-3.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The two-parameter model: its meta-loss everywhere, and every algorithm's update at one point."""
+
+    axis: np.ndarray  # [cells], the values of a, and of b
+    meta_loss: np.ndarray  # [cells, cells]: mean query loss after the inner steps; rows are b
+    updates: dict[str, tuple[float, float]]  # minus the meta-gradient, by algorithm
+    task_updates: list[tuple[float, float]]  # that of FOMAML for each task alone
+
+
+def toy(a: float, b: float, steps: int, inner_lr: float = 0.1, cells: int = 41) -> Toy:
+    """Exact for any number of inner steps: every meta-gradient is taken through all of them."""
+    model = _Toy().double()
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[None, :, None].expand(len(TOY_TARGETS), -1, -1)
+    targets = torch.tensor(TOY_TARGETS, dtype=torch.float64)
+    y = softplus(targets[:, 0, None, None] * x + targets[:, 1, None, None])
+    batch = TaskBatch(x, y, x, y)
+    loss = mse_loss(model)
+
+    def adapted_loss(theta: Tensor, *task: Tensor) -> Tensor:
+        start = {"a": theta[0], "b": theta[1]}
+        phi = start
+        for _ in range(steps):
+            phi = FOMAML.step(loss, start, phi, task[0], task[1], inner_lr)
+        return loss(phi, task[2], task[3])
+
+    axis = torch.linspace(*TOY_RANGE, cells, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        each = vmap(vmap(adapted_loss, (None, 0, 0, 0, 0)), (0, None, None, None, None))(grid, *batch)
+    surface = each.mean(1).reshape(cells, cells).T.numpy()
+
+    def update(name: str, tasks: TaskBatch) -> tuple[float, float]:
+        engine = VectorizedEngine(model, inner_lr=inner_lr, inner_steps=steps, meta_optimizer=MetaOptimizer(1e-3),
+                                  algorithm=ALGORITHMS[name])  # fmt: skip
+        found = -engine.meta_gradient(torch.tensor([a, b], dtype=torch.float64), tasks).gradient
+        return float(found[0]), float(found[1])
+
+    names = [name for name in ("fomaml", *COMPARED) if steps or not ALGORITHMS[name].needs_steps]
+    return Toy(
+        axis.numpy(),
+        surface,
+        {name: update(name, batch) for name in names},
+        [update("fomaml", batch.at(slice(i, i + 1))) for i in range(len(TOY_TARGETS))],
+    )

@@ -1,0 +1,50 @@
+"""The numbers behind the gradients page."""
+
+import numpy as np
+import pytest
+import torch
+
+from maml_core.engines import initial_state
+from maml_core.gradients import TOY_TARGETS, cosines, engines_table, toy
+from maml_core.models import build_model
+from maml_core.presets import PRESETS
+
+CONFIG = PRESETS["paper-10-shot"].config.with_settings({"model.hidden_sizes": [12, 12], "inner_steps": 2})
+
+
+def start() -> torch.Tensor:
+    return initial_state(build_model(CONFIG.model, CONFIG.seed)).parameters
+
+
+def test_engines_agree_and_say_when_one_is_missing() -> None:
+    table = engines_table(CONFIG, start()).set_index("engine")
+    assert table.loc["higher", "largest difference"] == 0
+    assert table.loc["vectorized", "relative"] < 1e-5
+    assert table.loc["higher", "norm"] > 0
+    assert "compiled" in table.index
+
+
+def test_cosines_begin_at_one_and_fall() -> None:
+    found = cosines(CONFIG, start(), most_steps=4)
+    assert found.by_step.index.tolist() == [0, 1, 2, 3, 4]
+    assert found.by_step.loc[0, "maml"] == pytest.approx(1, abs=1e-6)  # without inner steps they are the same
+    assert np.isnan(found.by_step.loc[0, "reptile"])  # it has no gradient then
+    maml = found.by_step["maml"].tolist()
+    assert maml[4] < maml[1] < 1
+    assert list(found.by_layer.index) == [name for name, _ in build_model(CONFIG.model, 0).named_parameters()]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_the_toy_arrow_of_maml_is_the_slope_of_its_contours(steps: int) -> None:
+    a, b, nudge = -1.5, 0.5, 1e-4
+    found = toy(a, b, steps, cells=41)
+    column, row = np.abs(found.axis - a).argmin(), np.abs(found.axis - b).argmin()
+    here = toy(found.axis[column], found.axis[row], steps, cells=41)
+    spacing = found.axis[1] - found.axis[0]
+    slope_a = (found.meta_loss[row, column + 1] - found.meta_loss[row, column - 1]) / (2 * spacing)
+    slope_b = (found.meta_loss[row + 1, column] - found.meta_loss[row - 1, column]) / (2 * spacing)
+    assert here.updates["maml"] == pytest.approx((-slope_a, -slope_b), rel=0.05, abs=nudge)
+    mean = np.mean(found.task_updates, axis=0)
+    assert found.updates["fomaml"] == pytest.approx(tuple(mean), rel=1e-9)
+    assert len(found.task_updates) == len(TOY_TARGETS)
+    assert ("reptile" in found.updates) == (steps > 0)
