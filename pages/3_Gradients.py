@@ -89,7 +89,7 @@ def main() -> None:
     with st.sidebar:
         run = pick_run(session)
     if run is None:
-        st.info("No runs yet: train one in the lab to see its gradients.", icon=":material/info:")
+        st.info("No runs yet. Train one in the lab to see its gradients.", icon=":material/info:")
         st.page_link("app.py", label="Train one in the lab", icon=":material/science:")
     else:
         status_line(session, run)

@@ -76,7 +76,7 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     tab.page.get_by_text("Meta-learned, after").wait_for()
     # The picture has a new scale now: find a point where it is drawn.
     tab.page.wait_for_timeout(800)
-    marks = tab.page.locator('.live-chart[data-name="replay"] .scatterlayer .trace .points path')
+    marks = tab.page.locator('.live-chart[data-name="replay"] .subplot.xy .scatterlayer .trace .points path')
     box = marks.last.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

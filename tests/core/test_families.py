@@ -1,6 +1,7 @@
 """Every family: finite, the same function for support and query, and its own moments."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +57,17 @@ def test_a_gaussian_process_has_its_kernel() -> None:
     expected = 0.64 * torch.exp(-(x[0, :, 0] ** 2) / (2 * 0.16))
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
     assert abs(float(y.mean())) < 0.02
+
+
+def test_the_family_of_the_readme_runs_as_it_stands() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = readme.split("```python\n")[1].split("```")[0]
+    try:
+        exec(code, {"__name__": "readme"})
+        config = RunConfig.from_dict({"tasks": {"family": "cubic"}, "engine": "vectorized", "meta_iterations": 20})
+        assert [row for progress in Trainer(config).run() for row in progress.rows][-1].iteration == 20
+    finally:
+        FAMILIES.pop("cubic", None)
 
 
 def test_a_mixture_holds_all_its_families() -> None:
