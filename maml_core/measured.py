@@ -8,6 +8,7 @@ from maml_core.algorithms import Parameters
 from maml_core.checkpoint import load_parameters
 from maml_core.errors import StoreError
 from maml_core.evaluation import Evaluation, evaluate, pretraining
+from maml_core.presets import PRESETS
 from maml_core.run import Run
 from maml_core.store import Store
 
@@ -19,6 +20,21 @@ def pretrained_run(store: Store, run: Run) -> Run | None:
     wanted = pretraining(run.config)
     found = [other for other in store.all_runs() if other.config == wanted]
     return max(found, key=lambda other: other.iteration, default=None)
+
+
+def reproduction(run: Run, result: Evaluation) -> str | None:
+    """Whether a finished run of a preset reached what that preset did before; None where there is nothing to compare."""
+    preset = PRESETS.get(run.preset or "")
+    if preset is None or preset.reached is None or run.status != "finished":
+        return None
+    free = {"seed": run.config.seed, "engine": run.config.engine, "device": run.config.device}
+    steps, low, high = preset.reached
+    if run.config != preset.config.with_settings(free) or len(result.learned.mse) <= steps:
+        return None
+    found, half = result.learned.mse[steps], result.learned.ci95[steps]
+    verdict = "reproduced" if found - half <= high else "not reproduced: try another seed"
+    count = "1 step" if steps == 1 else f"{steps} steps"
+    return f"This recipe reached {low:g} to {high:g} after {count} with three seeds; this run {found:.3g}: {verdict}."
 
 
 def run_parameters(store: Store, run: Run, iteration: int | None = None) -> Parameters | None:

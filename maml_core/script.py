@@ -56,7 +56,7 @@ import sys
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 INNER_LR = {inner_lr!r}
 INNER_STEPS = {inner_steps!r}

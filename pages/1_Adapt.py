@@ -12,7 +12,7 @@ from maml_core.algorithms import ALGORITHMS, FOMAML, Parameters
 from maml_core.errors import MamlError
 from maml_core.evaluation import pretraining, untrained
 from maml_core.figures import error_curves, landscape_figure, points_figure, replay_figure, task_grid
-from maml_core.measured import measure, pretrained_run, run_parameters
+from maml_core.measured import measure, pretrained_run, reproduction, run_parameters
 from maml_core.models import build_model
 from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
@@ -135,6 +135,9 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
 
     result = measure(session.store, run, tasks=tasks, steps=steps, iteration=iteration, turn=turn)
     bar.empty()
+    said = reproduction(run, result) if iteration is None else None
+    if said:
+        st.info(said, icon=":material/verified:")
     left, right = st.columns([3, 2])
     with left:
         live_chart(

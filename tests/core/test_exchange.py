@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from maml_core.adaptation import adapt
-from maml_core.checkpoint import load_checkpoint
+from maml_core.algorithms import ALGORITHMS
+from maml_core.checkpoint import load_checkpoint, run_layout
 from maml_core.cli import main
 from maml_core.config import RunConfig
-from maml_core.engines import Layout
+from maml_core.engines import Layout, initial_state
 from maml_core.errors import CheckpointError, RunNotFoundError, StoreError
 from maml_core.exchange import export_run, export_weights, import_run
 from maml_core.models import build_model
 from maml_core.owner import this_process
+from maml_core.presets import PRESETS
 from maml_core.script import adapt_script
 from maml_core.store import Store
 from maml_core.tasks import TaskBatch
@@ -146,3 +148,30 @@ def test_export_and_import_on_the_command_line(
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("algorithm", ["fomaml", "fo-anil", "fo-meta-sgd"])
+def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm: str) -> None:
+    config = PRESETS["sine"].config.with_settings(
+        {"algorithm": algorithm, "model.kind": "fourier-mlp", "model.activation": "sine", "inner_steps": 3}
+    )
+    layout = run_layout(config)
+    flat = initial_state(build_model(config.model, 1), ALGORITHMS[algorithm]).parameters * 1.1
+    learned = layout.unflatten(flat)
+    save_file({name: value.contiguous() for name, value in learned.items()}, tmp_path / "weights.safetensors")
+    (tmp_path / "adapt.py").write_text(adapt_script(config))
+    (tmp_path / "support.csv").write_text("0.5,1.0\n2.0,-1.0\n")
+    (tmp_path / "query.csv").write_text("1.0\n3.0\n")
+    done = subprocess.run(
+        [sys.executable, "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [float(line.split(",")[1]) for line in done.stdout.splitlines()]
+    support_x, support_y = torch.tensor([[[0.5], [2.0]]]), torch.tensor([[[1.0], [-1.0]]])
+    query_x = torch.tensor([[[1.0], [3.0]]])
+    trajectory = adapt(
+        build_model(config.model, 0), learned, TaskBatch(support_x, support_y, query_x, torch.zeros(1, 2, 1)),
+        inner_lr=config.inner_lr, inner_steps=3, algorithm=ALGORITHMS[algorithm],
+    )  # fmt: skip
+    assert found == pytest.approx(trajectory.predictions[-1, 0, :, 0].tolist(), rel=1e-4, abs=1e-5)
