@@ -24,21 +24,37 @@ from maml_core.engines import (
 from maml_core.engines.meta_optimizer import BETAS
 from maml_core.errors import EngineError
 from maml_core.models import build_model
-from maml_core.tasks import TaskBatch
-from maml_core.trainer import held_out_tasks
+from maml_core.tasks import TaskBatch, TaskStream
 
 COMPARED = ("maml", "reptile", "joint")
 """Algorithms whose meta-gradient is compared with that of first-order MAML."""
 
 
 def gradient_tasks(config: RunConfig) -> TaskBatch:
-    """The meta-batch that gradients are compared on: held-out tasks of the run's family."""
-    return held_out_tasks(config, min(config.meta_batch_size, 25)).to(torch.float32)
+    """The meta-batch that gradients are compared on: held-out tasks, in the shapes that the run was trained with."""
+    stream = TaskStream(
+        config.tasks,
+        meta_batch_size=config.meta_batch_size,
+        shots=config.shots,
+        query_shots=config.query_shots,
+        seed=0,
+        purpose="gradients",
+    )
+    return stream.take(0, 1).at(0)
 
 
-def _engine(cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int) -> Engine:
-    return cls(model, inner_lr=config.inner_lr, inner_steps=steps, meta_optimizer=MetaOptimizer(1e-3),
+def _engine(
+    cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int, clip_norm: float | None = None
+) -> Engine:
+    return cls(model, inner_lr=config.inner_lr, inner_steps=steps, meta_optimizer=MetaOptimizer(1e-3, clip_norm),
                algorithm=ALGORITHMS[algorithm])  # fmt: skip
+
+
+@torch.no_grad()
+def _untraced(engine: Engine, flat: Tensor, batch: TaskBatch) -> Tensor:
+    """The meta-gradient without the trace that only pays when it is run many times."""
+    assert isinstance(engine, VectorizedEngine)
+    return engine.compose(flat, batch, lambda piece, *inputs: piece(*inputs)).gradient
 
 
 def engines_table(config: RunConfig, parameters: Tensor) -> pd.DataFrame:
@@ -53,7 +69,7 @@ def engines_table(config: RunConfig, parameters: Tensor) -> pd.DataFrame:
     reference: Tensor | None = None
     for cls in (ReferenceEngine, VectorizedEngine, CompiledEngine):
         try:
-            engine = _engine(cls, model, config, "fomaml", config.inner_steps)
+            engine = _engine(cls, model, config, "fomaml", config.inner_steps, config.clip_norm)
         except EngineError as error:
             rows.append({"engine": cls.name, "note": str(error)})
             continue
@@ -63,8 +79,9 @@ def engines_table(config: RunConfig, parameters: Tensor) -> pd.DataFrame:
         began = time.perf_counter()
         if isinstance(engine, CompiledEngine):
             state = TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
-            after, _ = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
+            after, rows_of = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
             found = after.exp_avg / (1 - BETAS[0])
+            found = found * rows_of[0, 2] / found.norm().clamp(min=1e-30)  # its length before clipping
         else:
             found = engine.meta_gradient(flat, batch).gradient
         elapsed = time.perf_counter() - began
@@ -92,7 +109,7 @@ def cosines(config: RunConfig, parameters: Tensor, most_steps: int = 10) -> Cosi
     flat, batch = parameters[: layout.size].clone(), gradient_tasks(config)
 
     def gradient(name: str, steps: int) -> Tensor:
-        return _engine(VectorizedEngine, model, config, name, steps).meta_gradient(flat, batch).gradient
+        return _untraced(_engine(VectorizedEngine, model, config, name, steps), flat, batch)
 
     by_step = {}
     for steps in range(most_steps + 1):
@@ -168,7 +185,7 @@ def toy(a: float, b: float, steps: int, inner_lr: float = 0.1, cells: int = 41) 
     def update(name: str, tasks: TaskBatch) -> tuple[float, float]:
         engine = VectorizedEngine(model, inner_lr=inner_lr, inner_steps=steps, meta_optimizer=MetaOptimizer(1e-3),
                                   algorithm=ALGORITHMS[name])  # fmt: skip
-        found = -engine.meta_gradient(torch.tensor([a, b], dtype=torch.float64), tasks).gradient
+        found = -_untraced(engine, torch.tensor([a, b], dtype=torch.float64), tasks)
         return float(found[0]), float(found[1])
 
     names = [name for name in ("fomaml", *COMPARED) if steps or not ALGORITHMS[name].needs_steps]

@@ -23,7 +23,7 @@ def pretrained_run(store: Store, run: Run) -> Run | None:
 
 
 def reproduction(run: Run, result: Evaluation) -> str | None:
-    """Whether a finished run of a preset reached what that preset did before; None where there is nothing to compare."""
+    """Whether a finished run of a preset reached what it did before; None where there is nothing to compare."""
     preset = PRESETS.get(run.preset or "")
     if preset is None or preset.reached is None or run.status != "finished":
         return None

@@ -36,7 +36,7 @@ def run_gradients(session: TrainingSession, run: Run) -> None:
         },
     )  # fmt: skip
     st.caption(
-        f"FOMAML on {min(run.config.meta_batch_size, 25)} held-out tasks, {run.config.inner_steps} inner steps, "
+        f"FOMAML on {run.config.meta_batch_size} held-out tasks, {run.config.inner_steps} inner steps, "
         "computed now. `higher` goes task by task; the others must agree with it to rounding."
     )
     left, right = st.columns([3, 2])
