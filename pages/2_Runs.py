@@ -123,7 +123,8 @@ def go_on(session: TrainingSession, run: Run) -> None:
     if st.button(
         "Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."
     ):
-        confirm_delete(session, run)
+        st.session_state["ask to delete"] = run.id
+        st.rerun()
 
 
 def actions(session: TrainingSession, run: Run) -> None:
@@ -204,6 +205,10 @@ def main() -> None:
             st.caption("Select a run to open, resume, rename, annotate, export or delete it.")
 
     listing()
+    # Opened here and not in the listing, whose next refresh would close it under the reader's hand.
+    asked = st.session_state.pop("ask to delete", None)
+    if asked:
+        confirm_delete(session, session.store.run(asked))
 
 
 main()

@@ -160,6 +160,8 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     main.get_by_text("my best run").first.wait_for(state="attached")
     tab.press("Delete")
     dialog = tab.page.get_by_role("dialog")
+    dialog.wait_for()
+    tab.page.wait_for_timeout(4000)  # longer than the listing waits before it looks again
     dialog.get_by_role("button", name="Keep it").click()
     dialog.wait_for(state="hidden")
     assert any(run.name == "my best run" for run in Store(server.store_url).all_runs())
