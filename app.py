@@ -111,7 +111,6 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
     """The live curve, the fresh task beside it, and more tasks below."""
     name = run.id if run else "untrained"
     seed = task_seed()
-    main, *small = fresh_fits(session, config, run, count=1 + SMALL_TASKS, seed=seed)
     left, right = st.columns(2)
     with left:
         if run:
@@ -131,7 +130,8 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
                     "Training finds an initialization from which a few steps are enough.",
                     text_alignment="center",
                 )
-    with right:
+    with right:  # after the curve, which is there even for a model that only the command line loads
+        main, *small = fresh_fits(session, config, run, count=1 + SMALL_TASKS, seed=seed)
         live_chart(
             task_figure(main), key="task", revision=f"{name}:{seed}",
             alt="A fresh task: true function, support points, the model before and after adaptation",

@@ -17,6 +17,7 @@ from maml_core.config import parse_settings
 from maml_core.errors import MamlError, RunBusyError, StoreError
 from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
 from maml_core.measured import measure
+from maml_core.models import own_models
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from maml_core.published import comparable
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        result = options.action(options)
+        with own_models():
+            result = options.action(options)
     except MamlError as error:
         print(error, file=sys.stderr)
         return 2

@@ -48,7 +48,7 @@ class CompileJob:
 
 def main() -> int:
     """Compile the loop of the configuration given as JSON."""
-    from maml_core.models import build_model
+    from maml_core.models import build_model, own_models
     from maml_core.trainer import make_engine, training_stream
 
     parser = argparse.ArgumentParser(prog="python -m maml_core.compile_job", description=main.__doc__)
@@ -60,7 +60,9 @@ def main() -> int:
         os.nice(10)
     try:
         config = RunConfig.from_json(arguments.config)
-        engine = make_engine(config, build_model(config.model, config.seed), "compiled")
+        with own_models():  # the trainer that asks for the loop has loaded the same class
+            model = build_model(config.model, config.seed)
+        engine = make_engine(config, model, "compiled")
         engine.prepare(training_stream(config).take(0, 1).at(0))
     except MamlError as error:
         print(error)

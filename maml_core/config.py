@@ -81,36 +81,42 @@ class RunConfig(Spec):
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
-        needed = self.memory_estimate()
+        try:
+            self.check_memory(self.model.parameter_count())
+        except ConfigError as error:
+            raise explained(str(error)) from None
+        return self
+
+    def check_memory(self, parameters: int) -> None:
+        """Raise ConfigError if a run with that many model parameters would need more than `MEMORY_LIMIT`."""
+        needed = self.memory_estimate(parameters)
         if needed > MEMORY_LIMIT:
-            raise explained(
+            raise ConfigError(
                 f"model = {shown(self.model)} would need about {needed / GIB:,.1f} GiB with "
                 f"{self.meta_batch_size} tasks a meta-batch: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
                 "make the hidden layers or the meta-batch smaller."
             )
-        return self
 
-    def memory_estimate(self) -> int:
+    def memory_estimate(self, parameters: int) -> int:
         """Bytes a run needs at its peak, within a factor of two: parameters, their copies, activations, tasks.
 
         Counted for the vectorized engine, which holds a copy of the parameters and their gradient per task;
         `higher` holds one task at a time.
         """
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
-        parameters = self.model.parameter_count()
         points = max(self.shots, self.query_shots)
         kept = 1 if ALGORITHMS[self.algorithm].is_first_order else self.inner_steps + 1
         activations = 3 * kept * in_flight * points * (2 + sum(self.model.widths))
         tasks = 4 * self.meta_batch_size * (self.shots + self.query_shots)
         return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
-    def seconds_estimate(self) -> float:
+    def seconds_estimate(self, parameters: int) -> float:
         """Seconds of one meta-iteration on one CPU core, within a factor of three.
 
         Work at 40 GFLOP/s, the adapted parameters moved at 10 GB/s, and 0.6 ms for each call of a gradient: once
         per inner step for all tasks together, or with `higher` for each task.
         """
-        parameters, tasks = self.model.parameter_count(), self.meta_batch_size
+        tasks = self.meta_batch_size
         work = 6 * parameters * tasks * (self.inner_steps * self.shots + 4 / 3 * self.query_shots)
         moved = 24 * parameters * tasks * (self.inner_steps + 1)
         calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1)
@@ -159,7 +165,7 @@ class RunConfig(Spec):
             *parents, last = key.split(".")
             node = data
             for parent in parents:
-                node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
+                node = node.setdefault(parent, {}) if isinstance(node, dict) else None  # type: ignore[assignment]
             if not isinstance(node, dict):
                 raise ConfigError(f"{key} is not a field: a run has {', '.join(type(self).model_fields)}.")
             node[last] = value

@@ -33,6 +33,7 @@ from maml_core.config import RunConfig
 from maml_core.engines import Layout, TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
 from maml_core.fields import Integer, Real, Spec, parse
+from maml_core.models import OwnModel
 from maml_core.run import Run
 from maml_core.script import adapt_script
 from maml_core.store import NOTES_LENGTH, ImportedRun, Store
@@ -191,6 +192,8 @@ def _read(file: bytes) -> ImportedRun:
     raw = json.loads(_entry(archive, "run.json", _JSON_LIMITS["run.json"]))
     manifest = parse(_Manifest, raw, prefix="run.json ")
     config = RunConfig.from_dict(manifest.config)
+    if isinstance(config.model, OwnModel):
+        raise _refused(f"model.kind = {config.model.kind!r} is a class, and no code is loaded on a file's word")
     if manifest.iteration > config.meta_iterations:
         raise _refused(f"iteration = {manifest.iteration} is beyond meta_iterations = {config.meta_iterations}")
     size = 4 * config.model.parameter_count()

@@ -4,14 +4,17 @@ A model is one class: its fields are its hyperparameters, its `layers` the netwo
 line follow from the fields.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from maml_core.fields import Integer, Real, Spec
+from maml_core.errors import ConfigError
+from maml_core.fields import Integer, Real, Spec, explained, parse
 from maml_core.tasks import parse_variant
 
 
@@ -56,7 +59,8 @@ class ModelSpec(Spec):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Register a finished model under the name it declares."""
-        MODELS[cls.model_fields["kind"].default] = cls
+        if isinstance(name := cls.model_fields["kind"].default, str):
+            MODELS[name] = cls
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -135,12 +139,104 @@ class FourierMLP(MLP):
         return nn.Sequential(FourierFeatures(self.features, self.spacing), *body.children())
 
 
+class OwnModel(ModelSpec):
+    """A user's own nn.Module, named by where it is imported from: `package.module:Class`.
+
+    Its `forward` takes x `[..., points, 1]` to predictions of the same shape. Importing it runs its code, so only
+    the command line, inside `own_models`, loads it; elsewhere the run can be listed and its metrics read.
+    """
+
+    title: ClassVar[str] = "Your own module"
+
+    kind: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        json_schema_extra={"rule": "where the class is imported from, such as my_models:Wide"},
+    )
+    arguments: dict[str, Any] = Field(
+        {}, description="What the class is called with.", json_schema_extra={"rule": "an object of named arguments"}
+    )
+
+    def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:
+        """0: unknown before it is loaded, which reading a configuration must not do."""
+        return 0
+
+    def check_loadable(self) -> None:
+        """Raise ConfigError where this process may not load classes."""
+        if not _own_models_allowed:
+            raise ConfigError(
+                f"model.kind = {self.kind!r} is a class of your own, which only the command line loads: "
+                "use `python -m maml_core` to train, resume, evaluate or export this run."
+            )
+
+    def load(self) -> type[nn.Module]:
+        """The class itself.
+
+        Raises:
+            ConfigError: it may not be loaded here, cannot be imported, or is no module.
+        """
+        self.check_loadable()
+        place, _, name = self.kind.partition(":")
+        try:
+            found = getattr(importlib.import_module(place), name)
+        except Exception as error:  # whatever the user's own code raises
+            raise ConfigError(f"model.kind = {self.kind!r} cannot be imported ({_brief(error)}).") from None
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise ConfigError(f"model.kind = {self.kind!r} is not allowed: it must be a subclass of torch.nn.Module.")
+        return found
+
+    def layers(self, input_size: int, output_size: int) -> nn.Module:
+        """An instance of the class, tried on two points.
+
+        Raises:
+            ConfigError: as `load`, or it cannot be made, or does not take x to predictions.
+        """
+        found = self.load()
+        try:
+            module = found(**self.arguments)
+        except Exception as error:
+            raise ConfigError(f"{self.kind} cannot be made with model.arguments ({_brief(error)}).") from None
+        try:
+            with torch.no_grad():
+                shape = tuple(module(torch.zeros(2, input_size)).shape)
+        except Exception as error:
+            raise ConfigError(
+                f"{self.kind} cannot be applied to x of shape (2, {input_size}) ({_brief(error)})."
+            ) from None
+        if shape != (2, output_size):
+            raise ConfigError(
+                f"{self.kind} takes x of shape (2, {input_size}) to {shape}: it must be (2, {output_size})."
+            )
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ConfigError(f"{self.kind} has no parameters to train: give it at least one nn.Parameter.")
+        return module
+
+
+_own_models_allowed = False
+
+
+@contextmanager
+def own_models() -> Iterator[None]:
+    """Let this process load classes that a configuration names; never entered by a server."""
+    global _own_models_allowed
+    before, _own_models_allowed = _own_models_allowed, True
+    try:
+        yield
+    finally:
+        _own_models_allowed = before
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def build_model(spec: ModelSpec, seed: int, input_size: int = 1, output_size: int = 1) -> nn.Module:
     """Build the network that `spec` describes; the same seed gives the same initialization on every device.
 
     Initialization is drawn on the CPU and leaves torch's global generator as it was.
     """
     with torch.random.fork_rng(devices=[]):
+        if isinstance(spec, OwnModel):
+            spec.load()  # importing may draw or seed, and happens only once: so before the seed is set
         torch.manual_seed(seed)
         return spec.layers(input_size, output_size)
 
@@ -151,5 +247,12 @@ def parse_model(data: Any) -> ModelSpec:
     Raises:
         PydanticCustomError: one sentence, for use inside a validator.
     """
+    if isinstance(data, OwnModel):
+        return data
+    if isinstance(data, Mapping) and isinstance(data.get("kind"), str) and ":" in data["kind"]:
+        try:
+            return parse(OwnModel, dict(data), prefix="model.")
+        except ConfigError as error:
+            raise explained(str(error)) from None
     spec: ModelSpec = parse_variant(data, MODELS, tag="kind", place="model")
     return spec

@@ -6,11 +6,21 @@ from torch import nn
 
 from maml_core.algorithms import ALGORITHMS, Parameters, model_parameters
 from maml_core.config import RunConfig
-from maml_core.models import build_model
+from maml_core.errors import ConfigError
+from maml_core.models import OwnModel, build_model
 
 
 def adapt_script(config: RunConfig) -> str:
-    """The script for the model and the inner loop of `config`."""
+    """The script for the model and the inner loop of `config`.
+
+    Raises:
+        ConfigError: the model is a class of the user's own, whose source may need more than one file.
+    """
+    if isinstance(config.model, OwnModel):
+        raise ConfigError(
+            f"model.kind = {config.model.kind!r} cannot go into a script: export the weights as .safetensors and load "
+            "them into your class."
+        )
     model = build_model(config.model, config.seed)
     return _TEMPLATE.format(
         classes="".join(f"\n\n{source}" for source in _sources(model)),

@@ -20,6 +20,7 @@ from maml_core.config import RunConfig
 from maml_core.database import set_aside
 from maml_core.errors import StoreDamagedError
 from maml_core.exchange import import_run
+from maml_core.models import OwnModel
 from maml_core.run import ACTIVE
 from maml_core.store import Store, store_url
 from maml_core.trainer import check_startable
@@ -82,8 +83,12 @@ class TrainingSession:
         """Queue a run that was paused, stopped or interrupted.
 
         Raises:
+            ConfigError: its model is a class of the user's own.
             RunBusyError: it is not one that can go on.
         """
+        model = self.store.run(run_id).config.model
+        if isinstance(model, OwnModel):
+            model.check_loadable()
         self.store.resume(run_id, steps=steps)
         self.tend()
 

@@ -255,18 +255,21 @@ def check_startable(config: RunConfig) -> None:
     """Find out before a run is made whether this machine and the chosen engine can do it.
 
     Raises:
-        ConfigError: one meta-iteration would take too long.
+        ConfigError: it would need too much memory, or too long for one meta-iteration, or its model cannot be made.
         DeviceError: the chosen device is not on this machine.
         EngineError: the chosen engine cannot take the model.
     """
-    seconds = config.seconds_estimate()
+    model = build_model(config.model, config.seed)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config.check_memory(parameters)  # that of a user's own module is known only now
+    seconds = config.seconds_estimate(parameters)
     if resolve_device(config.device).type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
             f"One meta-iteration of this run would take about {seconds:,.0f} s: at most {SECONDS_LIMIT:g} s is "
             f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
             f"shots = {config.shots}, or the size of the model."
         )
-    make_engine(config, build_model(config.model, config.seed))
+    make_engine(config, model)
 
 
 def _training_engine(

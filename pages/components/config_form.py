@@ -12,7 +12,7 @@ from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
 from maml_core.fields import base_type, bounds, choices, is_optional
-from maml_core.models import MODELS
+from maml_core.models import MODELS, OwnModel
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from maml_core.tasks import FAMILIES, Normal, Uniform
 
@@ -64,7 +64,9 @@ def config_form() -> RunConfig | None:
 
 
 def load_config(config: RunConfig, preset: str | None = None) -> None:
-    """Put a configuration into the form."""
+    """Put a configuration into the form; in place of a user's own module, which it never offers, the default one."""
+    if isinstance(config.model, OwnModel):
+        config = config.with_settings({"model.kind": "mlp"})
     if preset in PRESETS:
         st.session_state["form.preset"] = preset
     for name, value in _flat(config).items():
@@ -90,7 +92,10 @@ def _start() -> None:
     try:
         base = get_preset(preset).config
         settings = parse_settings(f"{name}={text}" for name, text in query.items() if name not in _PAGE_FIELDS)
-        load_config(base.with_settings(settings), preset)
+        config = base.with_settings(settings)
+        if isinstance(config.model, OwnModel):
+            config.model.check_loadable()
+        load_config(config, preset)
     except ConfigError as error:
         st.warning(f"The link cannot be followed. {error} The default preset is shown.", icon=":material/link_off:")
         load_config(get_preset(DEFAULT).config, DEFAULT)

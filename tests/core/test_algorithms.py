@@ -12,7 +12,7 @@ from maml_core.engines import MetaOptimizer, VectorizedEngine, initial_state
 from maml_core.errors import ConfigError
 from maml_core.models import MLP, build_model
 from maml_core.presets import PRESETS
-from maml_core.tasks import Sine, TaskBatch, TaskStream
+from maml_core.tasks import FAMILIES, Sine, TaskBatch, TaskStream
 from maml_core.trainer import Trainer
 from tests.core.test_engines import SUITE
 
@@ -130,6 +130,25 @@ def test_every_algorithm_trains(name: str, engine: str) -> None:
     rows = [row for progress in Trainer(config).run() for row in progress.rows]
     first, last = (sum(row.post_loss for row in part) / 5 for part in (rows[:5], rows[-5:]))
     assert last < first < float("inf")
+
+
+@pytest.mark.parametrize("engine_name", SUITE)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_lowers_the_loss_on_every_family(name: str, family: str, engine_name: str) -> None:
+    """The same tasks 20 times, support points as query points: what every algorithm descends on, without luck."""
+    algorithm = ALGORITHMS[name]
+    model = build_model(MLP(hidden_sizes=(6,), activation="tanh"), seed=3)
+    stream = TaskStream(FAMILIES[family](), meta_batch_size=3, shots=5, query_shots=5, seed=1)
+    x, y, _, _ = (tensor.expand(20, *tensor.shape[1:]) for tensor in stream.take(0, 1))
+    chunk = TaskBatch(x, y, x, y)
+    engine = SUITE[engine_name](
+        model, inner_lr=0.01, inner_steps=1, meta_optimizer=MetaOptimizer(0.01, clip_norm=10.0), algorithm=algorithm
+    )
+    _, rows = engine.run(initial_state(model, algorithm), chunk)
+    assert rows.isfinite().all()
+    post_loss = rows[:, 1]
+    assert post_loss[-1] < 0.99 * post_loss[0]
 
 
 def test_reptile_without_inner_steps_is_refused_in_one_sentence() -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from maml_core.config import RunConfig
 from maml_core.families import GaussianProcess, Mixture
 from maml_core.models import MODELS
-from maml_core.tasks import FAMILIES, TaskStream, seeded
+from maml_core.tasks import FAMILIES, Normal, TaskStream, Uniform, seeded
 from maml_core.trainer import Trainer
 
 
@@ -24,6 +27,38 @@ def test_support_and_query_come_from_one_function(name: str) -> None:
     assert y.std() > 0.05
     for parameter, dist in family.parameters.items():
         assert drawn[parameter].unique().numel() > 1 or dist.span[0] == dist.span[1]
+
+
+numbers = st.floats(-1e3, 1e3, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_drawn_parameters_keep_to_the_declared_ranges_and_moments(name: str, data: st.DataObject) -> None:
+    ranges: dict[str, Uniform | Normal] = {}
+    for parameter, declared in FAMILIES[name]().parameters.items():
+        if isinstance(declared, Normal):
+            ranges[parameter] = Normal(mean=data.draw(numbers), std=abs(data.draw(numbers)))
+        else:
+            low, high = sorted((data.draw(numbers), data.draw(numbers)))
+            ranges[parameter] = Uniform(low=low, high=high)
+    try:
+        family = FAMILIES[name](**ranges)
+    except ValidationError:  # a family may bound its own ranges: a kernel's length is positive
+        family = FAMILIES[name]()
+    count = 4000
+    drawn = family.sample_parameters((count,), seeded(f"moments {data.draw(st.integers(0, 2**31))}"))
+    for parameter, dist in family.parameters.items():
+        values = drawn[parameter]
+        if isinstance(dist, Normal):
+            mean, std = dist.mean, dist.std
+        else:
+            mean, std = (dist.low + dist.high) / 2, (dist.high - dist.low) / math.sqrt(12)
+            assert dist.low <= float(values.min()) <= float(values.max()) <= dist.high
+        tolerance = 1e-9 * (1 + abs(mean))
+        assert float(values.mean()) == pytest.approx(mean, abs=5 * std / math.sqrt(count) + tolerance)
+        assert float(values.std()) == pytest.approx(std, abs=0.08 * std + tolerance)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

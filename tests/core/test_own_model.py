@@ -1,0 +1,164 @@
+"""A user's own module: loaded by the command line, and by nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from maml_core import cli
+from maml_core.config import RunConfig
+from maml_core.errors import ConfigError, ImportRefusedError
+from maml_core.exchange import export_run, import_run
+from maml_core.models import MLP, OwnModel, build_model, own_models
+from maml_core.owner import this_process
+from maml_core.session import TrainingSession
+from maml_core.store import Store
+from maml_core.trainer import Trainer
+from maml_core.worker import train_run
+
+HERE = "tests.core.test_own_model"
+
+
+class Wide(nn.Module):
+    """What a user may write: layers of several kinds, and a parameter of its own."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, 1))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.layers(x)
+
+
+class Summed(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).sum()
+
+
+class Planar(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.reshape(7, 7))
+
+
+class Still(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Normed(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers.append(nn.BatchNorm1d(1))
+
+
+def config_of(kind: str = f"{HERE}:Wide", **settings: object) -> RunConfig:
+    return RunConfig.from_dict({"model": {"kind": kind}, "meta_iterations": 20, "engine": "vectorized"}).with_settings(
+        settings
+    )
+
+
+def test_the_command_line_trains_resumes_and_evaluates_it(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = (f"model.kind={HERE}:Wide", "model.arguments.width=6", "meta_iterations=30", "engine=vectorized")
+    flags = [part for setting in settings for part in ("--set", setting)]
+    assert cli.main(["train", *flags, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (run["status"], run["iterations"]) == ("finished", 30)
+    config = Store(store_url).run(run["run"]).config
+    assert config.model == OwnModel(kind=f"{HERE}:Wide", arguments={"width": 6})
+    assert RunConfig.from_json(config.to_json()) == config
+    assert cli.main(["evaluate", run["run"], "--tasks", "20", "--steps", "2", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["mse"]) == 3
+
+
+def test_engines_agree_on_it() -> None:
+    with own_models():
+        ends = [
+            [row.post_loss for part in Trainer(config_of(engine=engine)).run() for row in part.rows][-1]
+            for engine in ("higher", "vectorized")
+        ]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+def test_what_its_file_does_to_the_random_state_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "seeding_file.py").write_text(
+        "import torch\ntorch.manual_seed(7)\n\nclass Net(torch.nn.Linear):\n    def __init__(self):\n"
+        "        super().__init__(1, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = torch.random.get_rng_state()
+    with own_models():
+        first, second = (build_model(OwnModel(kind="seeding_file:Net"), seed=3) for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("nowhere:Net", "cannot be imported (ModuleNotFoundError"),
+        (f"{HERE}:Nothing", "cannot be imported (AttributeError"),
+        ("os:getcwd", "must be a subclass of torch.nn.Module"),
+        (f"{HERE}:Summed", "it must be (2, 1)"),
+        (f"{HERE}:Planar", "cannot be applied to x of shape (2, 1) (RuntimeError"),
+        (f"{HERE}:Still", "has no parameters to train"),
+        (f"{HERE}:Normed", "BatchNorm1d (layers.4) updates its running statistics in place"),
+        ("os.path:", "it must be where the class is imported from, such as my_models:Wide"),
+        ("../evil:Net", "it must be where the class is imported from, such as my_models:Wide"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(
+    kind: str, said: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--set", f"model.kind={kind}", "--set", "engine=vectorized"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not store.all_runs()
+
+
+def test_wrong_arguments_and_too_large_ones_are_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for argument, said in (("depth=3", "cannot be made with model.arguments (TypeError"), ("width=9999999", "GiB")):
+        kind = ["--set", f"model.kind={HERE}:Wide", "--set", f"model.arguments.{argument}"]
+        assert cli.main(["train", *kind]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_nothing_but_the_command_line_loads_it(store_url: str, store: Store) -> None:
+    config = config_of(f"{HERE}_never_imported:Net")  # reading the configuration imports nothing
+    with pytest.raises(ConfigError, match="only the command line loads"):
+        build_model(config.model, seed=0)
+    session = TrainingSession(store_url)
+    with pytest.raises(ConfigError, match="only the command line loads"):
+        session.start(config)
+    run_id = store.create_run(config)
+    store.ask(run_id, "stop")
+    with pytest.raises(ConfigError, match="only the command line loads"):
+        session.resume(run_id)
+    assert store.run(run_id).status == "stopped"
+
+
+def test_a_file_cannot_name_a_class(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with own_models():
+        run_id = store.create_run(config_of())
+        monkeypatch.setattr("maml_core.exchange.adapt_script", lambda _: "")
+        owner = this_process()
+        run = store.claim(owner, run_id)
+        assert run is not None
+        assert train_run(store, run, owner) == "finished"
+        with pytest.raises(ImportRefusedError, match="no code is loaded on a file's word"):
+            import_run(store, export_run(store, run_id))
+
+
+def test_a_script_cannot_hold_it(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = store.create_run(config_of())
+    assert cli.main(["export", run_id, str(tmp_path / "adapt.py")]) == 2
+    assert "export the weights as .safetensors" in capsys.readouterr().err
+
+
+def test_the_default_model_is_none_of_these() -> None:
+    assert isinstance(config_of().with_settings({"model.kind": "mlp"}).model, MLP)
