@@ -250,14 +250,15 @@ def cosine_figure(frame: pd.DataFrame) -> Figure:
 def toy_figure(found: Toy, a: float, b: float) -> Figure:
     """Contours of the toy's meta-loss, and arrows from the initialization (a, b)."""
     surface = np.log10(np.maximum(found.meta_loss, 1e-6))
+    gray = "rgba(139,147,161,{})".format
     contour = {
-        "type": "contour", "x": _rounded(found.axis), "y": _rounded(found.axis),
-        "z": [_rounded(row) for row in surface],
-        "colorscale": "Blues", "reversescale": True, "ncontours": 22, "opacity": 0.75, "meta": "meta-loss",
-        "colorbar": {"title": {"text": "log10 meta-loss"}}, "hovertemplate": "a %{x:.2f}, b %{y:.2f}<extra></extra>",
+        "type": "contour", "meta": "meta-loss", "x": _rounded(found.axis), "y": _rounded(found.axis),
+        "z": [_rounded(row) for row in surface], "ncontours": 26,
+        "colorscale": [[0, gray(0)], [1, gray(0.75)]], "opacity": 0.5,
+        "line": {"color": gray(1), "width": 1}, "showscale": False, "hoverinfo": "skip",
     }  # fmt: skip
     traces = [contour]
-    arrows = [("task", update, "#8b93a1", 1.5, 0.7) for update in found.task_updates]
+    arrows = [("task", update, COLORS["truth"], 2.0, 0.7) for update in found.task_updates]
     arrows += [(name, update, ALGORITHM_COLORS[name], 3.5, 1.0) for name, update in found.updates.items()]
     annotations = []
     for name, (dx, dy), color, width, length in arrows:
@@ -272,12 +273,12 @@ def toy_figure(found: Toy, a: float, b: float) -> Figure:
         if name != "task":
             traces.append({"type": "scatter", "mode": "lines", "x": [None], "y": [None], "name": name, "meta": name,
                            "line": {"color": color, "width": 4}})  # fmt: skip
-    traces.append(_line(np.array([a]), np.array([b]), "support", "initialization", mode="markers", size=14))
     targets = np.array(TOY_TARGETS)
     traces.append(_line(targets[:, 0], targets[:, 1], "truth", "tasks", mode="markers", size=9))
+    handle = _line(np.array([a]), np.array([b]), "support", "initialization: drag it", mode="markers", size=18)
+    traces.append(handle | {"meta": "handle", "x": [a], "y": [b]})
     layout = _layout(x="a", y="b", left=44)
-    layout["hovermode"] = "closest"
-    layout["annotations"] = annotations
+    layout |= {"hovermode": "closest", "dragmode": False, "annotations": annotations}
     layout["xaxis"]["range"] = layout["yaxis"]["range"] = list(TOY_RANGE)
     return {"data": traces, "layout": layout}
 

@@ -12,10 +12,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
 
+from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
 from maml_core.database import set_aside
 from maml_core.errors import StoreDamagedError
@@ -28,6 +30,7 @@ from maml_core.trainer import check_startable
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
+_COMPILING: dict[RunConfig, CompileJob] = {}
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
 atexit.register(_COMPUTING.acquire, timeout=1.0)
@@ -100,6 +103,24 @@ class TrainingSession:
         """
         with computing():
             return import_run(self.store, file)
+
+    def compile_loop(self, config: RunConfig) -> None:
+        """Begin to make the compiled loop of `config` in a process of its own, unless that is under way."""
+        with _SPAWN_LOCK:
+            if config not in _COMPILING:
+                _COMPILING[config] = CompileJob(config)
+
+    def loop_state(self, config: RunConfig) -> Literal["idle", "compiling"] | str:
+        """How `compile_loop` stands: idle (also when it is done), compiling, or one sentence on what went wrong."""
+        with _SPAWN_LOCK:
+            job = _COMPILING.get(config)
+            if job is None:
+                return "idle"
+            trouble = job.result()
+            if trouble is None:
+                return "compiling"
+            _COMPILING.pop(config).cancel()
+            return trouble or "idle"
 
     def tend(self) -> None:
         """Make sure that there are as many workers as active runs, at least one and at most the limit."""

@@ -5,7 +5,7 @@ import streamlit as st
 from maml_core.checkpoint import run_layout
 from maml_core.errors import MamlError
 from maml_core.figures import cosine_figure, toy_figure
-from maml_core.gradients import TOY_RANGE, cosines, engines_table, toy
+from maml_core.gradients import NO_LOOP, TOY_RANGE, TOY_RATE, cosines, engines_table, loop_config, toy
 from maml_core.measured import run_parameters
 from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
@@ -13,10 +13,12 @@ from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
 
+LIVE_SECONDS = 3.0
+COMPILING_SECONDS = 0.5
 
-def run_gradients(session: TrainingSession, run: Run) -> None:
+
+def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> None:
     """Engines and algorithms compared at a run's initialization."""
-    iteration = pick_checkpoint(session, run)
     learned = run_parameters(session.store, run, iteration)
     if learned is None:
         st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
@@ -25,6 +27,7 @@ def run_gradients(session: TrainingSession, run: Run) -> None:
     with computing():
         table = engines_table(run.config, flat)
         found = cosines(run.config, flat)
+    steps = "1 inner step" if run.config.inner_steps == 1 else f"{run.config.inner_steps} inner steps"
     st.markdown("##### One meta-gradient, three engines")
     st.dataframe(
         table, hide_index=True,
@@ -32,13 +35,16 @@ def run_gradients(session: TrainingSession, run: Run) -> None:
             "norm": st.column_config.NumberColumn(format="%.5g"),
             "largest difference": st.column_config.NumberColumn("largest difference to higher", format="%.2e"),
             "relative": st.column_config.NumberColumn("relative difference", format="%.2e"),
-            "seconds": st.column_config.NumberColumn(format="%.4f"),
+            "milliseconds": st.column_config.NumberColumn(format="%.2f"),
+            "note": st.column_config.TextColumn(width="large"),
         },
     )  # fmt: skip
     st.caption(
-        f"FOMAML on {run.config.meta_batch_size} held-out tasks, {run.config.inner_steps} inner steps, "
-        "computed now. `higher` goes task by task; the others must agree with it to rounding."
+        f"FOMAML on {run.config.meta_batch_size} held-out tasks, {steps}, computed now. "
+        "`higher` goes task by task; the others must agree with it to rounding."
     )
+    if NO_LOOP in list(table.get("note", [])):
+        compile_offer(session, run)
     left, right = st.columns([3, 2])
     with left:
         st.markdown("##### Where other algorithms point")
@@ -49,11 +55,39 @@ def run_gradients(session: TrainingSession, run: Run) -> None:
     with right:
         st.markdown("##### The same, layer by layer")
         st.dataframe(
-            found.by_layer, height=360,
+            found.by_layer,
             column_config={name: st.column_config.NumberColumn(format="%.4f") for name in found.by_layer},
-        )  # fmt: skip
+        )
+    st.caption(
+        "1 is the same direction, 0 a right angle. Below 0, with a zigzag over the steps, the inner steps overshoot: "
+        "inner_lr times the curvature is above 1, and the first-order gradient has the opposite sign there. That is "
+        "what first-order methods lose by leaving the second derivatives out."
+    )
 
 
+def compile_offer(session: TrainingSession, run: Run) -> None:
+    """A button that has the missing compiled loop made, and how that stands."""
+    config = loop_config(run.config)
+
+    @st.fragment(run_every=COMPILING_SECONDS if session.loop_state(config) == "compiling" else None)
+    def part() -> None:
+        state = session.loop_state(config)
+        was = st.session_state.get("gradients.compiling")
+        st.session_state["gradients.compiling"] = config if state == "compiling" else None
+        if state == "compiling":
+            st.info("Making the compiled loop: about 20 seconds.", icon=":material/hourglass_top:")
+        elif was == config and state == "idle":
+            st.rerun()  # it is there: compare it
+        elif state != "idle":
+            st.error(state, icon=":material/error:")
+        elif st.button("Compare the compiled engine too", icon=":material/memory:", help="Takes about 20 seconds."):
+            session.compile_loop(config)
+            st.rerun()
+
+    part()
+
+
+@st.fragment
 def toy_part() -> None:
     """Two parameters, three tasks: the true meta-loss and every algorithm's arrow."""
     low, high = TOY_RANGE
@@ -63,23 +97,25 @@ def toy_part() -> None:
         key = f"toy.{name}"
         if key not in st.session_state:
             st.session_state[key] = query_number(key, default, low, high)
-    a = columns[0].slider("a", low, high, step=0.05, key="toy.a")
-    b = columns[1].slider("b", low, high, step=0.05, key="toy.b")
-    steps = columns[2].slider("Inner steps", 0, 10, query_number("toy.steps", 3, 0, 10))
+    a = columns[0].slider("a", low, high, step=0.01, key="toy.a")
+    b = columns[1].slider("b", low, high, step=0.01, key="toy.b")
+    steps = columns[2].slider("Inner steps", 0, 10, query_number("toy.steps", 3, 0, 10), key="toy.inner_steps")
     st.query_params.update({"toy.a": f"{a:g}", "toy.b": f"{b:g}", "toy.steps": str(steps)})
     with computing():
         found = toy(a, b, steps)
 
     def move(pick: dict[str, float]) -> None:
-        st.session_state["toy.a"], st.session_state["toy.b"] = float(pick["x"]), float(pick["y"])
+        for name, value in (("a", pick["x"]), ("b", pick["y"])):
+            st.session_state[f"toy.{name}"] = round(min(high, max(low, float(value))), 2)
 
     live_chart(
-        toy_figure(found, a, b), key="toy", revision="toy", height=520, on_pick=move,
+        toy_figure(found, a, b), key="toy", revision="toy", height=520, on_pick=move, drags=True,
         alt="Contours of the meta-loss after the inner steps, and the update of each algorithm at the initialization",
     )  # fmt: skip
     st.caption(
-        "Contours: the true meta-loss after the inner steps. Thick arrows: where each algorithm moves the "
-        "initialization; thin ones: each task's own, by FOMAML. Click in the picture to move the initialization."
+        f"Contours: the true meta-loss after {steps} inner steps at inner_lr = {TOY_RATE:g}. Thick arrows: the "
+        "direction in which each algorithm moves the initialization; thin ones: each task's own, by FOMAML. "
+        "MAML's alone is the slope of the contours. Drag the point to see where the others differ."
     )
 
 
@@ -93,10 +129,19 @@ def main() -> None:
         st.page_link("app.py", label="Train one in the lab", icon=":material/science:")
     else:
         status_line(session, run)
-        try:
-            run_gradients(session, run)
-        except MamlError as error:
-            st.error(str(error), icon=":material/error:")
+        iteration = pick_checkpoint(session, run)
+
+        @st.fragment(run_every=LIVE_SECONDS if run.is_active and iteration is None else None)
+        def live_part() -> None:
+            now = session.store.run(run.id)
+            if now.is_active != run.is_active:
+                st.rerun()
+            try:
+                run_gradients(session, now, iteration)
+            except MamlError as error:
+                st.error(str(error), icon=":material/error:")
+
+        live_part()
     toy_part()
 
 

@@ -129,36 +129,118 @@ function editPoints(chart, send) {
   });
 }
 
+// A point moved by hand: pressing anywhere takes it there, and it follows the pointer. The server is asked for a new
+// figure only when it has answered the last time, so that a slow one is never interrupted by the next question.
+const PATIENCE = 2000;  // milliseconds after which an answer is no longer waited for
+
+function dragHandle(chart) {
+  let waiting = null;
+  let asked = null;
+  const answer = () => {
+    const handle = chart.latest.figure.data.find((trace) => trace.meta === "handle");
+    return { x: handle.x[0], y: handle.y[0] };
+  };
+  const near = (one, other) => Math.hypot(one.x - other.x, one.y - other.y) < 0.01;  // the server rounds
+  const goOn = (told) => {
+    waiting = clearTimeout(waiting);
+    if (!near(chart.held, told)) ask();
+    else if (!chart.dragging) chart.held = null;
+  };
+  const ask = () => {
+    if (waiting) return;
+    asked = chart.held;
+    waiting = setTimeout(() => goOn(asked), PATIENCE);
+    chart.send("pick", { x: asked.x, y: asked.y, curve: -1 });
+  };
+  const place = (event) => {
+    const { xaxis, yaxis } = chart._fullLayout;
+    const box = chart.getBoundingClientRect();
+    const px = event.clientX - box.left - xaxis._offset;
+    const py = event.clientY - box.top - yaxis._offset;
+    const inside = px >= 0 && py >= 0 && px <= xaxis._length && py <= yaxis._length;
+    const along = (axis, pixel) => axis.p2d(Math.min(axis._length, Math.max(0, pixel)));
+    return { inside, at: { x: along(xaxis, px), y: along(yaxis, py) } };
+  };
+  const follow = (event) => {
+    chart.held = place(event).at;
+    chart.frame ??= requestAnimationFrame(() => {
+      chart.frame = null;
+      chart.paint();
+    });
+    if (!near(chart.held, waiting ? asked : answer())) ask();
+  };
+  chart.addEventListener("pointerdown", (event) => {
+    if (!chart.latest.drags || event.button !== 0 || !place(event).inside || event.target.closest(".modebar")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    chart.setPointerCapture(event.pointerId);
+    chart.dragging = true;
+    follow(event);
+  }, true);
+  chart.addEventListener("pointermove", (event) => { if (chart.dragging) follow(event); });
+  for (const end of ["pointerup", "pointercancel"]) {
+    chart.addEventListener(end, () => {
+      chart.dragging = false;
+      if (!waiting && chart.held) goOn(answer());
+    });
+  }
+  chart.answered = () => {
+    if (waiting && near(answer(), asked)) goOn(answer());
+  };
+}
+
+// A figure with its handle where the pointer holds it, and the arrows that start from the handle with it.
+function held(figure, at) {
+  const index = figure.data.findIndex((trace) => trace.meta === "handle");
+  if (!at || index < 0) return figure;
+  const home = figure.data[index];
+  const [dx, dy] = [at.x - home.x[0], at.y - home.y[0]];
+  const data = figure.data.with(index, { ...home, x: [at.x], y: [at.y] });
+  const annotations = (figure.layout.annotations || []).map((arrow) => ({
+    ...arrow, x: arrow.x + dx, y: arrow.y + dy, ax: arrow.ax + dx, ay: arrow.ay + dy,
+  }));
+  return { ...figure, data, layout: { ...figure.layout, annotations } };
+}
+
 export default function ({ parentElement, data, setTriggerValue }) {
   const host = parentElement.querySelector(".live-chart");
   const chart = host.firstElementChild;
   host.dataset.name = data.name;
   chart.setAttribute("aria-label", data.alt);
   const figure = JSON.parse(data.figure);
-  const draw = async () => {
-    const Plotly = await loadPlotly(data.plotly);
+  const paint = async (Plotly = window.Plotly) => {
     if (!chart.isConnected) return;
-    const { figure, revision } = chart.latest;
-    pause(chart, host);
-    await Plotly.react(chart, figure.data, { ...themed(figure.layout, host), uirevision: revision }, {
+    const shown = held(chart.latest.figure, chart.held);
+    await Plotly.react(chart, shown.data, { ...themed(shown.layout, host), uirevision: chart.latest.revision }, {
       displaylogo: false,
       responsive: true,
       displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       modeBarButtonsToAdd: [FULLSCREEN],
     });
+  };
+  const draw = async () => {
+    const Plotly = await loadPlotly(data.plotly);
+    if (!chart.isConnected) return;
+    const { figure } = chart.latest;
+    chart.answered?.();
+    pause(chart, host);
+    await paint(Plotly);
     if (figure.replay) await showStep(chart, host, Math.min(chart.step ?? figure.replay.steps, figure.replay.steps));
     if (!chart.listening) {
       chart.listening = true;
       chart.on("plotly_click", ({ points: [point] }) => {
-        if (chart.latest.picks) chart.send("pick", { x: point.x, y: point.y, curve: point.curveNumber });
+        const { picks, drags } = chart.latest;
+        if (picks && !drags) chart.send("pick", { x: point.x, y: point.y, curve: point.curveNumber });
       });
       editPoints(chart, (points) => chart.send("points", points));
+      dragHandle(chart);
     }
     chart.dataset.updates = Number(chart.dataset.updates || 0) + 1;
   };
+  chart.paint = paint;
   if (chart.latest && chart.latest.revision !== data.revision) chart.step = undefined;
-  chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits };
+  chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
   chart.send = setTriggerValue;
   const bar = host.querySelector(".replay");
   bar.hidden = !figure.replay;

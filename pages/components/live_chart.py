@@ -36,13 +36,15 @@ def live_chart(
     revision: str,
     height: int = 340,
     on_pick: Callable[[dict[str, Any]], None] | None = None,
+    drags: bool = False,
     on_points: Callable[[list[list[float]]], None] | None = None,
     points: Sequence[Sequence[float]] = (),
 ) -> None:
     """Show `figure` under a stable `key`; the reader's zoom is kept until `revision` changes.
 
-    `on_pick` is told of a click on something drawn: its x, y and curve number. With `on_points` the reader edits
-    `points` by hand, and it is told the new ones.
+    `on_pick` is told of a click on something drawn: its x, y and curve number; with `drags`, of where the reader has
+    moved the trace whose meta is "handle". With `on_points` the reader edits `points` by hand, and it is told the new
+    ones.
     """
 
     def tell(listener: Callable[[Any], None] | None, name: str) -> Callable[[], None]:
@@ -63,6 +65,7 @@ def live_chart(
             "revision": revision,
             "height": height,
             "picks": on_pick is not None,
+            "drags": drags,
             "edits": [list(point) for point in points] if on_points else None,
         },
         on_pick_change=tell(on_pick, "pick"),
