@@ -59,7 +59,7 @@ def test_readme_names_every_command_option_preset_and_page() -> None:
                 assert option in ("-h", "--help") or option in README, f"{name} {option}"
     for preset in PRESETS:
         assert f"`{preset}`" in README
-    for label, _ in PAGES.values():
+    for label in PAGES.values():
         assert f"**{label}**" in README
 
 

@@ -188,7 +188,7 @@ def _number(place: Any, label: str, field: FieldInfo, key: str, description: str
         min_value=limits.low,
         max_value=limits.high,
         step=step,
-        format="%g",
+        format="%.6g",
         key=key,
         help=description,
         **optional,
