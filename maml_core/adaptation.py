@@ -20,6 +20,11 @@ POINT_LIMIT = 1e6
 """What a user's own points may be: no more of them, and none further from zero."""
 
 
+def counted_steps(count: int) -> str:
+    """1 step, 5 steps."""
+    return "1 step" if count == 1 else f"{count} steps"
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """Adaptation of one initialization to many tasks, step by step; step 0 is before adaptation."""

@@ -23,7 +23,11 @@ from maml_core.models import build_model
 MAGIC = b"MAMLCKP1"
 VERSION = "1"
 _HASH_BYTES = 32
-_VECTORS = ("parameters", "exp_avg", "exp_avg_sq")
+
+
+def state_names(config: RunConfig) -> tuple[str, ...]:
+    """The vectors of a run's training state, in the meta-optimizer's order."""
+    return ("parameters", "exp_avg", "exp_avg_sq") + (("average",) if config.ema_decay is not None else ())
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Checkpoint:
 def dump_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The checkpoint as bytes."""
     state = checkpoint.state
-    tensors = {name: getattr(state, name).detach().cpu().contiguous() for name in _VECTORS}
+    names = ("parameters", "exp_avg", "exp_avg_sq", "average")  # the last where the run keeps one
+    tensors = {name: vector.detach().cpu().contiguous() for name, vector in zip(names, state.vectors, strict=False)}
     header = {"version": VERSION, "iteration": state.iteration, "swapped_at": checkpoint.swapped_at}
     payload = save({**tensors, "pending": checkpoint.pending.contiguous()}, {"checkpoint": json.dumps(header)})
     return MAGIC + hashlib.sha256(payload).digest() + payload
@@ -69,10 +74,11 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
     if version != VERSION:
         raise CheckpointError(f"The checkpoint has version {version}; this lab reads version {VERSION}.")
     size = run_layout(config).size
-    for name in _VECTORS:
+    names = state_names(config)
+    for name in names:
         check_tensor(tensors, name, (size,), torch.float32)
     check_tensor(tensors, "pending", (None, 3), torch.float64)
-    state = TrainingState(tensors["parameters"], tensors["exp_avg"], tensors["exp_avg_sq"], iteration)
+    state = TrainingState.of((tensors[name] for name in names), iteration)
     return Checkpoint(state, tensors["pending"], swapped_at)
 
 
@@ -87,7 +93,7 @@ def load_parameters(data: bytes, config: RunConfig) -> Parameters:
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    return run_layout(config).unflatten(load_checkpoint(data, config).state.parameters)
+    return run_layout(config).unflatten(load_checkpoint(data, config).state.learned)
 
 
 def check_tensor(

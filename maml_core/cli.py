@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from tqdm import tqdm
@@ -16,11 +16,11 @@ from maml_core.bench import CASES, compare, scaling
 from maml_core.config import parse_settings
 from maml_core.errors import MamlError, RunBusyError, StoreError
 from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
-from maml_core.measured import measure
+from maml_core.measured import At, checkpoint_at, measure, reproduction
 from maml_core.models import own_models
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
-from maml_core.published import comparable
+from maml_core.published import comparable, comparison
 from maml_core.run import Run
 from maml_core.script import adapt_script
 from maml_core.store import Store
@@ -70,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--tasks", type=_whole(1, 100_000), default=600, help="held-out tasks (600)")
     command.add_argument("--steps", type=_whole(0, 1000), default=10, help="adaptation steps (10)")
     command.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="which held-out tasks (0)")
+    command.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        default="best",
+        metavar="AT",
+        help="best by held-out loss (the default), latest, or an iteration of the run's history",
+    )
     add_store(command)
     add_store(add("runs", _runs, "list the runs of a store"))
     command = add("export", _export, "write a run to a file: .zip all of it, .safetensors its weights, .py a script")
@@ -153,23 +160,28 @@ def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, A
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
     run = store.run(options.run)
-    result = measure(store, run, tasks=options.tasks, steps=options.steps, seed=options.seed)
+    iteration, _ = checkpoint_at(store, run, options.checkpoint)
+    result = measure(
+        store, run, tasks=options.tasks, steps=options.steps, seed=options.seed, at=options.checkpoint
+    )  # fmt: skip
+    said = reproduction(store, run)
+    published = comparable(run.config)
     if not options.json:
-        print(f"{run.id} ({run.name}): mean squared error on {options.tasks} held-out tasks, ± 95 %")
+        print(f"{run.id} ({run.name}) after {iteration:,} iterations: mean squared error on {options.tasks} held-out")
+        print("tasks (a noise-free grid of 100 points each), mean ± 95 %")
         print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")
         for step, (learned, ci, random) in enumerate(
             zip(result.learned.mse, result.learned.ci95, result.random.mse, strict=True)
         ):
             print(f"{step:>5}  {learned:>9.4g} ± {ci:<5.2g}  {random:>17.4g}")
         print(f"predicting the mean of the support points: {result.predict_mean:.4g}")
-        published = comparable(run.config)
         if published:
-            print(f"published for this family and network, {run.config.shots} shots, each after its own steps:")
-        for row in published:
-            print(f"  {row.error:>9}  {row.method} ({'first' if row.order == 1 else 'second'}-order; {row.source})")
+            print(f"\n{comparison(run.config, result)}")
+        if said:
+            print(f"\n{said}")
     return {
         "run": run.id,
-        "iteration": run.iteration,
+        "iteration": iteration,
         "tasks": result.tasks,
         "seed": result.seed,
         "steps": list(range(options.steps + 1)),
@@ -179,6 +191,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             "random": {name: _finite(values) for name, values in asdict(result.random).items()},
             "predict_mean": result.predict_mean,
         },
+        "published": [asdict(row) for row in published],
+        "reproduction": said,
     }
 
 
@@ -244,7 +258,8 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
 def _presets(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         for name, preset in PRESETS.items():
-            print(f"{name:<16}  {preset.description}")
+            reached = f" Reached {preset.reached}." if preset.reached else ""
+            print(f"{name:<21}  {preset.description}{reached}")
     return {"presets": {name: preset.config.model_dump(mode="json") for name, preset in PRESETS.items()}}
 
 
@@ -280,6 +295,14 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _checkpoint(text: str) -> At:
+    if text in ("best", "latest"):
+        return cast(At, text)
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be best, latest or an iteration")
 
 
 def _loss(value: float | None) -> str:

@@ -49,6 +49,13 @@ class RunConfig(Spec):
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="How meta_lr changes over the run: not at all, or along a half cosine to zero."
     )
+    ema_decay: Real | None = Field(
+        None,
+        gt=0,
+        le=0.999999,
+        description="Keep a moving average of the initialization with this decay a meta-iteration, and adapt from "
+        "that; training itself goes on from the newest values.",
+    )
     engine: Literal["auto", "higher", "vectorized", "compiled"] = Field(
         "auto",
         description="How the meta-gradient is computed. higher: task by task, the reference. vectorized: all tasks "

@@ -4,9 +4,9 @@ The file is a zip with fixed names, each entry plain JSON or safetensors:
 
     run.json               configuration, name, notes, iteration, and the SHA-256 of every other entry
     metrics.json           the metric rows, column by column
-    weights.safetensors    the parameters by name; all that another program needs
-    state.safetensors      what else a resume needs: Adam's moments and unfinished metric rows
-    history.safetensors    the parameters at earlier iterations, for looking back
+    weights.safetensors    what was learned, by name; all that another program needs
+    state.safetensors      what else a resume needs: Adam's moments, unfinished metric rows, what is averaged
+    history.safetensors    what was learned at earlier iterations, for looking back
     adapt.py               a standalone script that adapts the weights to new data; never read on import
 
 An imported file is hostile until proven otherwise. Nothing in it is executed or used as a path; every size is checked
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from maml_core.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, run_layout
+from maml_core.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, run_layout, state_names
 from maml_core.config import RunConfig
 from maml_core.engines import Layout, TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
@@ -94,13 +94,13 @@ def export_run(store: Store, run_id: str) -> bytes:
     frame = frame[frame["iteration"] <= state.iteration]
     parts = {
         "metrics.json": json.dumps(frame.to_dict("list")).encode(),
-        "weights.safetensors": _weights(layout, state.parameters),
+        "weights.safetensors": _weights(layout, state.learned),
         "state.safetensors": save(
-            {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq, "pending": checkpoint.pending.contiguous()}
+            {name: getattr(state, name) for name in _rest(run.config)} | {"pending": checkpoint.pending.contiguous()}
         ),
         "history.safetensors": save(
             {
-                f"{at}": load_checkpoint(data, run.config).state.parameters
+                f"{at}": load_checkpoint(data, run.config).state.learned
                 for at, _, data in history
                 if data and at <= state.iteration
             }
@@ -147,7 +147,7 @@ def export_weights(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    return _weights(run_layout(run.config), checkpoint.state.parameters)
+    return _weights(run_layout(run.config), checkpoint.state.learned)
 
 
 def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
@@ -156,6 +156,12 @@ def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
     if data is None:
         raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
     return run, load_checkpoint(data, run.config)
+
+
+def _rest(config: RunConfig) -> list[str]:
+    """The vectors of the training state that weights.safetensors does not hold."""
+    learned = "parameters" if config.ema_decay is None else "average"
+    return [name for name in state_names(config) if name != learned]
 
 
 def _weights(layout: Layout, parameters: Tensor) -> bytes:
@@ -200,7 +206,7 @@ def _read(file: bytes) -> ImportedRun:
     limits = {
         "metrics.json": _JSON_LIMITS["metrics.json"],
         "weights.safetensors": size + _HEADER_ROOM,
-        "state.safetensors": 2 * size + 24 * row_spacing(config.meta_iterations) + _HEADER_ROOM,
+        "state.safetensors": len(_rest(config)) * size + 24 * row_spacing(config.meta_iterations) + _HEADER_ROOM,
         "history.safetensors": size * len(manifest.history) + _HEADER_ROOM,
     }
     parts = {name: _entry(archive, name, min(limit, SIZE_LIMIT)) for name, limit in limits.items()}
@@ -210,7 +216,7 @@ def _read(file: bytes) -> ImportedRun:
     if size > SIZE_LIMIT:
         raise _refused("its model is too large")
     layout = run_layout(config)
-    state, pending = _state(layout, parts, manifest.iteration)
+    state, pending = _state(config, layout, parts, manifest.iteration)
     return ImportedRun(
         config=config,
         status="finished" if manifest.iteration == config.meta_iterations else
@@ -226,7 +232,7 @@ def _read(file: bytes) -> ImportedRun:
         },
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
         latest=(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.swapped_at))),
-        snapshots=_snapshots(layout, manifest, parts["history.safetensors"]),
+        snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
     )  # fmt: skip
 
 
@@ -268,31 +274,34 @@ def _tensors(data: bytes, names: set[str], where: str) -> dict[str, Tensor]:
     return load(data)  # type: ignore[no-any-return]
 
 
-def _state(layout: Layout, parts: dict[str, bytes], iteration: int) -> tuple[TrainingState, Tensor]:
+def _state(config: RunConfig, layout: Layout, parts: dict[str, bytes], iteration: int) -> tuple[TrainingState, Tensor]:
     weights = _tensors(parts["weights.safetensors"], set(layout.shapes), "weights.safetensors")
     for name, shape in layout.shapes.items():
         check_tensor(weights, name, tuple(shape), torch.float32)
-    rest = _tensors(parts["state.safetensors"], {"exp_avg", "exp_avg_sq", "pending"}, "state.safetensors")
-    for name in ("exp_avg", "exp_avg_sq"):
+    names = _rest(config)
+    rest = _tensors(parts["state.safetensors"], {*names, "pending"}, "state.safetensors")
+    for name in names:
         check_tensor(rest, name, (layout.size,), torch.float32)
     check_tensor(rest, "pending", (None, 3), torch.float64)
     if rest["exp_avg_sq"].min() < 0:
         raise _refused("exp_avg_sq holds values below zero")
     if rest["pending"].shape[0] > iteration:
         raise _refused("pending holds more rows than there were iterations")
-    state = TrainingState(layout.flatten(weights), rest["exp_avg"], rest["exp_avg_sq"], iteration)
-    return state, rest["pending"]
+    learned = layout.flatten(weights)
+    vectors = [rest[name] if name in names else learned for name in state_names(config)]
+    return TrainingState.of(vectors, iteration), rest["pending"]
 
 
-def _snapshots(layout: Layout, manifest: _Manifest, data: bytes) -> list[tuple[int, float, bytes]]:
+def _snapshots(config: RunConfig, layout: Layout, manifest: _Manifest, data: bytes) -> list[tuple[int, float, bytes]]:
     tensors = _tensors(data, {str(entry.iteration) for entry in manifest.history}, "history.safetensors")
     kept = []
     for entry in manifest.history:
         check_tensor(tensors, str(entry.iteration), (layout.size,), torch.float32)
         if entry.iteration > manifest.iteration:
             raise _refused(f"history reaches iteration {entry.iteration}, beyond the run's own")
-        zeros = torch.zeros(layout.size)
-        state = TrainingState(tensors[str(entry.iteration)], zeros, zeros.clone(), entry.iteration)
+        learned, zeros = tensors[str(entry.iteration)], torch.zeros(layout.size)
+        vectors = {"parameters": learned, "exp_avg": zeros, "exp_avg_sq": zeros, "average": learned}
+        state = TrainingState.of((vectors[name].clone() for name in state_names(config)), entry.iteration)
         held_out = math.inf if entry.held_out is None else entry.held_out
         kept.append((entry.iteration, held_out, dump_checkpoint(Checkpoint(state, torch.zeros(0, 3).double()))))
     return kept

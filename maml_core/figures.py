@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tsdownsample import MinMaxLTTBDownsampler
 
-from maml_core.adaptation import Fit, Landscape
+from maml_core.adaptation import Fit, Landscape, counted_steps
 from maml_core.evaluation import Evaluation
 from maml_core.gradients import TOY_RANGE, TOY_TARGETS, Toy
 
@@ -292,7 +292,6 @@ def sparkline(frame: pd.DataFrame, points: int = 40) -> list[float]:
 def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[dict[str, Any]]:
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
     x, pick = (fit.x[::2], slice(None, None, 2)) if small else (fit.x, slice(None))
-    steps = "step" if last == 1 else "steps"
     traces = []
     if fit.truth is not None:
         traces.append(_line(x, fit.truth[pick], "truth", "truth", dash="dash", width=2, **place))
@@ -300,7 +299,7 @@ def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) ->
         _line(x, fit.predictions[0][pick], "before", f"before {_number(fit.query_loss[0])}", width=1.8, **place),
     ]
     if last > 0 or fit.blew_up_at is None:
-        label = f"after {last} {steps} {_number(fit.query_loss[last])}"
+        label = f"after {counted_steps(last)} {_number(fit.query_loss[last])}"
         traces.append(_line(x, fit.predictions[last][pick], "after", label, width=2.6, **place))
     traces.append(
         _line(fit.support_x, fit.support_y, "support", "support", mode="markers", size=6 if small else 10, **place)

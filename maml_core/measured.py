@@ -3,14 +3,18 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 from maml_core.algorithms import Parameters
 from maml_core.checkpoint import load_parameters
 from maml_core.errors import StoreError
 from maml_core.evaluation import Evaluation, evaluate, pretraining
-from maml_core.presets import PRESETS
+from maml_core.presets import PRESETS, REPORT_TASKS
 from maml_core.run import Run
 from maml_core.store import Store
+
+At = Literal["best", "latest"] | int
+"""Which of a run's checkpoints: its best by held-out loss, its latest, or that of an iteration in its history."""
 
 
 def pretrained_run(store: Store, run: Run) -> Run | None:
@@ -22,19 +26,24 @@ def pretrained_run(store: Store, run: Run) -> Run | None:
     return max(found, key=lambda other: other.iteration, default=None)
 
 
-def reproduction(run: Run, result: Evaluation) -> str | None:
-    """Whether a finished run of a preset reached what it did before; None where there is nothing to compare."""
+def reproduction(
+    store: Store, run: Run, turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext()
+) -> str | None:
+    """Whether a finished run of a preset reached what that did before; None where there is nothing to compare.
+
+    Measured as the preset's own figure was, whatever the reader looks at: see `presets.Reached`.
+    """
     preset = PRESETS.get(run.preset or "")
     if preset is None or preset.reached is None or run.status != "finished":
         return None
     free = {"seed": run.config.seed, "engine": run.config.engine, "device": run.config.device}
-    steps, low, high = preset.reached
-    if run.config != preset.config.with_settings(free) or len(result.learned.mse) <= steps:
+    if run.config != preset.config.with_settings(free):
         return None
-    found, half = result.learned.mse[steps], result.learned.ci95[steps]
-    verdict = "reproduced" if found - half <= high else "not reproduced: try another seed"
-    count = "1 step" if steps == 1 else f"{steps} steps"
-    return f"This recipe reached {low:g} to {high:g} after {count} with three seeds; this run {found:.3g}: {verdict}."
+    reached = preset.reached
+    curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
+    found, half = curve.mse[-1], curve.ci95[-1]
+    verdict = "reproduced." if found - half <= max(reached.errors) else "not reproduced: try another seed."
+    return f"This recipe reached {reached}; this run {found:.3g} ± {half:.2g}: {verdict}"
 
 
 def run_parameters(store: Store, run: Run, iteration: int | None = None) -> Parameters | None:
@@ -47,24 +56,42 @@ def run_parameters(store: Store, run: Run, iteration: int | None = None) -> Para
     return load_parameters(data, run.config) if data else None
 
 
+def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:
+    """The iteration and the bytes of one of a run's checkpoints; the best is the latest while none has been judged.
+
+    Raises:
+        StoreError: the run has no such checkpoint.
+    """
+    if at == "best" and run.best_iteration is not None:
+        iteration, data = run.best_iteration, store.checkpoint(run.id, "best")
+    elif isinstance(at, int):
+        iteration, data = at, store.checkpoint(run.id, "history", at)
+    else:
+        iteration, data = run.iteration, store.checkpoint(run.id)
+    if data is not None:
+        return iteration, data
+    if isinstance(at, int):
+        kept = ", ".join(f"{at}" for at, _ in store.history(run.id))
+        raise StoreError(f"checkpoint = {at} is not kept of run {run.id} ({run.name}): it must be one of {kept}.")
+    raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
+
+
 def measure(
     store: Store,
     run: Run,
     *,
-    tasks: int = 600,
+    tasks: int = REPORT_TASKS,
     steps: int = 10,
     seed: int = 0,
-    iteration: int | None = None,
+    at: At = "latest",
     turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
 ) -> Evaluation:
     """Error of a run and its baselines on held-out tasks, from the store if it was computed before.
 
     Raises:
-        StoreError: the run has no checkpoint.
+        StoreError: the run has no such checkpoint.
     """
-    saved = store.checkpoint(run.id, "latest" if iteration is None else "history", iteration)
-    if saved is None:
-        raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
+    _, saved = checkpoint_at(store, run, at)
     other = pretrained_run(store, run)
     baseline = store.checkpoint(other.id) if other and other.iteration else None
     digest = hashlib.sha256(saved + (baseline or b""))

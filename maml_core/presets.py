@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from maml_core.adaptation import counted_steps
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.models import MLP, Linear
@@ -13,6 +14,35 @@ DEFAULT = "sine"
 """The preset that the lab opens with and `train` runs when none is named."""
 
 
+REPORT_TASKS = 600
+"""Held-out tasks that an error is measured on."""
+
+REPORT_SEEDS = (21, 22, 23)
+"""Training seeds of the errors that presets carry; nothing was tuned on them."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What training a preset came to: its error after `steps` steps of adaptation, for each of `REPORT_SEEDS`.
+
+    Mean squared error on `REPORT_TASKS` held-out tasks (evaluation seed 0, a noise-free grid of 100 points) at the
+    checkpoint with the lowest held-out loss, which is computed on yet other tasks.
+    """
+
+    steps: int
+    errors: tuple[float, float, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the training seeds."""
+        return sum(self.errors) / len(self.errors)
+
+    def __str__(self) -> str:
+        """As part of a sentence: 0.05 (0.04 to 0.06 with three seeds) after 5 steps."""
+        low, high = min(self.errors), max(self.errors)
+        return f"{self.mean:.3g} ({low:.3g} to {high:.3g} with three seeds) after {counted_steps(self.steps)}"
+
+
 @dataclass(frozen=True)
 class Preset:
     """A configuration worth a name."""
@@ -20,8 +50,7 @@ class Preset:
     title: str
     description: str
     config: RunConfig
-    reached: tuple[int, float, float] | None = None
-    """Adaptation steps, and the lowest and highest error after them over three training seeds."""
+    reached: Reached | None = None
 
 
 _CLASSIC: dict[str, Any] = {
@@ -76,25 +105,21 @@ PRESETS: dict[str, Preset] = {
         "The MAML paper's sines, 5 shots",
         "arXiv:1703.03400, section 5.1: 40-40 network, 70,000 iterations, 5 support points.",
         RunConfig(**_PAPER, shots=5, query_shots=5),
-        (1, 0.63, 0.69),
     ),
     "paper-10-shot": Preset(
         "The MAML paper's sines, 10 shots",
         "arXiv:1703.03400, section 5.1: 40-40 network, 70,000 iterations, 10 support points.",
         RunConfig(**_PAPER, shots=10, query_shots=10),
-        (1, 0.38, 0.61),
     ),
     "best-5-shot": Preset(
         "Best first-order recipe, 5 shots",
         "The paper's sines by first-order Meta-SGD: five inner steps at learned rates, clipping, a cosine schedule.",
         RunConfig(**(_PAPER | _BEST), shots=5, query_shots=5),
-        (5, 0.174, 0.245),
     ),
     "best-10-shot": Preset(
         "Best first-order recipe, 10 shots",
         "The paper's sines by first-order Meta-SGD: five inner steps at learned rates, clipping, a cosine schedule.",
         RunConfig(**(_PAPER | _BEST), shots=10, query_shots=10),
-        (5, 0.054, 0.083),
     ),
     "best-random-frequency": Preset(
         "Best first-order recipe, any frequency",

@@ -1,10 +1,19 @@
 """Published errors on the sines of arXiv:1703.03400, to hold a run's own against."""
 
+import textwrap
 from dataclasses import dataclass
 
+from maml_core.adaptation import counted_steps
+from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig
+from maml_core.evaluation import Evaluation
 from maml_core.models import MLP
 from maml_core.tasks import Sine
+
+PROTOCOL = (
+    "Published errors are as each source reports them, after the method's own steps and on tasks and points of its own;"
+    " those marked * are quoted from other papers' tables."
+)
 
 
 @dataclass(frozen=True)
@@ -16,26 +25,46 @@ class Published:
     method: str
     order: int  # 1: first-order, 2: with second derivatives
     error: str
+    is_quoted: bool = False  # not read at the source itself
 
 
 PUBLISHED = (
-    Published(5, "arXiv:1707.09835", "MAML", 2, "1.13"),
-    Published(5, "arXiv:1707.09835", "Meta-SGD", 2, "0.90"),
+    Published(5, "arXiv:1707.09835", "MAML", 2, "1.13", is_quoted=True),
+    Published(5, "arXiv:1707.09835", "Meta-SGD", 2, "0.90", is_quoted=True),
     Published(5, "Zigolox, OptML project", "MAML", 2, "0.72"),
     Published(5, "Zigolox, OptML project", "FOMAML", 1, "0.81"),
     Published(5, "Zigolox, OptML project", "Reptile", 1, "1.3"),
-    Published(5, "arXiv:1902.03356", "MAML", 2, "0.686"),
-    Published(5, "arXiv:1902.03356", "MC2", 2, "0.405"),
+    Published(5, "arXiv:1902.03356", "MAML", 2, "0.686", is_quoted=True),
+    Published(5, "arXiv:1902.03356", "MC2", 2, "0.405", is_quoted=True),
     Published(5, "PARL", "MAML++", 2, "0.34"),
-    Published(10, "arXiv:1707.09835", "MAML", 2, "0.77"),
-    Published(10, "arXiv:1707.09835", "Meta-SGD", 2, "0.53"),
+    Published(10, "arXiv:1707.09835", "MAML", 2, "0.77", is_quoted=True),
+    Published(10, "arXiv:1707.09835", "Meta-SGD", 2, "0.53", is_quoted=True),
     Published(10, "63days", "MAML", 2, "0.67"),
     Published(10, "63days", "Meta-SGD", 2, "0.31"),
-    Published(10, "arXiv:1902.03356", "MAML", 2, "0.435"),
-    Published(10, "arXiv:1902.03356", "MC2", 2, "0.201"),
-    Published(10, "arXiv:1810.03642", "MAML", 2, "0.23-0.33"),
-    Published(10, "arXiv:1810.03642", "CAVIA", 2, "0.19"),
+    Published(10, "arXiv:1902.03356", "MAML", 2, "0.435", is_quoted=True),
+    Published(10, "arXiv:1902.03356", "MC2", 2, "0.201", is_quoted=True),
+    Published(10, "arXiv:1810.03642", "MAML", 2, "0.23-0.33", is_quoted=True),
+    Published(10, "arXiv:1810.03642", "CAVIA", 2, "0.19", is_quoted=True),
 )
+
+
+def comparison(config: RunConfig, result: Evaluation) -> str:
+    """The published errors for a run's set-up and, last, the run's own, as the lines of one table."""
+    steps = min(config.inner_steps, len(result.learned.mse) - 1)
+    algorithm = ALGORITHMS[config.algorithm]
+    rows = [(row.error, row.order, row.method, row.source + " *" * row.is_quoted) for row in comparable(config)]
+    rows.append(
+        (
+            f"{result.learned.mse[steps]:.3g} ± {result.learned.ci95[steps]:.2g}",
+            1 if algorithm.is_first_order else 2,
+            f"this run: {algorithm.name}",
+            f"{result.tasks} held-out tasks, after {counted_steps(steps)}",
+        )
+    )
+    orders = {1: "first", 2: "second"}
+    lines = [f"{'error':>15}  {'order':<6}  {'method':<22}  source, {config.shots} shots"]
+    lines += [f"{error:>15}  {orders[order]:<6}  {method:<22}  {source}" for error, order, method, source in rows]
+    return "\n".join([*lines, *textwrap.wrap(PROTOCOL, 100)])
 
 
 def comparable(config: RunConfig) -> list[Published]:

@@ -37,7 +37,9 @@ MORE_ROWS = 1500
 SNAPSHOTS = 100
 """A run keeps at most this many checkpoints of its history."""
 
-HELD_OUT_TASKS = 100
+HELD_OUT_AT_ONCE = 100
+"""Held-out tasks judged together, fewer where the model is so large that their copies would fill the memory."""
+HELD_OUT_NUMBERS = 10**7
 
 NO_PENDING = torch.zeros(0, 3, dtype=torch.float64)
 
@@ -89,13 +91,15 @@ class Trainer:
         self.model = build_model(config.model, config.seed).to(self.device)
         self.engine = _training_engine(config, self.model, swapped_at, start_job)
         self.state = (
-            state.to(self.device) if state is not None else initial_state(self.model, ALGORITHMS[config.algorithm])
+            state.to(self.device)
+            if state is not None
+            else initial_state(self.model, ALGORITHMS[config.algorithm], averages=config.ema_decay is not None)
         )
         self.pending = pending if pending is not None else NO_PENDING
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device)
-        self._held_out = held_out_tasks(config, HELD_OUT_TASKS, self.device)
+        self._held_out = held_out_tasks(config, held_out_count(config.meta_iterations), self.device)
         self._judge = self._make_judge()
         self._snapshots = snapshot_iterations(config.meta_iterations)
         self._seconds_each = 0.0
@@ -247,8 +251,15 @@ class Trainer:
         return self._record(state, rows[:good], diverged=text)
 
     def _held_out_loss(self, state: TrainingState) -> float:
-        loss = float(self._judge.meta_gradient(state.parameters, self._held_out).post_loss)
-        return loss if math.isfinite(loss) else math.inf
+        """Mean query loss after adaptation; infinite where it is not finite."""
+        count = len(self._held_out.support_x)
+        at_once = max(1, min(HELD_OUT_AT_ONCE, HELD_OUT_NUMBERS // len(state.learned)))
+        total = 0.0
+        for start in range(0, count, at_once):
+            tasks = self._held_out.at(slice(start, start + at_once))
+            part = float(self._judge.meta_gradient(state.learned, tasks).post_loss)
+            total += part * len(tasks.support_x) / count
+        return total if math.isfinite(total) else math.inf
 
 
 def check_startable(config: RunConfig) -> None:
@@ -312,7 +323,9 @@ def _engine_parts(config: RunConfig) -> dict[str, Any]:
         "algorithm": ALGORITHMS[config.algorithm],
         "inner_lr": config.inner_lr,
         "inner_steps": config.inner_steps,
-        "meta_optimizer": MetaOptimizer(config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations),
+        "meta_optimizer": MetaOptimizer(
+            config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations, config.ema_decay
+        ),
     }
 
 
@@ -326,6 +339,11 @@ def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> Ta
         seed=config.seed,
         device=device,
     )
+
+
+def held_out_count(meta_iterations: int) -> int:
+    """How many tasks judge a run's snapshots: a longer run can afford a finer judge."""
+    return min(400, max(100, meta_iterations // 100))
 
 
 def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:

@@ -133,9 +133,10 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
         with computing():
             yield
 
-    result = measure(session.store, run, tasks=tasks, steps=steps, iteration=iteration, turn=turn)
+    at = "latest" if iteration is None else iteration
+    result = measure(session.store, run, tasks=tasks, steps=steps, at=at, turn=turn)
+    said = reproduction(session.store, run, turn)
     bar.empty()
-    said = reproduction(run, result) if iteration is None else None
     if said:
         st.info(said, icon=":material/verified:")
     left, right = st.columns([3, 2])
@@ -155,7 +156,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     st.caption(
         f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
         f"points, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
-        f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps}`."
+        f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
     )
     pretraining_button(session, run)
 

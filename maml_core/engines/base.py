@@ -1,7 +1,8 @@
 """The contract of an engine, and the state that a chunk of meta-iterations carries forward."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -48,7 +49,25 @@ class TrainingState:
     parameters: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
+    average: Tensor | None = None  # the moving average of the parameters, for a run that keeps one
     iteration: int = 0
+
+    @property
+    def vectors(self) -> tuple[Tensor, ...]:
+        """What the meta-optimizer carries forward, in its order."""
+        kept = (self.parameters, self.exp_avg, self.exp_avg_sq)
+        return kept if self.average is None else (*kept, self.average)
+
+    @property
+    def learned(self) -> Tensor:
+        """The initialization that training has found so far: the average where there is one."""
+        return self.parameters if self.average is None else self.average
+
+    @classmethod
+    def of(cls, vectors: Iterable[Tensor], iteration: int) -> "TrainingState":
+        """The state with these `vectors`, in the order that `vectors` gives them."""
+        parameters, exp_avg, exp_avg_sq, *rest = vectors
+        return cls(parameters, exp_avg, exp_avg_sq, rest[0] if rest else None, iteration)
 
     def is_finite(self) -> bool:
         """Whether the parameters hold neither NaN nor infinity."""
@@ -56,20 +75,15 @@ class TrainingState:
 
     def to(self, device: torch.device | str) -> "TrainingState":
         """The same state on another device."""
-        return replace(
-            self,
-            parameters=self.parameters.to(device),
-            exp_avg=self.exp_avg.to(device),
-            exp_avg_sq=self.exp_avg_sq.to(device),
-        )
+        return TrainingState.of((vector.to(device) for vector in self.vectors), self.iteration)
 
 
-def initial_state(model: nn.Module, algorithm: Algorithm = FOMAML) -> TrainingState:
+def initial_state(model: nn.Module, algorithm: Algorithm = FOMAML, *, averages: bool = False) -> TrainingState:
     """The state before the first meta-iteration, on the model's device; factors of inner_lr start at one."""
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
     if algorithm.learns_rates:
         flat = torch.cat([flat, torch.ones_like(flat)])
-    return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
+    return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.clone() if averages else None)
 
 
 class MetaGradient(NamedTuple):
@@ -136,16 +150,14 @@ class Engine(ABC):
         of the meta-gradient before clipping. A non-finite value is passed on; watching for it is the caller's.
         """
         metrics = []
-        parameters, exp_avg, exp_avg_sq = state.parameters, state.exp_avg, state.exp_avg_sq
+        vectors = state.vectors
         count = tasks.support_x.shape[0]
         for batch, rates in zip(
             (tasks.at(i) for i in range(count)),
-            self.meta_optimizer.rates(state.iteration, count, parameters),
+            self.meta_optimizer.rates(state.iteration, count, vectors[0]),
             strict=True,
         ):
-            gradient, pre_loss, post_loss = self.meta_gradient(parameters, batch)
-            parameters, exp_avg, exp_avg_sq, norm = self.meta_optimizer.update(
-                parameters, exp_avg, exp_avg_sq, gradient, rates
-            )
+            gradient, pre_loss, post_loss = self.meta_gradient(vectors[0], batch)
+            vectors, norm = self.meta_optimizer.update(vectors, gradient, rates)
             metrics.append(torch.stack([pre_loss, post_loss, norm]))
-        return TrainingState(parameters, exp_avg, exp_avg_sq, state.iteration + count), torch.stack(metrics)
+        return TrainingState.of(vectors, state.iteration + count), torch.stack(metrics)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,7 @@ UNROLLED_STEPS = 8
 MOST_UNROLLED_STEPS = 64
 
 Loop = Callable[..., tuple[Tensor, ...]]
+_TASK_TENSORS = len(TaskBatch._fields)
 _aten = torch.ops.aten
 
 
@@ -98,17 +99,16 @@ class CompiledEngine(VectorizedEngine):
         self.prepare(tasks.at(0))
         assert self._loop is not None
         total = tasks.support_x.shape[0]
-        tensors = (state.parameters, state.exp_avg, state.exp_avg_sq)
+        vectors: Sequence[Tensor] = state.vectors
         inner_lr = state.parameters.new_tensor(self.inner_lr)
         metrics = []
         for start in range(0, total, self.capacity):
             count = min(self.capacity, total - start)
             batch = TaskBatch(*(_padded(tensor[start : start + count], self.capacity) for tensor in tasks))
-            rates = _padded(self.meta_optimizer.rates(state.iteration + start, count, tensors[0]), self.capacity)
-            *new, rows = self._loop(torch.tensor(count), *tensors, inner_lr, *batch, rates)
-            tensors = (new[0], new[1], new[2])
+            rates = _padded(self.meta_optimizer.rates(state.iteration + start, count, vectors[0]), self.capacity)
+            *vectors, rows = self._loop(torch.tensor(count), inner_lr, rates, *batch, *vectors)
             metrics.append(rows[:count])
-        return TrainingState(*tensors, iteration=state.iteration + total), torch.cat(metrics)  # type: ignore[misc]
+        return TrainingState.of(vectors, state.iteration + total), torch.cat(metrics)
 
     def close(self) -> None:
         """Let go of the loop: what was unpacked to load it is deleted with it."""
@@ -140,28 +140,30 @@ class CompiledEngine(VectorizedEngine):
         name = self._package_name(tasks)
         return self._cache.load(name) or self._compile(self._trace(tasks), tasks, name)
 
-    def _iteration(
-        self, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, inner_lr: Tensor, rates: Tensor, *tasks: Tensor
-    ) -> tuple[Tensor, ...]:
-        """One meta-iteration: new parameters and moments `[P]`, and its three metrics."""
+    def _iteration(self, inner_lr: Tensor, rates: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """One meta-iteration of a meta-batch and the state's vectors `[P]`: the new ones, and its three metrics."""
+        tasks, vectors = TaskBatch(*inputs[:_TASK_TENSORS]), inputs[_TASK_TENSORS:]
         given = self.inner_lr
         self.inner_lr = inner_lr  # type: ignore[assignment]  # an input of the graph: one loop serves every rate
         try:
-            gradient, before, after = self.compose(parameters, TaskBatch(*tasks), lambda piece, *inputs: piece(*inputs))
+            gradient, before, after = self.compose(vectors[0], tasks, lambda piece, *inputs: piece(*inputs))
         finally:
             self.inner_lr = given
-        *new, norm = self.meta_optimizer.update(parameters, exp_avg, exp_avg_sq, gradient, rates)
-        return (*new, torch.stack([before, after, norm]))
+        vectors, norm = self.meta_optimizer.update(vectors, gradient, rates)
+        return (*vectors, torch.stack([before, after, norm]))
 
     def _trace(self, tasks: TaskBatch) -> torch.fx.GraphModule:
         """One meta-iteration as a flat list of tensor operations."""
-        flat = initial_state(self.model, self.algorithm).parameters
+        vectors = self._vectors()
         # The body of a loop inside the trace gets its shapes only from a trace of fake tensors.
         mode: Literal["fake", "real"] = "fake" if self._loops_inside() else "real"
         with torch.no_grad():
             return make_fx(
                 lambda *inputs: self._iteration(*inputs), decomposition_table=_DECOMPOSITIONS, tracing_mode=mode
-            )(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.new_ones(()), flat.new_ones(2), *tasks)
+            )(vectors[0].new_ones(()), vectors[0].new_ones(3), *tasks, *vectors)
+
+    def _vectors(self) -> tuple[Tensor, ...]:
+        return initial_state(self.model, self.algorithm, averages=self.meta_optimizer.ema_decay is not None).vectors
 
     def _package_name(self, tasks: TaskBatch) -> str:
         """A hash of everything that shapes the native code: the operations with their constants, shapes, machine."""
@@ -171,6 +173,7 @@ class CompiledEngine(VectorizedEngine):
                     _description(self.model) or self._operations(tasks),
                     _sources(),
                     (self.algorithm.name, self.inner_steps, self._unrolled_steps, self.meta_optimizer.clip_norm),
+                    len(self._vectors()),
                     [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tasks],
                     [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()],
                     _capacity(tasks),
@@ -188,17 +191,10 @@ class CompiledEngine(VectorizedEngine):
 
     def _compile(self, step: torch.fx.GraphModule, tasks: TaskBatch, name: str) -> Loop:
         capacity = self.capacity
-        flat = initial_state(self.model, self.algorithm).parameters
+        vectors = self._vectors()
         batch = TaskBatch(*(tensor.new_zeros(capacity, *tensor.shape) for tensor in tasks))
-        example = (
-            torch.tensor(capacity),
-            flat,
-            flat.clone(),
-            flat.clone(),
-            flat.new_ones(()),
-            *batch,
-            flat.new_ones(capacity, 2),
-        )
+        ones = vectors[0].new_ones
+        example = (torch.tensor(capacity), ones(()), ones(capacity, 3), *batch, *vectors)
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -220,31 +216,21 @@ class _ChunkLoop(nn.Module):
         self.step = step
         self.capacity = capacity
 
-    def forward(
-        self,
-        count: Tensor,
-        parameters: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        inner_lr: Tensor,
-        *drawn: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(self, count: Tensor, inner_lr: Tensor, rates: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        tasks, vectors = inputs[:_TASK_TENSORS], inputs[_TASK_TENSORS:]
+
         def go_on(done: Tensor, *_: Tensor) -> Tensor:
             return done < count
 
-        def body(done: Tensor, theta: Tensor, m: Tensor, v: Tensor, metrics: Tensor) -> tuple[Tensor, ...]:
-            *tasks, rates = [tensor.index_select(0, done.view(1)).squeeze(0) for tensor in drawn]
-            theta, m, v, row = self.step(theta, m, v, inner_lr, rates, *tasks)
-            return done + 1, theta, m, v, metrics.index_put((done,), row)
+        def body(done: Tensor, metrics: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
+            rates_now, *batch = [drawn.index_select(0, done.view(1)).squeeze(0) for drawn in (rates, *tasks)]
+            *after, row = self.step(inner_lr, rates_now, *batch, *now)
+            return (done + 1, metrics.index_put((done,), row), *after)
 
-        start = (
-            torch.zeros((), dtype=torch.int64),
-            parameters.clone(),
-            exp_avg.clone(),
-            exp_avg_sq.clone(),
-            parameters.new_zeros(self.capacity, 3),
-        )
-        return while_loop(go_on, body, start)[1:]  # type: ignore[no-any-return]
+        metrics = vectors[0].new_zeros(self.capacity, 3)
+        start = (torch.zeros((), dtype=torch.int64), metrics, *(vector.clone() for vector in vectors))
+        _, metrics, *after = while_loop(go_on, body, start)
+        return (*after, metrics)
 
 
 @functools.cache

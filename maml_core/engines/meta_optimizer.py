@@ -1,7 +1,7 @@
-"""Adam on the initialization, with optional norm clipping and schedule, as a pure function of flat vectors.
+"""Adam on the initialization, with optional clipping, schedule and averaging, as a pure function of flat vectors.
 
 Written out rather than taken from `torch.optim`, because the compiled engine needs it inside a graph, and because
-a state of three vectors is what a checkpoint holds. Tests hold it to `torch.optim.Adam`.
+a state of flat vectors is what a checkpoint holds. Tests hold it to `torch.optim.Adam`.
 """
 
 import math
@@ -16,12 +16,13 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class MetaOptimizer:
-    """Adam (arXiv:1412.6980) with step size `lr` at iteration t of `total`."""
+    """Adam (arXiv:1412.6980) with step size `lr` at iteration t of `total`, and a moving average of its iterates."""
 
     lr: float
     clip_norm: float | None = None
     schedule: str = "constant"
     total: int = 1
+    ema_decay: float | None = None
 
     def lr_at(self, iteration: int) -> float:
         """The step size at a zero-based iteration; `cosine` is lr (1 + cos(pi t / total)) / 2."""
@@ -30,24 +31,31 @@ class MetaOptimizer:
         return self.lr
 
     def rates(self, start: int, count: int, like: Tensor) -> Tensor:
-        """The two numbers that differ between iterations, `[count, 2]`: step size and second-moment correction.
+        """The numbers that differ between iterations, `[count, 3]`.
 
-        Step size is lr_t / (1 - beta1^t), the correction is sqrt(1 - beta2^t), with t counted from one. Computed
-        in double precision outside any graph, so that every engine uses the same bits.
+        With t counted from one: the step size lr_t / (1 - beta1^t), the second moment's correction sqrt(1 - beta2^t),
+        and what the newest iterate counts for in the average. That is 1 - min(ema_decay, t / (t + 9)): early on the
+        average is short, so that it does not hold on to where training began. Computed in double precision outside
+        any graph, so that every engine uses the same bits.
         """
         numbers = [
-            (self.lr_at(i) / (1 - BETAS[0] ** (i + 1)), math.sqrt(1 - BETAS[1] ** (i + 1)))
+            (
+                self.lr_at(i) / (1 - BETAS[0] ** (i + 1)),
+                math.sqrt(1 - BETAS[1] ** (i + 1)),
+                1 - min(self.ema_decay or 0.0, (i + 1) / (i + 10)),
+            )
             for i in range(start, start + count)
         ]
         return torch.tensor(numbers, dtype=torch.float64).to(dtype=like.dtype).to(like.device)
 
-    def update(
-        self, parameters: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, rates: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One step: new parameters and moments `[P]`, and the gradient's norm before clipping.
+    def update(self, vectors: tuple[Tensor, ...], gradient: Tensor, rates: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """One step from parameters, both moments and, if there is one, the average, all `[P]`, to the new ones.
 
-        theta' = theta - rates[0] * m' / (sqrt(v') / rates[1] + eps)
+        theta' = theta - rates[0] * m' / (sqrt(v') / rates[1] + eps); average' = average + rates[2] (theta' - average)
+
+        Also returns the gradient's norm before clipping.
         """
+        parameters, exp_avg, exp_avg_sq, *average = vectors
         norm = torch.linalg.vector_norm(gradient)
         if self.clip_norm is not None:
             scaled = gradient * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -56,4 +64,5 @@ class MetaOptimizer:
         exp_avg = exp_avg + (1 - BETAS[0]) * (gradient - exp_avg)
         exp_avg_sq = BETAS[1] * exp_avg_sq + (1 - BETAS[1]) * gradient * gradient
         parameters = parameters - rates[0] * exp_avg / (exp_avg_sq.sqrt() / rates[1] + EPS)
-        return parameters, exp_avg, exp_avg_sq, norm
+        average = [mean + rates[2] * (parameters - mean) for mean in average]
+        return (parameters, exp_avg, exp_avg_sq, *average), norm

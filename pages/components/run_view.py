@@ -53,7 +53,7 @@ def pick_checkpoint(session: TrainingSession, run: Run) -> int | None:
         "Looking back: the initialization after so many meta-iterations",
         [*kept, None],
         value=asked if asked in kept else None,
-        format_func=lambda at: "latest" if at is None else f"{at:,}",
+        format_func=lambda at: "latest" if at is None else f"{at:,}{' (best)' if at == run.best_iteration else ''}",
         key=f"checkpoint-{run.id}",
     )
     if chosen is None:

@@ -1,6 +1,5 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch.nn.functional import mse_loss
 from maml_core.adaptation import adapt, draw_task, fit_tasks, landscape, points_task, read_points
 from maml_core.errors import ConfigError
 from maml_core.evaluation import ErrorCurve, Evaluation, evaluate, evaluation_tasks, untrained
-from maml_core.measured import reproduction
 from maml_core.models import MLP, build_model
 from maml_core.presets import PRESETS
 from maml_core.tasks import Sine, TaskStream
@@ -139,18 +137,3 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
     assert list(result.table()) == [
         "meta_learned", "meta_learned_ci95", "pretrained", "pretrained_ci95", "random", "random_ci95",
     ]  # fmt: skip
-
-
-def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it() -> None:
-    config = PRESETS["best-10-shot"].config.with_settings({"seed": 9})
-    run = SimpleNamespace(preset="best-10-shot", status="finished", config=config)
-    good = ErrorCurve([3, 0.6, 0.2, 0.1, 0.08, 0.06], [0.01] * 6)
-    bad = ErrorCurve([3, 0.6, 0.2, 0.1, 0.08, 0.5], [0.01] * 6)
-    said = [
-        reproduction(run, Evaluation(600, 0, learned=curve, random=curve, predict_mean=4.0))  # type: ignore[arg-type]
-        for curve in (good, bad)
-    ]
-    assert said[0] == "This recipe reached 0.054 to 0.083 after 5 steps with three seeds; this run 0.06: reproduced."
-    assert "not reproduced" in (said[1] or "")
-    run.config = config.with_settings({"meta_iterations": 10})
-    assert reproduction(run, Evaluation(600, 0, good, good, 4.0)) is None  # type: ignore[arg-type]

@@ -28,6 +28,14 @@ def test_train_then_evaluate_then_list(store_url: str, capsys: pytest.CaptureFix
     assert len(evaluated["mse"]) == len(evaluated["ci95"]) == 4
     assert set(evaluated["baselines"]) == {"random", "predict_mean"}
     assert answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3") == evaluated
+    best = Store(store_url).run(trained["run"]).best_iteration
+    assert evaluated["iteration"] == best
+    kept = ("evaluate", trained["run"], "--tasks", "20", "--steps", "3", "--checkpoint")
+    assert answer(capsys, *kept, str(best))["mse"] == evaluated["mse"]
+    assert answer(capsys, *kept, "latest")["iteration"] == 30
+    assert answer(capsys, *kept, "0")["mse"] != evaluated["mse"]
+    assert main([*kept, "29999"]) == 2
+    assert "checkpoint = 29999 is not kept" in capsys.readouterr().err
     (listed,) = answer(capsys, "runs")["runs"]
     assert listed["run"] == trained["run"]
     assert set(answer(capsys, "presets")["presets"]) == set(PRESETS)
@@ -69,7 +77,14 @@ def test_bad_values_exit_2_with_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["dance"], [], ["evaluate", "x", "--tasks", "0"], ["evaluate", "x", "--seed", "a"]]
+    "arguments",
+    [
+        ["dance"],
+        [],
+        ["evaluate", "x", "--tasks", "0"],
+        ["evaluate", "x", "--seed", "a"],
+        ["evaluate", "x", "--checkpoint", "worst"],
+    ],
 )
 def test_bad_usage_exits_2_with_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:

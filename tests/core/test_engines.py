@@ -171,8 +171,8 @@ def test_same_curve_as_the_reference_over_50_iterations(name: str, clip_norm: fl
 def test_same_bits_twice_and_in_any_chunks(name: str) -> None:
     def train(chunks: list[int]) -> tuple[TrainingState, Tensor]:
         model = make_model("relu")
-        engine = make_engine(ENGINES[name], model, 2, schedule="cosine", total=20)
-        state, seen, batch = initial_state(model), [], tasks(FAMILIES["sine"](), 20)
+        engine = make_engine(ENGINES[name], model, 2, schedule="cosine", total=20, ema_decay=0.9)
+        state, seen, batch = initial_state(model, averages=True), [], tasks(FAMILIES["sine"](), 20)
         for size in chunks:
             state, metrics = engine.run(state, batch.at(slice(state.iteration, state.iteration + size)))
             seen.append(metrics)
@@ -183,7 +183,24 @@ def test_same_bits_twice_and_in_any_chunks(name: str) -> None:
         again, more = train(chunks)
         assert torch.equal(first.parameters, again.parameters)
         assert torch.equal(first.exp_avg_sq, again.exp_avg_sq)
+        assert torch.equal(first.learned, again.learned)
         assert torch.equal(metrics, more)
+
+
+@pytest.mark.parametrize("name", [name for name in SUITE if name != "higher"])
+def test_the_average_is_that_of_the_reference_and_changes_nothing_else(name: str) -> None:
+    ends = {}
+    for cls, averages in ((ReferenceEngine, True), (SUITE[name], True), (SUITE[name], False)):
+        model = make_model("tanh").double()
+        engine = make_engine(cls, model, 2, ema_decay=0.9 if averages else None)
+        state = initial_state(model, averages=averages)
+        batch = tasks(FAMILIES["sine"](), 15, dtype=torch.float64)
+        ends[cls.name, averages], _ = engine.run(state, batch)
+    reference, found, plain = ends["higher", True], ends[name, True], ends[name, False]
+    assert difference(found.learned, reference.learned) < 1e-10
+    assert difference(found.learned, found.parameters) > 1e-5
+    assert torch.equal(found.parameters, plain.parameters)
+    assert plain.learned is plain.parameters
 
 
 @pytest.mark.parametrize("inner_steps", [1, 5])

@@ -38,7 +38,9 @@ def other(tmp_path: Path) -> Store:
     return Store(f"sqlite:///{tmp_path / 'other.db'}")
 
 
-def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig) -> None:
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig, ema_decay: float | None) -> None:
+    small_config = small_config.with_settings({"ema_decay": ema_decay})
     run_id = store.create_run(small_config, preset="sine", name="wave")
     store.edit(run_id, notes="the *first* one", pinned=True)
     train(store, run_id)
@@ -54,7 +56,7 @@ def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig
     assert other.checkpoint(arrived.id) == store.checkpoint(run_id)
     assert other.history(arrived.id) == store.history(run_id)
     for at, _ in other.history(arrived.id):
-        states = [load_checkpoint(s.checkpoint(i, "history", at) or b"", small_config).state.parameters
+        states = [load_checkpoint(s.checkpoint(i, "history", at) or b"", small_config).state.learned
                   for s, i in ((store, run_id), (other, arrived.id))]  # fmt: skip
         assert torch.equal(*states)
     assert import_run(other, file) != arrived.id  # twice is two runs, neither in the other's way

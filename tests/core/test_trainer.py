@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, TrainingState
 from maml_core.errors import DeviceError
 from maml_core.presets import PRESETS
 from maml_core.tasks import TaskBatch
-from maml_core.trainer import Progress, Trainer, check_startable, ends_row, snapshot_iterations
+from maml_core.trainer import Progress, Trainer, check_startable, ends_row, held_out_count, snapshot_iterations
 
 
 def finish(trainer: Trainer) -> list[Progress]:
@@ -41,19 +42,38 @@ def test_every_iteration_has_a_metric_row_in_a_short_run(small_config: RunConfig
     assert all(math.isfinite(value) for row in rows for value in row)
 
 
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_resuming_at_any_iteration_gives_the_same_bits(small_config: RunConfig, engine: str) -> None:
-    config = small_config.with_settings({"engine": engine})
+def test_resuming_at_any_iteration_gives_the_same_bits(
+    small_config: RunConfig, engine: str, ema_decay: float | None
+) -> None:
+    config = small_config.with_settings({"engine": engine, "ema_decay": ema_decay})
     whole = finish(Trainer(config))
     rows = [row for report in whole for row in report.rows]
     for stop in (1, 17, 39):
         first = Trainer(config)
         first.limit = stop
         before = finish(first)
-        second = Trainer(config, first.state, first.pending)
+        saved = load_checkpoint(dump_checkpoint(Checkpoint(first.state, first.pending)), config)
+        second = Trainer(config, saved.state, saved.pending)
         after = finish(second)
         assert torch.equal(second.state.parameters, whole[-1].state.parameters)
+        assert torch.equal(second.state.learned, whole[-1].state.learned)
+        assert (second.state.average is None) == (ema_decay is None)
         assert [row for report in before + after for row in report.rows] == rows
+
+
+def test_the_judge_works_in_turns_and_judges_the_average(
+    small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = []
+    for numbers in (10**7, 7 * 25):  # 25 parameters: 7 tasks at once
+        monkeypatch.setattr("maml_core.trainer.HELD_OUT_NUMBERS", numbers)
+        judged.append([report.held_out for report in finish(Trainer(small_config)) if report.held_out is not None])
+    assert judged[0] == pytest.approx(judged[1], rel=1e-5)
+    averaged = finish(Trainer(small_config.with_settings({"ema_decay": 0.9})))
+    assert judged[1][-1] != [report.held_out for report in averaged if report.held_out is not None][-1]
+    assert [held_out_count(total) for total in (10, 1000, 20_000, 10**7)] == [100, 100, 200, 400]
 
 
 def test_rows_of_a_long_run_are_means_whatever_the_chunks(

@@ -1,0 +1,84 @@
+"""What a run is held against: its own recipe, and what others have published."""
+
+import dataclasses
+
+import pytest
+
+from maml_core import measured
+from maml_core.config import RunConfig
+from maml_core.errors import StoreError
+from maml_core.evaluation import ErrorCurve, Evaluation
+from maml_core.measured import checkpoint_at, measure, reproduction
+from maml_core.owner import this_process
+from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
+from maml_core.published import PROTOCOL, PUBLISHED, comparable, comparison
+from maml_core.run import Run
+from maml_core.store import Store
+from maml_core.worker import train_run
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setitem(PRESETS, "small", Preset("Small", "", small_config, Reached(2, (1e6, 1e7, 2e6))))
+    run_id = store.create_run(small_config.with_settings({"seed": 9, "engine": "vectorized"}), preset="small")
+    claimed = store.claim(this_process(), run_id)
+    assert claimed is not None
+    train_run(store, claimed, this_process())
+    return store.run(run_id)
+
+
+def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it(
+    store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = measure(store, run, steps=2, at="best").learned
+    said = reproduction(store, run)
+    assert said is not None
+    assert said.startswith("This recipe reached 4.33e+06 (1e+06 to 1e+07 with three seeds) after 2 steps; this run ")
+    assert said.endswith(f"{best.mse[2]:.3g} ± {best.ci95[2]:.2g}: reproduced.")
+    monkeypatch.setitem(PRESETS, "small", dataclasses.replace(PRESETS["small"], reached=Reached(2, (0.1, 0.2, 0.3))))
+    assert "not reproduced" in (reproduction(store, run) or "")
+    for other in (
+        dataclasses.replace(run, config=run.config.with_settings({"inner_lr": 0.5})),
+        dataclasses.replace(run, status="stopped"),
+        dataclasses.replace(run, preset=None),
+    ):
+        assert reproduction(store, other) is None
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss(store: Store, run: Run) -> None:
+    held_out = {at: loss for at, loss in store.history(run.id) if loss is not None}
+    iteration, data = checkpoint_at(store, run, "best")
+    assert iteration == min(held_out, key=held_out.__getitem__)
+    assert data == store.checkpoint(run.id, "history", iteration)
+    assert checkpoint_at(store, run, "latest")[0] == run.iteration
+    assert checkpoint_at(store, dataclasses.replace(run, best_iteration=None), "best")[0] == run.iteration
+    with pytest.raises(StoreError, match=r"checkpoint = 3000 is not kept of run .*: it must be one of 0, 1, 2"):
+        checkpoint_at(store, run, 3000)
+
+
+def test_an_evaluation_is_computed_once_for_each_checkpoint(
+    store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    evaluate = measured.evaluate
+    monkeypatch.setattr(measured, "evaluate", lambda *given, **named: made.append(1) or evaluate(*given, **named))
+    for at in ("latest", 0, "latest", 0):
+        measure(store, run, tasks=10, steps=1, at=at)  # type: ignore[arg-type]
+    assert len(made) == 2
+
+
+def test_published_figures_are_of_the_papers_set_up_only_and_in_the_readme() -> None:
+    config = PRESETS["paper-10-shot"].config
+    assert {row.shots for row in comparable(config)} == {10}
+    assert comparable(config.with_settings({"tasks.noise": 0.1})) == []
+    assert comparable(config.with_settings({"model.hidden_sizes": [64]})) == []
+    curve = ErrorCurve([3.0, 0.5], [0.2, 0.05])
+    text = comparison(config, Evaluation(REPORT_TASKS, 0, curve, curve, 4.0))
+    assert "0.5 ± 0.05  first   this run: fomaml" in text
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in PUBLISHED:
+        if row.shots == 10:
+            line = next(line for line in text.splitlines() if row.source in line and f" {row.error} " in line)
+            assert line in readme, f"the README's table lacks {line!r}"
+    assert PROTOCOL.split(";")[0] in " ".join(text.split())
