@@ -7,6 +7,7 @@ import streamlit as st
 
 from maml_core.exchange import SIZE_LIMIT, export_run, export_weights
 from maml_core.figures import sparkline
+from maml_core.models import OwnModel
 from maml_core.run import ACTIVE, RESUMABLE, Run
 from maml_core.script import adapt_script
 from maml_core.session import TrainingSession
@@ -84,14 +85,17 @@ def downloads(session: TrainingSession, run: Run) -> None:
     """The run as files: all of it, or what other programs want. Each is made when it is asked for."""
     store = session.store
     with st.popover("Export", icon=":material/download:"):
-        if not run.iteration:
+        is_own = isinstance(run.config.model, OwnModel)
+        if is_own:
+            st.caption("Its model is a class of your own: export its weights at the command line.")
+        elif not run.iteration:
             st.caption("Nothing is trained yet: there are no weights to export.")
-        for label, name, make, needs_weights, text in (
+        for label, name, make, needs_model, text in (
             ("The whole run", f"run-{run.id}.zip", lambda: export_run(store, run.id), True,
              "Configuration, weights, metrics and history; a lab on another machine imports it and goes on with it."),
             ("Weights", f"run-{run.id}.safetensors", lambda: export_weights(store, run.id), True,
              "The learned initialization by parameter name, as safetensors."),
-            ("Python script", "adapt.py", lambda: adapt_script(run.config), False,
+            ("Python script", "adapt.py", lambda: adapt_script(run.config), True,
              "Adapts the weights to new data with nothing but torch and safetensors."),
             ("Metrics CSV", f"run-{run.id}-metrics.csv", lambda: store.metrics(run.id).to_csv(index=False), False,
              "Losses and gradient norm over training."),
@@ -100,7 +104,7 @@ def downloads(session: TrainingSession, run: Run) -> None:
         ):  # fmt: skip
             st.download_button(
                 label, make, name, icon=":material/download:", on_click="ignore", help=text, width="stretch",
-                disabled=needs_weights and not run.iteration,
+                disabled=needs_model and (is_own or not run.iteration),
             )  # fmt: skip
 
 
@@ -133,6 +137,9 @@ def actions(session: TrainingSession, run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link("app.py", label="Open in the lab", icon=":material/science:", query_params={"run": run.id})
         st.page_link("pages/1_Adapt.py", label="Adapt", icon=":material/timeline:", query_params={"run": run.id})
+        st.page_link(
+            "pages/3_Gradients.py", label="Gradients", icon=":material/north_east:", query_params={"run": run.id}
+        )
         go_on(session, run)
     left, right = st.columns([1, 2])
 

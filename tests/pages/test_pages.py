@@ -9,6 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from maml_core.measured import measure, pretrained_run
+from maml_core.models import own_models
 from maml_core.owner import this_process
 from maml_core.presets import PRESETS
 from maml_core.run import Run
@@ -320,6 +321,30 @@ def test_runs_page_pins_renames_notes_and_duplicates(store: Store, finished: Run
     number = next(number for number in page.number_input if number.label == "Meta iterations")
     assert number.value == 30
     assert "run" not in page.query_params
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_run_of_a_users_own_module_is_shown_but_never_loaded(path: str, store: Store) -> None:
+    config = PRESETS["sine"].config.with_settings({"model.kind": "tests.core.test_own_model:Wide"})
+    run_id = store.create_run(config.with_settings({"meta_iterations": 3, "engine": "vectorized"}))
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    with own_models():
+        assert train_run(store, run, this_process()) == "finished"
+    page = open_page(path, run=run_id)
+    if path == "pages/2_Runs.py":
+        select_run(page)
+        assert any("export its weights at the command line" in caption.value for caption in page.caption)
+        press(page, "Duplicate")
+    else:
+        assert any("which only the command line loads" in error.value for error in page.error)
+    assert not page.exception
+
+
+def test_a_link_cannot_name_a_class(store: Store) -> None:
+    page = open_page("app.py", **{"model.kind": "os:getcwd"})
+    assert "only the command line loads" in page.warning[0].value
+    assert store.all_runs() == []
 
 
 def test_runs_page_resumes_and_stops(store: Store) -> None:
