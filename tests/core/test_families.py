@@ -17,14 +17,30 @@ from maml_core.trainer import Trainer
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_support_and_query_come_from_one_function(name: str) -> None:
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), shots=st.integers(1, 7), query_shots=st.integers(1, 7))
+def test_support_and_query_come_from_one_function(name: str, seed: int, shots: int, query_shots: int) -> None:
+    """The batch that engines see, against the curves of the parameters drawn by a generator of the same seed."""
+    family = FAMILIES[name](noise=0.0)
+    batch = family.sample_batch((5,), shots, query_shots, seeded(f"{seed}"), dtype=torch.float64)
+    drawn = family.sample_parameters((5,), seeded(f"{seed}"))
+    for x, y, points in (
+        (batch.support_x, batch.support_y, shots),
+        (batch.query_x, batch.query_y, query_shots),
+    ):
+        assert x.shape == y.shape == (5, points, 1)
+        torch.testing.assert_close(family.curve(drawn, x), y)
+        assert torch.isfinite(y).all()
+        assert family.x.low <= float(x.min()) <= float(x.max()) <= family.x.high
+    assert not torch.equal(batch.support_x[:, :1], batch.query_x[:, :1])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_varies_in_each_of_its_parameters(name: str) -> None:
     family = FAMILIES[name](noise=0.0)
     generator = seeded("test")
     drawn = family.sample_parameters((20,), generator)
-    x, y = family.sample_points(drawn, 15, generator)
-    torch.testing.assert_close(family.curve(drawn, x), y)
-    assert torch.isfinite(y).all()
-    assert y.std() > 0.05
+    assert family.sample_points(drawn, 15, generator)[1].std() > 0.05
     for parameter, dist in family.parameters.items():
         assert drawn[parameter].unique().numel() > 1 or dist.span[0] == dist.span[1]
 
