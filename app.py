@@ -11,7 +11,15 @@ from maml_core.session import TrainingSession
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import act, fresh_fits, metric_cards, progress_line, query_number, status_line
+from pages.components.run_view import (
+    act,
+    fresh_fits,
+    metric_cards,
+    progress_line,
+    query_number,
+    reproduction_note,
+    status_line,
+)
 
 LIVE_SECONDS = 0.4
 WATCH_SECONDS = 2.0
@@ -157,7 +165,10 @@ def main() -> None:
     # A run that can go on may be resumed in another tab or at a terminal, so it is watched too, if less closely.
     @st.fragment(run_every=LIVE_SECONDS if live else WATCH_SECONDS if run and run.is_resumable else None)
     def live_part() -> None:
-        now = session.store.run(run.id) if run else None
+        try:
+            now = session.store.run(run.id) if run else None
+        except RunNotFoundError:  # deleted in another tab: the page says so
+            st.rerun()
         if now and run and buttons(now) != buttons(run):
             st.rerun()  # the controls are outside this fragment
         if now:
@@ -170,6 +181,8 @@ def main() -> None:
             return
         try:
             pictures(session, shown, now)
+            if now:
+                reproduction_note(session, now)
         except MamlError as error:
             st.error(str(error), icon=":material/error:")
 

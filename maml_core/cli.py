@@ -13,11 +13,11 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
-from maml_core.config import parse_settings
-from maml_core.errors import MamlError, RunBusyError, StoreError
+from maml_core.config import MOST_ITERATIONS, parse_settings
+from maml_core.errors import ConfigError, MamlError, StoreError
 from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
 from maml_core.measured import At, checkpoint_at, measure, reproduction
-from maml_core.models import own_models
+from maml_core.models import OwnModel, brief, own_models
 from maml_core.owner import this_process
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from maml_core.published import comparable, comparison
@@ -115,21 +115,18 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     config = get_preset(options.preset).config.with_settings(parse_settings(options.settings))
     check_startable(config)
     store = Store(options.store)
-    return _work(store, store.create_run(config, preset=options.preset), options)
+    return _work(store, store.create_run(config, preset=options.preset, owner=this_process()), options)
 
 
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
-    store.resume(options.run)
+    store.resume(options.run, owner=this_process())
     return _work(store, options.run, options)
 
 
 def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train a queued run in this process, with a progress bar on stderr."""
-    owner = this_process()
-    run = store.claim(owner, run_id)
-    if run is None:
-        raise RunBusyError(f"run = {run_id} was taken by another process; see `python -m maml_core runs`.")
+    """Train a run that is this process's own, with a progress bar on stderr."""
+    owner, run = this_process(), store.run(run_id)
     print(f"run {run.id} ({run.name})", file=sys.stderr)
     with tqdm(total=run.meta_iterations, initial=run.iteration, unit="it", file=sys.stderr, mininterval=0.2) as bar:
 
@@ -140,8 +137,10 @@ def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, A
 
         try:
             train_run(store, run, owner, report=report)
-        except BaseException:
+        except BaseException as error:
             store.release(run.id, owner, "interrupted", "Training was ended at the terminal; resume it to go on.")
+            if isinstance(run.config.model, OwnModel) and isinstance(error, Exception):
+                raise ConfigError(f"{run.config.model.kind} failed ({brief(error)}); resume the run.") from None
             raise
     done = store.run(run_id)
     if done.message:
@@ -300,9 +299,10 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 def _checkpoint(text: str) -> At:
     if text in ("best", "latest"):
         return cast(At, text)
-    if text.isascii() and text.isdigit():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be best, latest or an iteration")
+    try:
+        return _whole(0, MOST_ITERATIONS)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, best or latest") from None
 
 
 def _loss(value: float | None) -> str:

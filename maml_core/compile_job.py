@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError
-from maml_core.owner import when_parent_is_gone
+from maml_core.models import own_models, own_models_allowed
+from maml_core.owner import child_environment, when_parent_is_gone
 
 
 class CompileJob:
@@ -17,13 +19,14 @@ class CompileJob:
     def __init__(self, config: RunConfig) -> None:
         """Start it."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `cancel`)
+        command = [sys.executable, "-m", "maml_core.compile_job", "--parent", str(os.getpid()), config.to_json()]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "maml_core.compile_job", "--parent", str(os.getpid()), config.to_json()],
+            command + ["--own-models"] * own_models_allowed(),
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=subprocess.DEVNULL,
             # One thread: more would be taken from the training that goes on meanwhile.
-            env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=child_environment() | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
 
@@ -48,11 +51,12 @@ class CompileJob:
 
 def main() -> int:
     """Compile the loop of the configuration given as JSON."""
-    from maml_core.models import build_model, own_models
+    from maml_core.models import build_model
     from maml_core.trainer import make_engine, training_stream
 
     parser = argparse.ArgumentParser(prog="python -m maml_core.compile_job", description=main.__doc__)
     parser.add_argument("--parent", required=True, type=int)
+    parser.add_argument("--own-models", action="store_true", help="load a class that the configuration names")
     parser.add_argument("config")
     arguments = parser.parse_args()
     when_parent_is_gone(arguments.parent, lambda: os._exit(1))
@@ -60,7 +64,7 @@ def main() -> int:
         os.nice(10)
     try:
         config = RunConfig.from_json(arguments.config)
-        with own_models():  # the trainer that asks for the loop has loaded the same class
+        with own_models() if arguments.own_models else nullcontext():
             model = build_model(config.model, config.seed)
         engine = make_engine(config, model, "compiled")
         engine.prepare(training_stream(config).take(0, 1).at(0))

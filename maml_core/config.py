@@ -21,6 +21,9 @@ SECONDS_LIMIT = 5.0
 """Seconds that one meta-iteration may be estimated to take: Stop waits for its end."""
 
 
+MOST_ITERATIONS = 10_000_000
+
+
 class RunConfig(Spec):
     """Everything that decides a run's numbers. Same config, same engine: same run, bit for bit."""
 
@@ -42,7 +45,7 @@ class RunConfig(Spec):
     inner_steps: Integer = Field(1, ge=0, le=1000, description="Gradient steps of adaptation during training.")
     meta_lr: Real = Field(0.001, gt=0, le=10, description="Adam's step size on the initialization (beta).")
     meta_batch_size: Integer = Field(25, ge=1, le=10_000, description="Tasks averaged in one meta-iteration.")
-    meta_iterations: Integer = Field(1000, ge=1, le=10_000_000, description="Updates of the initialization.")
+    meta_iterations: Integer = Field(1000, ge=1, le=MOST_ITERATIONS, description="Updates of the initialization.")
     clip_norm: Real | None = Field(
         None, gt=0, le=1e6, description="Scale the meta-gradient down to this norm when it is longer."
     )

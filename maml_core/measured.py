@@ -70,8 +70,8 @@ def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:
         iteration, data = run.iteration, store.checkpoint(run.id)
     if data is not None:
         return iteration, data
-    if isinstance(at, int):
-        kept = ", ".join(f"{at}" for at, _ in store.history(run.id))
+    kept = ", ".join(f"{iteration}" for iteration, _ in store.history(run.id))
+    if isinstance(at, int) and kept:
         raise StoreError(f"checkpoint = {at} is not kept of run {run.id} ({run.name}): it must be one of {kept}.")
     raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
 

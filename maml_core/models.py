@@ -162,7 +162,7 @@ class OwnModel(ModelSpec):
 
     def check_loadable(self) -> None:
         """Raise ConfigError where this process may not load classes."""
-        if not _own_models_allowed:
+        if not own_models_allowed():
             raise ConfigError(
                 f"model.kind = {self.kind!r} is a class of your own, which only the command line loads: "
                 "use `python -m maml_core` to train, resume, evaluate or export this run."
@@ -179,7 +179,7 @@ class OwnModel(ModelSpec):
         try:
             found = getattr(importlib.import_module(place), name)
         except Exception as error:  # whatever the user's own code raises
-            raise ConfigError(f"model.kind = {self.kind!r} cannot be imported ({_brief(error)}).") from None
+            raise ConfigError(f"model.kind = {self.kind!r} cannot be imported ({brief(error)}).") from None
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             raise ConfigError(f"model.kind = {self.kind!r} is not allowed: it must be a subclass of torch.nn.Module.")
         return found
@@ -188,27 +188,48 @@ class OwnModel(ModelSpec):
         """An instance of the class, tried on two points.
 
         Raises:
-            ConfigError: as `load`, or it cannot be made, or does not take x to predictions.
+            ConfigError: as `load`, or it cannot be made, or is nothing that can be meta-trained and kept.
         """
         found = self.load()
         try:
             module = found(**self.arguments)
         except Exception as error:
-            raise ConfigError(f"{self.kind} cannot be made with model.arguments ({_brief(error)}).") from None
+            raise ConfigError(f"{self.kind} cannot be made with model.arguments ({brief(error)}).") from None
+        x = torch.linspace(-1, 1, 2 * input_size).reshape(2, input_size)
         try:
             with torch.no_grad():
-                shape = tuple(module(torch.zeros(2, input_size)).shape)
+                first, second = module(x), module(x)
         except Exception as error:
+            raise ConfigError(f"{self.kind} cannot be applied to x of shape {_shape(x)} ({brief(error)}).") from None
+        if _shape(first) != (2, output_size):
             raise ConfigError(
-                f"{self.kind} cannot be applied to x of shape (2, {input_size}) ({_brief(error)})."
-            ) from None
-        if shape != (2, output_size):
-            raise ConfigError(
-                f"{self.kind} takes x of shape (2, {input_size}) to {shape}: it must be (2, {output_size})."
+                f"{self.kind} takes x of shape {_shape(x)} to {_shape(first)}: it must be (2, {output_size})."
             )
-        if not any(parameter.requires_grad for parameter in module.parameters()):
+        if not torch.equal(first, second):
+            raise ConfigError(
+                f"{self.kind} gives other values for the same x the second time: it must not draw random numbers as it "
+                "runs, or no run could be repeated."
+            )
+        parameters = dict(module.named_parameters())
+        if not parameters:
             raise ConfigError(f"{self.kind} has no parameters to train: give it at least one nn.Parameter.")
+        for name, parameter in parameters.items():
+            if parameter.dtype != torch.float32 or not parameter.requires_grad:
+                trouble = "frozen" if not parameter.requires_grad else f"of {parameter.dtype}"
+                raise ConfigError(
+                    f"{self.kind} has a parameter {name} that is {trouble}: parameters must be float32 and trainable; "
+                    "register what is not to be trained as a buffer."
+                )
         return module
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def brief(error: Exception) -> str:
+    """What went wrong in code that is not ours, in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 _own_models_allowed = False
@@ -225,8 +246,9 @@ def own_models() -> Iterator[None]:
         _own_models_allowed = before
 
 
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+def own_models_allowed() -> bool:
+    """Whether this process is inside `own_models`."""
+    return _own_models_allowed
 
 
 def build_model(spec: ModelSpec, seed: int, input_size: int = 1, output_size: int = 1) -> nn.Module:

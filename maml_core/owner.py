@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -28,6 +29,12 @@ def is_alive(owner: str) -> bool | None:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a process of this project: it finds the project wherever this one was started from."""
+    root = Path(__file__).parent.parent
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
 
 
 def when_parent_is_gone(parent: int, act: Callable[[], object]) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -23,6 +22,7 @@ from maml_core.database import set_aside
 from maml_core.errors import StoreDamagedError
 from maml_core.exchange import import_run
 from maml_core.models import OwnModel
+from maml_core.owner import child_environment
 from maml_core.run import ACTIVE
 from maml_core.store import Store, store_url
 from maml_core.trainer import check_startable
@@ -30,7 +30,7 @@ from maml_core.trainer import check_startable
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
-_COMPILING: dict[RunConfig, CompileJob] = {}
+_COMPILING: dict[str, CompileJob] = {}  # by configuration; the last job of each, ended or not
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
 atexit.register(_COMPUTING.acquire, timeout=1.0)
@@ -42,6 +42,11 @@ def computing() -> Iterator[None]:
     with _COMPUTING:
         torch.set_num_threads(1)
         yield
+
+
+def _check_loadable(config: RunConfig) -> None:
+    if isinstance(config.model, OwnModel):
+        config.model.check_loadable()
 
 
 def default_limit() -> int:
@@ -89,9 +94,7 @@ class TrainingSession:
             ConfigError: its model is a class of the user's own.
             RunBusyError: it is not one that can go on.
         """
-        model = self.store.run(run_id).config.model
-        if isinstance(model, OwnModel):
-            model.check_loadable()
+        _check_loadable(self.store.run(run_id).config)
         self.store.resume(run_id, steps=steps)
         self.tend()
 
@@ -105,22 +108,26 @@ class TrainingSession:
             return import_run(self.store, file)
 
     def compile_loop(self, config: RunConfig) -> None:
-        """Begin to make the compiled loop of `config` in a process of its own, unless that is under way."""
+        """Begin to make the compiled loop of `config` in a process of its own, unless that is under way.
+
+        Raises:
+            ConfigError: its model is a class of the user's own.
+        """
+        _check_loadable(config)
         with _SPAWN_LOCK:
-            if config not in _COMPILING:
-                _COMPILING[config] = CompileJob(config)
+            key = config.to_json()
+            job = _COMPILING.get(key)
+            if job is None or job.result() is not None:
+                if job:
+                    job.cancel()
+                _COMPILING[key] = CompileJob(config)
 
     def loop_state(self, config: RunConfig) -> Literal["idle", "compiling"] | str:
         """How `compile_loop` stands: idle (also when it is done), compiling, or one sentence on what went wrong."""
         with _SPAWN_LOCK:
-            job = _COMPILING.get(config)
-            if job is None:
-                return "idle"
-            trouble = job.result()
-            if trouble is None:
-                return "compiling"
-            _COMPILING.pop(config).cancel()
-            return trouble or "idle"
+            job = _COMPILING.get(config.to_json())
+            trouble = job.result() if job else ""
+            return "compiling" if trouble is None else trouble or "idle"
 
     def tend(self) -> None:
         """Make sure that there are as many workers as active runs, at least one and at most the limit."""
@@ -144,7 +151,7 @@ class TrainingSession:
 
     def _spawn(self) -> None:
         command = [sys.executable, "-m", "maml_core.worker", "--store", self.store.url, "--parent", str(os.getpid())]
-        root = Path(__file__).parent.parent
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
         # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
-        _STARTED.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))
+        _STARTED.append(
+            subprocess.Popen(command, env=child_environment(), stdin=subprocess.DEVNULL, start_new_session=True)
+        )

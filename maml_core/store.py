@@ -76,9 +76,15 @@ class Store:
     # Runs ------------------------------------------------------------------------------------------------------
 
     def create_run(
-        self, config: RunConfig, *, preset: str | None = None, name: str | None = None, steps: int | None = None
+        self,
+        config: RunConfig,
+        *,
+        preset: str | None = None,
+        name: str | None = None,
+        steps: int | None = None,
+        owner: str | None = None,
     ) -> str:
-        """Queue a new run, for at most `steps` iterations if given, and return its id."""
+        """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once."""
         run_id = secrets.token_hex(4)
         now = time.time()
         with self._transaction(write=True) as connection:
@@ -89,11 +95,10 @@ class Store:
                     name=(name or f"{preset or config.tasks.family} {count + 1}")[:80],
                     preset=preset,
                     config=config.to_json(),
-                    status="queued",
                     meta_iterations=config.meta_iterations,
                     until=steps,
-                    queued=now,
                     created=now,
+                    **_placed(owner),
                 )
             )
         return run_id
@@ -193,20 +198,16 @@ class Store:
 
     # Asking for something ---------------------------------------------------------------------------------------
 
-    def resume(self, run_id: str, *, steps: int | None = None) -> None:
+    def resume(self, run_id: str, *, steps: int | None = None, owner: str | None = None) -> None:
         """Queue a paused, stopped or interrupted run, for at most `steps` more iterations if given.
+
+        An `owner` has it at once: in the queue, another process could be quicker.
 
         Raises:
             RunBusyError: the run is already training or queued, or it has come to its end.
         """
         run = self.run(run_id)
-        values = {
-            "status": "queued",
-            "command": "run",
-            "message": "",
-            "queued": time.time(),
-            "until": run.iteration + steps if steps else None,
-        }
+        values = _placed(owner) | {"until": run.iteration + steps if steps else None}
         if not self._update(run_id, runs.c.status.in_(RESUMABLE), values):
             raise RunBusyError(
                 f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped or "
@@ -243,15 +244,7 @@ class Store:
                 found = connection.scalar(query if run_id is None else query.where(runs.c.id == run_id))
             if found is None:
                 return None
-            taken = {
-                "status": "running",
-                "owner": owner,
-                "heartbeat": 0,
-                "queued": None,
-                "command": "run",
-                "message": "",
-            }
-            if self._update(found, runs.c.status == "queued", taken):
+            if self._update(found, runs.c.status == "queued", _placed(owner)):
                 return self.run(found)
         return None
 
@@ -377,6 +370,14 @@ class Store:
         with self._transaction(write=True) as connection:
             changed = connection.execute(sa.update(runs).where(runs.c.id == run_id, condition).values(values))
         return changed.rowcount > 0
+
+
+def _placed(owner: str | None) -> dict[str, Any]:
+    """What a run's row says when it waits for any worker, or when `owner` trains it."""
+    place: dict[str, Any] = {"command": "run", "message": "", "owner": owner, "heartbeat": 0}
+    if owner is None:
+        return place | {"status": "queued", "queued": time.time()}
+    return place | {"status": "running", "queued": None}
 
 
 def _put(connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes) -> None:

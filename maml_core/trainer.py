@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from maml_core.adaptation import adapt
 from maml_core.algorithms import ALGORITHMS
 from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.devices import resolve_device
@@ -24,7 +25,7 @@ from maml_core.engines import (
     initial_state,
 )
 from maml_core.errors import ConfigError, EngineError
-from maml_core.models import build_model
+from maml_core.models import OwnModel, brief, build_model
 from maml_core.tasks import TaskBatch, TaskStream
 
 CHUNK_SECONDS = 0.1
@@ -280,7 +281,30 @@ def check_startable(config: RunConfig) -> None:
             f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
             f"shots = {config.shots}, or the size of the model."
         )
-    make_engine(config, model)
+    engine = make_engine(config, model)
+    if isinstance(config.model, OwnModel):
+        _try_out(config, engine)
+
+
+def _try_out(config: RunConfig, engine: Engine) -> None:
+    """A meta-gradient and a step of adaptation, so that what a user's own forward cannot do comes out at the start.
+
+    Raises:
+        ConfigError: it fails in either.
+    """
+    assert isinstance(config.model, OwnModel)
+    tasks = held_out_tasks(config, 2)
+    flat = initial_state(engine.model, engine.algorithm).parameters
+    try:
+        engine.meta_gradient(flat, tasks)
+        learned = engine.layout.unflatten(flat)
+        adapt(engine.model, learned, tasks, inner_lr=config.inner_lr, inner_steps=1, algorithm=engine.algorithm)
+    except Exception as error:  # whatever the user's own code, or torch on its behalf, raises
+        raise ConfigError(
+            f"{config.model.kind} cannot be trained with engine = {config.engine} ({brief(error)}). It is run for all "
+            "tasks at once: its forward must work under torch.func.vmap, without changing buffers and without branches "
+            "on values, and use every parameter."
+        ) from None
 
 
 def _training_engine(

@@ -12,13 +12,13 @@ from maml_core.algorithms import ALGORITHMS, FOMAML, Parameters
 from maml_core.errors import MamlError
 from maml_core.evaluation import pretraining, untrained
 from maml_core.figures import error_curves, landscape_figure, points_figure, replay_figure, task_grid
-from maml_core.measured import measure, pretrained_run, reproduction, run_parameters
+from maml_core.measured import measure, pretrained_run, run_parameters
 from maml_core.models import build_model
 from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, status_line
+from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
 from pages.components.task_source import load_points, load_task, pick_task, task_seed
 
 MAX_STEPS = 100
@@ -135,10 +135,8 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
 
     at = "latest" if iteration is None else iteration
     result = measure(session.store, run, tasks=tasks, steps=steps, at=at, turn=turn)
-    said = reproduction(session.store, run, turn)
     bar.empty()
-    if said:
-        st.info(said, icon=":material/verified:")
+    reproduction_note(session, run)
     left, right = st.columns([3, 2])
     with left:
         live_chart(

@@ -3,9 +3,18 @@
 import streamlit as st
 
 from maml_core.checkpoint import run_layout
-from maml_core.errors import MamlError
+from maml_core.errors import MamlError, RunNotFoundError
 from maml_core.figures import cosine_figure, toy_figure
-from maml_core.gradients import NO_LOOP, TOY_RANGE, TOY_RATE, cosines, engines_table, loop_config, toy
+from maml_core.gradients import (
+    NO_LOOP,
+    TOY_RANGE,
+    TOY_RATE,
+    cosines,
+    engines_table,
+    gradients_seconds,
+    loop_config,
+    toy,
+)
 from maml_core.measured import run_parameters
 from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
@@ -26,6 +35,7 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
     flat = run_layout(run.config).flatten(learned)
     with computing():
         table = engines_table(run.config, flat)
+    with computing():
         found = cosines(run.config, flat)
     steps = "1 inner step" if run.config.inner_steps == 1 else f"{run.config.inner_steps} inner steps"
     st.markdown("##### One meta-gradient, three engines")
@@ -68,19 +78,19 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
 def compile_offer(session: TrainingSession, run: Run) -> None:
     """A button that has the missing compiled loop made, and how that stands."""
     config = loop_config(run.config)
+    compiling = session.loop_state(config) == "compiling"
 
-    @st.fragment(run_every=COMPILING_SECONDS if session.loop_state(config) == "compiling" else None)
+    @st.fragment(run_every=COMPILING_SECONDS if compiling else None)
     def part() -> None:
         state = session.loop_state(config)
-        was = st.session_state.get("gradients.compiling")
-        st.session_state["gradients.compiling"] = config if state == "compiling" else None
+        if compiling and state != "compiling":
+            st.rerun()  # the loop is there, to be compared; or there is something to say
         if state == "compiling":
             st.info("Making the compiled loop: about 20 seconds.", icon=":material/hourglass_top:")
-        elif was == config and state == "idle":
-            st.rerun()  # it is there: compare it
-        elif state != "idle":
+            return
+        if state != "idle":
             st.error(state, icon=":material/error:")
-        elif st.button("Compare the compiled engine too", icon=":material/memory:", help="Takes about 20 seconds."):
+        if st.button("Compare the compiled engine too", icon=":material/memory:", help="Takes about 20 seconds."):
             session.compile_loop(config)
             st.rerun()
 
@@ -131,13 +141,17 @@ def main() -> None:
         status_line(session, run)
         iteration = pick_checkpoint(session, run)
 
-        @st.fragment(run_every=LIVE_SECONDS if run.is_active and iteration is None else None)
+        quick = gradients_seconds(run.config) < LIVE_SECONDS / 4
+
+        @st.fragment(run_every=LIVE_SECONDS if run.is_active and iteration is None and quick else None)
         def live_part() -> None:
-            now = session.store.run(run.id)
-            if now.is_active != run.is_active:
-                st.rerun()
             try:
+                now = session.store.run(run.id)
+                if now.is_active != run.is_active:
+                    st.rerun()
                 run_gradients(session, now, iteration)
+            except RunNotFoundError:  # deleted in another tab
+                st.rerun()
             except MamlError as error:
                 st.error(str(error), icon=":material/error:")
 

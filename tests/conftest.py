@@ -1,7 +1,8 @@
 """What all tests share: a store of their own, and one thread for torch."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.models import MLP
+from maml_core.session import TrainingSession
 from maml_core.store import Store
 from maml_core.tasks import Sine
 from tests.lab import browser, new_tab, server
@@ -41,6 +43,24 @@ def store(store_url: str) -> Iterator[Store]:
     opened = Store(store_url)
     yield opened
     opened.close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def session(store_url: str) -> Iterator[TrainingSession]:
+    """A session with one worker, which ends with the test."""
+    session = TrainingSession(store_url, limit=1)
+    yield session
+    for worker in session.workers():
+        worker.kill()
+    wait_for(lambda: not session.workers())
+    session.store.close()
 
 
 @pytest.fixture

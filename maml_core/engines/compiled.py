@@ -72,7 +72,7 @@ class CompiledEngine(VectorizedEngine):
 
     def is_ready_for(self, tasks: TaskBatch) -> bool:
         """Whether a loop for tasks of these shapes `[tasks, points, features]` is on disk, so that loading is quick."""
-        return self._cache.has(self._package_name(tasks))
+        return any(self._cache.has(name) for name in self._package_names(tasks).values())
 
     def prepare(self, tasks: TaskBatch) -> None:
         """Load the loop for tasks of these shapes `[tasks, points, features]`, compiling it first where need be.
@@ -84,13 +84,16 @@ class CompiledEngine(VectorizedEngine):
         if self._key == key:
             return
         self.capacity = _capacity(tasks)
-        try:
-            self._loop = self._load_or_compile(tasks)
-        except EngineError:
-            if not self._loops_inside() or self.inner_steps > MOST_UNROLLED_STEPS:
-                raise
-            self._unrolled_steps = MOST_UNROLLED_STEPS  # a loop in the loop does not export for every model
-            self._loop = self._load_or_compile(tasks)
+        names = self._package_names(tasks)
+        self._loop = next(filter(None, map(self._cache.load, names.values())), None)
+        for unrolled, name in names.items() if self._loop is None else ():
+            self._unrolled_steps = unrolled
+            try:
+                self._loop = self._compile(self._trace(tasks), tasks, name)
+                break
+            except EngineError:
+                if unrolled == max(names):
+                    raise
         self._key = key
 
     @torch.no_grad()
@@ -136,10 +139,6 @@ class CompiledEngine(VectorizedEngine):
     def _loops_inside(self) -> bool:
         return self.inner_steps > self._unrolled_steps and self.algorithm.is_first_order
 
-    def _load_or_compile(self, tasks: TaskBatch) -> Loop:
-        name = self._package_name(tasks)
-        return self._cache.load(name) or self._compile(self._trace(tasks), tasks, name)
-
     def _iteration(self, inner_lr: Tensor, rates: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One meta-iteration of a meta-batch and the state's vectors `[P]`: the new ones, and its three metrics."""
         tasks, vectors = TaskBatch(*inputs[:_TASK_TENSORS]), inputs[_TASK_TENSORS:]
@@ -164,6 +163,17 @@ class CompiledEngine(VectorizedEngine):
 
     def _vectors(self) -> tuple[Tensor, ...]:
         return initial_state(self.model, self.algorithm, averages=self.meta_optimizer.ema_decay is not None).vectors
+
+    def _package_names(self, tasks: TaskBatch) -> dict[int, str]:
+        """The packages that will do, by how many inner steps they write out: the one to try first comes first."""
+        names = {}
+        for self._unrolled_steps in (UNROLLED_STEPS, MOST_UNROLLED_STEPS):
+            names[self._unrolled_steps] = self._package_name(tasks)
+            # A loop in the loop does not export for every model; where there is none, there is one way only.
+            if not self._loops_inside() or self.inner_steps > MOST_UNROLLED_STEPS:
+                break
+        self._unrolled_steps = UNROLLED_STEPS
+        return names
 
     def _package_name(self, tasks: TaskBatch) -> str:
         """A hash of everything that shapes the native code: the operations with their constants, shapes, machine."""

@@ -36,7 +36,8 @@ def config_form() -> RunConfig | None:
             on_change=lambda: load_config(get_preset(st.session_state["form.preset"]).config),
             help="A named configuration to start from. Every value below can then be changed.",
         )
-        st.caption(PRESETS[st.session_state["form.preset"]].description)
+        preset = PRESETS[st.session_state["form.preset"]]
+        st.caption(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
         values: dict[str, Any] = {}
         # What the chosen algorithm does, where it is chosen below.
         chosen = ALGORITHMS[st.session_state["form.algorithm"]]

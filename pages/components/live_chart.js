@@ -144,7 +144,10 @@ function dragHandle(chart) {
   const goOn = (told) => {
     waiting = clearTimeout(waiting);
     if (!near(chart.held, told)) ask();
-    else if (!chart.dragging) chart.held = null;
+    else if (!chart.dragging) {
+      chart.held = null;
+      chart.paint();
+    }
   };
   const ask = () => {
     if (waiting) return;
@@ -158,8 +161,12 @@ function dragHandle(chart) {
     const px = event.clientX - box.left - xaxis._offset;
     const py = event.clientY - box.top - yaxis._offset;
     const inside = px >= 0 && py >= 0 && px <= xaxis._length && py <= yaxis._length;
-    const along = (axis, pixel) => axis.p2d(Math.min(axis._length, Math.max(0, pixel)));
-    return { inside, at: { x: along(xaxis, px), y: along(yaxis, py) } };
+    // No further than the figure's own range, which the server keeps to as well: the reader may have zoomed out.
+    const along = (name, axis, pixel) => {
+      const [low, high] = chart.latest.figure.layout[name].range;
+      return Math.min(high, Math.max(low, axis.p2d(pixel)));
+    };
+    return { inside, at: { x: along("xaxis", xaxis, px), y: along("yaxis", yaxis, py) } };
   };
   const follow = (event) => {
     chart.held = place(event).at;
@@ -242,6 +249,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   if (chart.latest && chart.latest.revision !== data.revision) chart.step = undefined;
   chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
   chart.send = setTriggerValue;
+  chart.style.touchAction = data.drags ? "none" : "";  // a finger moves the handle, not the page
   const bar = host.querySelector(".replay");
   bar.hidden = !figure.replay;
   if (figure.replay) {

@@ -13,7 +13,7 @@ from maml_core.checkpoint import run_layout
 from maml_core.config import RunConfig
 from maml_core.engines import initial_state
 from maml_core.errors import MamlError
-from maml_core.measured import run_parameters
+from maml_core.measured import reproduction, run_parameters
 from maml_core.models import build_model
 from maml_core.run import Run
 from maml_core.session import TrainingSession, computing
@@ -126,6 +126,13 @@ def metric_cards(run: Run | None) -> None:
     columns[1].metric("Loss after adaptation", _shown(after))
     columns[2].metric("Before / after", f"{ratio:.2f}×" if ratio else "–")
     columns[3].metric("Iterations per second", f"{rate:,.0f}" if rate else "–")
+
+
+def reproduction_note(session: TrainingSession, run: Run) -> None:
+    """Whether a finished run of a preset reached what the preset did; nothing for any other run."""
+    said = reproduction(session.store, run, lambda done: computing())
+    if said:
+        st.info(said, icon=":material/verified:")
 
 
 def act(action: Callable[[], object]) -> None:

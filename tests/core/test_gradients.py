@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from maml_core.engines import initial_state
-from maml_core.gradients import TOY_TARGETS, cosines, engines_table, toy
+from maml_core.engines import CompiledEngine, MetaOptimizer, initial_state
+from maml_core.gradients import TOY_TARGETS, cosines, engines_table, gradient_tasks, loop_config, toy
 from maml_core.models import build_model
 from maml_core.presets import PRESETS
+from maml_core.trainer import make_engine, training_stream
 
 CONFIG = PRESETS["paper-10-shot"].config.with_settings({"model.hidden_sizes": [12, 12], "inner_steps": 2})
 
@@ -22,6 +23,19 @@ def test_engines_agree_and_say_when_one_is_missing() -> None:
     assert table.loc["vectorized", "relative"] < 1e-5
     assert table.loc["higher", "norm"] > 0
     assert "compiled" in table.index
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_loop_that_is_offered_is_the_one_that_is_looked_for(preset: str) -> None:
+    config = PRESETS[preset].config
+    made = make_engine(loop_config(config), build_model(config.model, 0))
+    looked_for = CompiledEngine(
+        build_model(config.model, 0), inner_lr=1.0, inner_steps=config.inner_steps,
+        meta_optimizer=MetaOptimizer(1e-3, config.clip_norm),
+    )  # fmt: skip
+    assert isinstance(made, CompiledEngine)
+    tasks = training_stream(config).take(0, 1).at(0)
+    assert made._package_names(tasks) == looked_for._package_names(gradient_tasks(config))
 
 
 def test_cosines_begin_at_one_and_fall() -> None:

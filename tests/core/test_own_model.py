@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from maml_core import cli
+from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, ImportRefusedError
 from maml_core.exchange import export_run, import_run
@@ -46,6 +48,36 @@ class Planar(Wide):
 class Still(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+
+class Doubled(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.double())
+
+
+class Frozen(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale.requires_grad_(False)
+
+
+class Noisy(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.rand(())
+
+
+class Branching(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.sum() > 100 else super().forward(2 * x)
+
+
+class TwoPoints(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.view(2, 1))
 
 
 class Normed(Wide):
@@ -106,6 +138,11 @@ def test_what_its_file_does_to_the_random_state_changes_nothing(
         (f"{HERE}:Summed", "it must be (2, 1)"),
         (f"{HERE}:Planar", "cannot be applied to x of shape (2, 1) (RuntimeError"),
         (f"{HERE}:Still", "has no parameters to train"),
+        (f"{HERE}:Doubled", "float64: parameters must be float32 and trainable"),
+        (f"{HERE}:Frozen", "has a parameter scale that is frozen"),
+        (f"{HERE}:Noisy", "must not draw random numbers"),
+        (f"{HERE}:Branching", "must work under torch.func.vmap"),
+        (f"{HERE}:TwoPoints", "must work under torch.func.vmap"),
         (f"{HERE}:Normed", "BatchNorm1d (layers.4) updates its running statistics in place"),
         ("os.path:", "it must be where the class is imported from, such as my_models:Wide"),
         ("../evil:Net", "it must be where the class is imported from, such as my_models:Wide"),
@@ -128,18 +165,55 @@ def test_wrong_arguments_and_too_large_ones_are_refused(store: Store, capsys: py
         assert said in capsys.readouterr().err
 
 
-def test_nothing_but_the_command_line_loads_it(store_url: str, store: Store) -> None:
+def test_the_reference_engine_refuses_what_evaluation_could_not_run(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--set", f"model.kind={HERE}:Normed", "--set", "engine=higher"]) == 2
+    assert "cannot be trained with engine = higher" in capsys.readouterr().err
+    assert not store.all_runs()
+
+
+def test_what_fails_later_is_one_sentence_too_and_the_run_can_go_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the class has changed")
+
+    monkeypatch.setattr(cli, "train_run", fail)
+    assert cli.main(["train", "--set", f"model.kind={HERE}:Wide", "--set", "engine=vectorized"]) == 2
+    assert "failed (RuntimeError: the class has changed); resume the run" in capsys.readouterr().err
+    assert store.all_runs()[0].status == "interrupted"
+
+
+def test_a_compile_job_loads_it_only_for_a_process_that_may(
+    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="only the command line loads"):
+        session.compile_loop(config_of())
+    started = []
+
+    def start(command: list[str], **_: object) -> SimpleNamespace:
+        started.append("--own-models" in command)
+        return SimpleNamespace(poll=lambda: 0)
+
+    monkeypatch.setattr("maml_core.compile_job.subprocess.Popen", start)
+    CompileJob(config_of()).cancel()
+    with own_models():
+        CompileJob(config_of()).cancel()
+    assert started == [False, True]
+
+
+def test_nothing_but_the_command_line_loads_it(session: TrainingSession) -> None:
     config = config_of(f"{HERE}_never_imported:Net")  # reading the configuration imports nothing
     with pytest.raises(ConfigError, match="only the command line loads"):
         build_model(config.model, seed=0)
-    session = TrainingSession(store_url)
     with pytest.raises(ConfigError, match="only the command line loads"):
         session.start(config)
-    run_id = store.create_run(config)
-    store.ask(run_id, "stop")
+    run_id = session.store.create_run(config)
+    session.store.ask(run_id, "stop")
     with pytest.raises(ConfigError, match="only the command line loads"):
         session.resume(run_id)
-    assert store.run(run_id).status == "stopped"
+    assert session.store.run(run_id).status == "stopped"
 
 
 def test_a_file_cannot_name_a_class(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

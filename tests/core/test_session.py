@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
@@ -14,24 +13,7 @@ from maml_core.config import RunConfig
 from maml_core.presets import PRESETS
 from maml_core.session import TrainingSession
 from maml_core.store import Store
-from tests.conftest import ROOT
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def session(store_url: str) -> object:
-    session = TrainingSession(store_url, limit=1)
-    yield session
-    for worker in session.workers():
-        worker.kill()
-    wait_for(lambda: not session.workers())
-    session.store.close()
+from tests.conftest import ROOT, wait_for
 
 
 def test_training_in_the_background_with_pause_resume_and_queue(session: TrainingSession) -> None:

@@ -21,6 +21,16 @@ def train(store: Store, run_id: str) -> str:
     return train_run(store, run, this_process())
 
 
+def test_a_run_made_for_an_owner_never_stands_in_the_queue(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config, owner=this_process())
+    assert store.claim(this_process()) is None
+    assert store.run(run_id).status == "running"
+    store.release(run_id, this_process(), "stopped")
+    store.resume(run_id, owner=this_process())
+    assert store.claim(this_process()) is None
+    assert (store.run(run_id).status, store.run(run_id).owner) == ("running", this_process())
+
+
 def test_a_run_from_queue_to_finish(store: Store, small_config: RunConfig) -> None:
     run_id = store.create_run(small_config, preset="sine")
     assert store.run(run_id).status == "queued"
