@@ -68,6 +68,18 @@ def test_an_evaluation_is_computed_once_for_each_checkpoint(
     assert len(made) == 2
 
 
+def test_every_preset_carries_what_it_reached_and_the_readme_says_the_same() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        reached = preset.reached
+        assert reached is not None, name
+        assert reached.steps == max(1, preset.config.inner_steps)
+        if preset.config.meta_iterations == 70_000:
+            errors = ", ".join(f"{error:g}" for error in reached.errors)
+            row = f"| `{name}` | {preset.config.shots} | {reached.steps} | {errors} | {reached.mean:.3g} |"
+            assert row in readme, row
+
+
 def test_published_figures_are_of_the_papers_set_up_only_and_in_the_readme() -> None:
     config = PRESETS["paper-10-shot"].config
     assert {row.shots for row in comparable(config)} == {10}
