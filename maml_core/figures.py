@@ -296,10 +296,10 @@ def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) ->
     if fit.truth is not None:
         traces.append(_line(x, fit.truth[pick], "truth", "truth", dash="dash", width=2, **place))
     traces += [
-        _line(x, fit.predictions[0][pick], "before", f"before {_number(fit.query_loss[0])}", width=1.8, **place),
+        _line(x, fit.predictions[0][pick], "before", f"before {_number(fit.query_loss[0], 2)}", width=1.8, **place),
     ]
     if last > 0 or fit.blew_up_at is None:
-        label = f"after {counted_steps(last)} {_number(fit.query_loss[last])}"
+        label = f"after {counted_steps(last)} {_number(fit.query_loss[last], 2)}"
         traces.append(_line(x, fit.predictions[last][pick], "after", label, width=2.6, **place))
     traces.append(
         _line(fit.support_x, fit.support_y, "support", "support", mode="markers", size=6 if small else 10, **place)
@@ -366,5 +366,8 @@ def _ending(fit: Fit) -> str:
     return _number(fit.query_loss[-1]) if fit.blew_up_at is None else "diverged"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.1e}"
+def _number(value: float, digits: int = 3) -> str:
+    """So many significant digits, but no power of ten where the whole number is short enough."""
+    if abs(value) >= 1e4:
+        return f"{value:.1e}"
+    return f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"

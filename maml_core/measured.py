@@ -43,7 +43,8 @@ def reproduction(
     curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
     found, half = curve.mse[-1], curve.ci95[-1]
     verdict = "reproduced." if found - half <= max(reached.errors) else "not reproduced: try another seed."
-    return f"This recipe reached {reached}; this run {found:.3g} ± {half:.2g}: {verdict}"
+    own = f"{found:.3g} ± {half:.2g}"
+    return f"This recipe reached {reached}; this run, at its best checkpoint, {own}: {verdict}"
 
 
 def run_parameters(store: Store, run: Run, iteration: int | None = None) -> Parameters | None:

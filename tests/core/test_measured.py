@@ -34,7 +34,7 @@ def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it(
     best = measure(store, run, steps=2, at="best").learned
     said = reproduction(store, run)
     assert said is not None
-    assert said.startswith("This recipe reached 4.33e+06 (1e+06 to 1e+07 with three seeds) after 2 steps; this run ")
+    assert said.startswith("This recipe reached 4.33e+06 (1e+06 to 1e+07 with three seeds) after 2 steps; this run, ")
     assert said.endswith(f"{best.mse[2]:.3g} ± {best.ci95[2]:.2g}: reproduced.")
     monkeypatch.setitem(PRESETS, "small", dataclasses.replace(PRESETS["small"], reached=Reached(2, (0.1, 0.2, 0.3))))
     assert "not reproduced" in (reproduction(store, run) or "")
