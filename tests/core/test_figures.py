@@ -60,8 +60,8 @@ def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
     np.testing.assert_allclose(unpack(traces["before"]["y"]), fits[0].predictions[0])
     np.testing.assert_allclose(unpack(traces["after"]["y"]), fits[0].predictions[3])
     np.testing.assert_allclose(unpack(traces["support"]["x"]), fits[0].support_x)
-    assert f"{fits[0].query_loss[0]:.3g}" in traces["before"]["name"]
-    assert f"after 3 steps {fits[0].query_loss[3]:.3g}" in traces["after"]["name"]
+    assert f"{fits[0].query_loss[0]:.2g}" in traces["before"]["name"]
+    assert f"after 3 steps {fits[0].query_loss[3]:.2g}" in traces["after"]["name"]
 
 
 def test_grid_has_four_traces_a_task_each_on_its_axes(fits: list[Fit]) -> None:
