@@ -1,5 +1,6 @@
 """A connection to the store's database: opening, migrating, transactions, and its troubles in plain words."""
 
+import os
 import shutil
 import sqlite3
 import time
@@ -14,8 +15,15 @@ from sqlalchemy.engine import Connection
 from maml_core.errors import MamlError, StoreDamagedError, StoreError
 from maml_core.schema import MIGRATIONS, SCHEMA_VERSION, info, metadata
 
+DEFAULT_URL = "sqlite:///runs/maml.db"
+
 BUSY_SECONDS = 10.0
 """How long to wait for another process's transaction to end."""
+
+
+def store_url(url: str | None = None) -> str:
+    """The database that is meant: `url`, else `$MAML_STORE`, else the default."""
+    return url or os.environ.get("MAML_STORE") or DEFAULT_URL
 
 
 class Database:

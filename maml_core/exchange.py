@@ -33,11 +33,12 @@ from maml_core.config import RunConfig
 from maml_core.engines import Layout, TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
 from maml_core.fields import Integer, Real, Spec, parse
+from maml_core.milestones import SNAPSHOTS, row_spacing
 from maml_core.models import OwnModel
 from maml_core.run import Run
 from maml_core.script import adapt_script
 from maml_core.store import NOTES_LENGTH, ImportedRun, Store
-from maml_core.trainer import SNAPSHOTS, MetricRow, row_spacing
+from maml_core.trainer import MetricRow
 
 SIZE_LIMIT = 64 * 2**20
 """Bytes that a file may have, packed or unpacked."""

@@ -18,13 +18,13 @@ import torch
 
 from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
-from maml_core.database import set_aside
+from maml_core.database import set_aside, store_url
 from maml_core.errors import StoreDamagedError
 from maml_core.exchange import import_run
 from maml_core.models import OwnModel
 from maml_core.owner import child_environment
 from maml_core.run import ACTIVE
-from maml_core.store import Store, store_url
+from maml_core.store import Store
 from maml_core.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()

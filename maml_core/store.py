@@ -12,7 +12,6 @@ gets it and the other is told. Metrics and state of one moment are committed in 
 """
 
 import math
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -24,22 +23,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from maml_core.config import RunConfig
-from maml_core.database import Database
+from maml_core.database import Database, store_url
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.owner import is_alive
 from maml_core.run import RESUMABLE, Run, as_run
 from maml_core.schema import checkpoints, evaluations, metrics, runs
 from maml_core.trainer import MetricRow
 
-DEFAULT_URL = "sqlite:///runs/maml.db"
 NOTES_LENGTH = 5000
 HEARTBEAT_TIMEOUT = 4.0
 """Seconds without a heartbeat after which a worker on another machine counts as gone."""
-
-
-def store_url(url: str | None = None) -> str:
-    """The database that is meant: `url`, else `$MAML_STORE`, else the default."""
-    return url or os.environ.get("MAML_STORE") or DEFAULT_URL
 
 
 @dataclass(frozen=True)

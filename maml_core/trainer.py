@@ -25,18 +25,12 @@ from maml_core.engines import (
     initial_state,
 )
 from maml_core.errors import ConfigError, EngineError
+from maml_core.milestones import ends_row, held_out_count, snapshot_iterations
 from maml_core.models import OwnModel, brief, build_model
 from maml_core.tasks import TaskBatch, TaskStream
 
 CHUNK_SECONDS = 0.1
 """How long a chunk of meta-iterations should take: Stop, pace and live updates wait for no more than this."""
-
-FULL_DETAIL = 500
-"""So many first iterations get a metric row each; the rest of a run shares as many as `MORE_ROWS` rows."""
-MORE_ROWS = 1500
-
-SNAPSHOTS = 100
-"""A run keeps at most this many checkpoints of its history."""
 
 HELD_OUT_AT_ONCE = 100
 """Held-out tasks judged together, fewer where the model is so large that their copies would fill the memory."""
@@ -365,11 +359,6 @@ def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> Ta
     )
 
 
-def held_out_count(meta_iterations: int) -> int:
-    """How many tasks judge a run's snapshots: a longer run can afford a finer judge."""
-    return min(400, max(100, meta_iterations // 100))
-
-
 def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:
     """Tasks that no run of this family is trained on: `[count, points, features]`, the same for every seed."""
     stream = TaskStream(
@@ -382,27 +371,3 @@ def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "
         device=device,
     )
     return stream.take(0, 1).at(0)
-
-
-def ends_row(iteration: int, meta_iterations: int) -> bool:
-    """Whether a metric row ends at this iteration (counted from one): every one at first, then evenly spaced."""
-    if iteration <= FULL_DETAIL or iteration == meta_iterations:
-        return True
-    return (iteration - FULL_DETAIL) % row_spacing(meta_iterations) == 0
-
-
-def row_spacing(meta_iterations: int) -> int:
-    """Meta-iterations that share a metric row after the first `FULL_DETAIL`."""
-    return max(1, math.ceil((meta_iterations - FULL_DETAIL) / MORE_ROWS))
-
-
-def snapshot_iterations(meta_iterations: int) -> list[int]:
-    """Iterations whose checkpoint is kept: 0, the last, and at most `SNAPSHOTS` in all, dense at the start.
-
-    Half are spaced evenly in the logarithm, so that the first steps can be looked at one by one, and half evenly,
-    so that the end of a long run can be too.
-    """
-    half = SNAPSHOTS // 2 - 1
-    spaced = {round(meta_iterations ** (k / half)) for k in range(half + 1)}
-    even = {round(meta_iterations * k / half) for k in range(1, half + 1)}
-    return sorted({0} | spaced | even)

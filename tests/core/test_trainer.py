@@ -9,9 +9,10 @@ from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, TrainingState
 from maml_core.errors import DeviceError
+from maml_core.milestones import ends_row, held_out_count, snapshot_iterations
 from maml_core.presets import PRESETS
 from maml_core.tasks import TaskBatch
-from maml_core.trainer import Progress, Trainer, check_startable, ends_row, held_out_count, snapshot_iterations
+from maml_core.trainer import Progress, Trainer, check_startable
 
 
 def finish(trainer: Trainer) -> list[Progress]:
@@ -79,8 +80,8 @@ def test_the_judge_works_in_turns_and_judges_the_average(
 def test_rows_of_a_long_run_are_means_whatever_the_chunks(
     small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maml_core.trainer.FULL_DETAIL", 5)
-    monkeypatch.setattr("maml_core.trainer.MORE_ROWS", 5)
+    monkeypatch.setattr("maml_core.milestones.FULL_DETAIL", 5)
+    monkeypatch.setattr("maml_core.milestones.MORE_ROWS", 5)
     config = small_config
     rows = [row for report in finish(Trainer(config)) for row in report.rows]
     assert [row.iteration for row in rows] == [1, 2, 3, 4, 5, 12, 19, 26, 33, 40]
