@@ -22,7 +22,6 @@ from maml_core.worker import train_run
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.warm", "maml_core.cli"])
-KILLS = 30
 PACE = 250.0
 CONFIG = RunConfig(
     model=MLP(hidden_sizes=(8,), activation="tanh"), shots=5, query_shots=5, meta_batch_size=3,
@@ -58,13 +57,14 @@ def finish(store: Store, run_id: str) -> str:
     return fingerprint(store, run_id)
 
 
+@pytest.mark.parametrize("wanted", [10, pytest.param(30, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("engine", ["higher", "vectorized", "compiled"])
-def test_killed_at_random_moments_a_run_ends_in_the_same_bits(store: Store, engine: str) -> None:
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(store: Store, engine: str, wanted: int) -> None:
     config = CONFIG.with_settings({"engine": engine})
     straight = finish(store, store.create_run(config))
     chance = random.Random(engine)
     landed = kills = 0
-    while kills < KILLS:
+    while kills < wanted:
         run_id = store.create_run(config)
         store.set_pace(run_id, PACE)
         for _ in range(5):
@@ -91,7 +91,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bits(store: Store, engi
         if store.run(run_id).status != "finished":
             finish(store, run_id)
         assert fingerprint(store, run_id) == straight
-    assert landed >= 25, f"only {landed} of {kills} kills landed in mid-training"
+    assert landed >= 0.8 * wanted, f"only {landed} of {kills} kills landed in mid-training"
 
 
 POINTS = ("INSERT INTO metrics", "UPDATE runs", "INSERT INTO checkpoints", "DELETE FROM checkpoints", "COMMIT")
@@ -138,12 +138,15 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
     train_run(store, run, this_process())
 
 
+@pytest.mark.parametrize("occurrences", [(1, 4), pytest.param((1, 2, 3, 4, 5), marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_a_named_point_there_is_the_old_state_or_the_new(store: Store, point: str, when: str) -> None:
+def test_killed_at_a_named_point_there_is_the_old_state_or_the_new(
+    store: Store, point: str, when: str, occurrences: tuple[int, ...]
+) -> None:
     config = CONFIG.with_settings({"meta_iterations": 300})
     straight = finish(store, store.create_run(config))
-    for occurrence in range(1, 6):
+    for occurrence in occurrences:
         run_id = store.create_run(config)
         store.set_pace(run_id, 600.0)
         child = PROCESSES.Process(target=work_until, args=(store.url, run_id, point, when, occurrence))

@@ -36,12 +36,15 @@ def newest(store: Store) -> Run:
     return store.all_runs()[0]
 
 
-def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(tmp_path: Path, new_tab: NewTab) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.nightly)])
+def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
+    tmp_path: Path, new_tab: NewTab, times: int
+) -> None:
     url = f"sqlite:///{tmp_path / 'maml.db'}"
     store = Store(url)
     run_id = store.create_run(CONFIG, preset="sine")
     store.ask(run_id, "pause")
-    for number in [signal.SIGTERM] * 5 + [signal.SIGKILL] * 5:
+    for number in [signal.SIGTERM] * times + [signal.SIGKILL] * times:
         before = store.run(run_id).iteration
         server = start_server(url)
         tab = new_tab()
