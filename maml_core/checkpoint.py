@@ -23,11 +23,12 @@ from maml_core.models import build_model
 MAGIC = b"MAMLCKP1"
 VERSION = "1"
 _HASH_BYTES = 32
+_VECTORS = ("parameters", "exp_avg", "exp_avg_sq", "average")  # the last where the run keeps one
 
 
 def state_names(config: RunConfig) -> tuple[str, ...]:
     """The vectors of a run's training state, in the meta-optimizer's order."""
-    return ("parameters", "exp_avg", "exp_avg_sq") + (("average",) if config.ema_decay is not None else ())
+    return _VECTORS if config.ema_decay is not None else _VECTORS[:3]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Checkpoint:
 def dump_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The checkpoint as bytes."""
     state = checkpoint.state
-    names = ("parameters", "exp_avg", "exp_avg_sq", "average")  # the last where the run keeps one
-    tensors = {name: vector.detach().cpu().contiguous() for name, vector in zip(names, state.vectors, strict=False)}
+    tensors = {name: vector.detach().cpu().contiguous() for name, vector in zip(_VECTORS, state.vectors, strict=False)}
     header = {"version": VERSION, "iteration": state.iteration, "swapped_at": checkpoint.swapped_at}
     payload = save({**tensors, "pending": checkpoint.pending.contiguous()}, {"checkpoint": json.dumps(header)})
     return MAGIC + hashlib.sha256(payload).digest() + payload

@@ -19,7 +19,7 @@ from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_ru
 from maml_core.measured import At, checkpoint_at, measure, reproduction
 from maml_core.models import OwnModel, brief, own_models
 from maml_core.owner import this_process
-from maml_core.presets import DEFAULT, PRESETS, get_preset
+from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
 from maml_core.published import comparable, comparison
 from maml_core.run import Run
 from maml_core.script import adapt_script
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_store(command)
     command = add("evaluate", _evaluate, "measure a run's error on held-out tasks against adaptation steps")
     command.add_argument("run", metavar="RUN")
-    command.add_argument("--tasks", type=_whole(1, 100_000), default=600, help="held-out tasks (600)")
+    command.add_argument("--tasks", type=_whole(1, 100_000), default=REPORT_TASKS, help="held-out tasks (600)")
     command.add_argument("--steps", type=_whole(0, 1000), default=10, help="adaptation steps (10)")
     command.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="which held-out tasks (0)")
     command.add_argument(
@@ -160,9 +160,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
     run = store.run(options.run)
     iteration, _ = checkpoint_at(store, run, options.checkpoint)
-    result = measure(
-        store, run, tasks=options.tasks, steps=options.steps, seed=options.seed, at=options.checkpoint
-    )  # fmt: skip
+    result = measure(store, run, tasks=options.tasks, steps=options.steps, seed=options.seed, at=options.checkpoint)
     said = reproduction(store, run)
     published = comparable(run.config)
     if not options.json:

@@ -92,21 +92,23 @@ function pause(chart, host) {
   button.setAttribute("aria-label", "Play");
 }
 
+// Where the pointer is in a chart: in pixels of the plot, and whether inside it.
+function place(chart, event) {
+  const box = chart.getBoundingClientRect();
+  const { xaxis, yaxis } = chart._fullLayout;
+  const px = event.clientX - box.left - xaxis._offset;
+  const py = event.clientY - box.top - yaxis._offset;
+  const inside = px >= 0 && py >= 0 && px <= xaxis._length && py <= yaxis._length;
+  return { px, py, inside, x: xaxis.p2d(px), y: yaxis.p2d(py), xaxis, yaxis };
+}
+
 // Points placed by hand: click to add, drag to move, click a point to delete it.
 function editPoints(chart, send) {
-  const place = (event) => {
-    const box = chart.getBoundingClientRect();
-    const { xaxis, yaxis } = chart._fullLayout;
-    const px = event.clientX - box.left - xaxis._offset;
-    const py = event.clientY - box.top - yaxis._offset;
-    const inside = px >= 0 && py >= 0 && px <= xaxis._length && py <= yaxis._length;
-    return { px, py, inside, x: xaxis.p2d(px), y: yaxis.p2d(py), xaxis, yaxis };
-  };
   const round = (value) => Number(value.toPrecision(4));
   let held = null;
   chart.addEventListener("pointerdown", (event) => {
     if (!chart.latest.edits || event.button !== 0) return;
-    const at = place(event);
+    const at = place(chart, event);
     if (!at.inside) return;
     const points = chart.latest.edits;
     const near = points.findIndex(([x, y]) => Math.hypot(at.xaxis.d2p(x) - at.px, at.yaxis.d2p(y) - at.py) < 12);
@@ -118,7 +120,7 @@ function editPoints(chart, send) {
     if (!held || !chart.latest.edits) return;
     const { near, start } = held;
     held = null;
-    const at = place(event);
+    const at = place(chart, event);
     const moved = Math.hypot(at.px - start.px, at.py - start.py) > 5;
     const points = chart.latest.edits.slice();
     const here = [round(at.x), round(at.y)];
@@ -155,21 +157,14 @@ function dragHandle(chart) {
     waiting = setTimeout(() => goOn(asked), PATIENCE);
     chart.send("pick", { x: asked.x, y: asked.y, curve: -1 });
   };
-  const place = (event) => {
-    const { xaxis, yaxis } = chart._fullLayout;
-    const box = chart.getBoundingClientRect();
-    const px = event.clientX - box.left - xaxis._offset;
-    const py = event.clientY - box.top - yaxis._offset;
-    const inside = px >= 0 && py >= 0 && px <= xaxis._length && py <= yaxis._length;
-    // No further than the figure's own range, which the server keeps to as well: the reader may have zoomed out.
-    const along = (name, axis, pixel) => {
-      const [low, high] = chart.latest.figure.layout[name].range;
-      return Math.min(high, Math.max(low, axis.p2d(pixel)));
-    };
-    return { inside, at: { x: along("xaxis", xaxis, px), y: along("yaxis", yaxis, py) } };
+  // No further than the figure's own range, which the server keeps to as well: the reader may have zoomed out.
+  const along = (name, value) => {
+    const [low, high] = chart.latest.figure.layout[name].range;
+    return Math.min(high, Math.max(low, value));
   };
   const follow = (event) => {
-    chart.held = place(event).at;
+    const { x, y } = place(chart, event);
+    chart.held = { x: along("xaxis", x), y: along("yaxis", y) };
     chart.frame ??= requestAnimationFrame(() => {
       chart.frame = null;
       chart.paint();
@@ -177,7 +172,7 @@ function dragHandle(chart) {
     if (!near(chart.held, waiting ? asked : answer())) ask();
   };
   chart.addEventListener("pointerdown", (event) => {
-    if (!chart.latest.drags || event.button !== 0 || !place(event).inside || event.target.closest(".modebar")) return;
+    if (!chart.latest.drags || event.button !== 0 || !place(chart, event).inside || event.target.closest(".modebar")) return;
     event.preventDefault();
     event.stopPropagation();
     chart.setPointerCapture(event.pointerId);

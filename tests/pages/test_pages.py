@@ -1,8 +1,7 @@
 """Each page through AppTest: empty and with runs, and each button."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -16,7 +15,7 @@ from maml_core.run import Run
 from maml_core.store import Store
 from maml_core.worker import train_run
 from pages.components.frame import PAGES, training_session
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +55,6 @@ def press(page: AppTest, label: str) -> AppTest:
     button.click().run()
     assert not page.exception
     return page
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
 
 
 def query(page: AppTest, name: str) -> str | None:
