@@ -4,16 +4,16 @@ import streamlit as st
 
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError, RunNotFoundError
+from maml_core.evaluation.of_runs import fresh_fits
 from maml_core.figures import loss_curve, task_figure, task_grid
 from maml_core.presets import DEFAULT
-from maml_core.run import Run
-from maml_core.session import TrainingSession
+from maml_core.store.run import Run
+from maml_core.training.session import TrainingSession, computing
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import (
     act,
-    fresh_fits,
     metric_cards,
     progress_line,
     query_number,
@@ -139,7 +139,8 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
                     text_alignment="center",
                 )
     with right:  # after the curve, which is there even for a model that only the command line loads
-        main, *small = fresh_fits(session, config, run, count=1 + SMALL_TASKS, seed=seed)
+        with computing():
+            main, *small = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)
         live_chart(
             task_figure(main), key="task", revision=f"{name}:{seed}",
             alt="A fresh task: true function, support points, the model before and after adaptation",
@@ -188,7 +189,7 @@ def main() -> None:
 
     live_part()
     if live:
-        session.tend()
+        session.ensure_workers()
 
 
 main()

@@ -19,9 +19,8 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.engines import initial_state
-from maml_core.models import build_model
 from maml_core.presets import get_preset
-from maml_core.trainer import make_engine, training_stream
+from maml_core.training.trainer import make_engine, training_stream
 
 ENGINE_NAMES = ("higher", "vectorized", "compiled")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -81,7 +80,7 @@ def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
 
 
 def scaling(engine: str = "vectorized") -> dict[str, list[dict[str, Any]]]:
-    """Seconds a meta-iteration and peak memory of `engine` as one quantity of `paper-10-shot` grows."""
+    """Seconds per meta-iteration and peak memory of `engine` as one quantity of `paper-10-shot` grows."""
     table: dict[str, list[dict[str, Any]]] = {}
     for quantity, steps in SCALING.items():
         table[quantity] = []
@@ -131,7 +130,7 @@ class _Process:
 def _measure(engine_name: str, config: RunConfig) -> None:
     """Report when the engine is ready; then, for each line on stdin, one round of about `ROUND_SECONDS`."""
     torch.set_num_threads(1)
-    model = build_model(config.model, config.seed)
+    model = config.network()
     stream = training_stream(config)
     began = time.perf_counter()
     engine = make_engine(config, model, engine_name)

@@ -15,17 +15,19 @@ from tqdm import tqdm
 from maml_core.bench import CASES, compare, scaling
 from maml_core.config import MOST_ITERATIONS, parse_settings
 from maml_core.errors import ConfigError, MamlError, StoreError
-from maml_core.exchange import SIZE_LIMIT, export_run, export_weights, import_run
-from maml_core.measured import At, checkpoint_at, measure, reproduction
-from maml_core.models import OwnModel, brief, own_models
-from maml_core.owner import this_process
+from maml_core.evaluation.of_runs import At, checkpoint_at, measure, reproduction
+from maml_core.evaluation.published import comparable, comparison
+from maml_core.learning.models import brief, own_models
 from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
-from maml_core.published import comparable, comparison
-from maml_core.run import Run
-from maml_core.script import adapt_script
-from maml_core.store import Store
-from maml_core.trainer import Progress, check_startable
-from maml_core.worker import train_run
+from maml_core.processes import this_process
+from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights, import_run
+from maml_core.store.run import Run
+from maml_core.store.script import adapt_script
+from maml_core.store.store import Store
+from maml_core.training.compile_job import CompileJob
+from maml_core.training.trainer import Progress, Trainer, check_startable
+from maml_core.training.worker import train_run
+from maml_core.words import loss
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,9 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     config = get_preset(options.preset).config.with_settings(parse_settings(options.settings))
-    check_startable(config)
+    trainer = Trainer(config, start_job=CompileJob)
+    check_startable(config, trainer)
     store = Store(options.store)
-    return _work(store, store.create_run(config, preset=options.preset, owner=this_process()), options)
+    run_id = store.create_run(config, preset=options.preset, owner=this_process())
+    return _work(store, run_id, options, trainer)
 
 
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def _resume(options: argparse.Namespace) -> dict[str, Any]:
     return _work(store, options.run, options)
 
 
-def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, Any]:
+def _work(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None) -> dict[str, Any]:
     """Train a run that is this process's own, with a progress bar on stderr."""
     owner, run = this_process(), store.run(run_id)
     print(f"run {run.id} ({run.name})", file=sys.stderr)
@@ -136,17 +140,17 @@ def _work(store: Store, run_id: str, options: argparse.Namespace) -> dict[str, A
                 bar.set_postfix_str(f"query loss {progress.rows[-1].post_loss:.4g}", refresh=False)
 
         try:
-            train_run(store, run, owner, report=report)
+            train_run(store, run, owner, trainer=trainer, report=report)
         except BaseException as error:
             store.release(run.id, owner, "interrupted", "Training was ended at the terminal; resume it to go on.")
-            if isinstance(run.config.model, OwnModel) and isinstance(error, Exception):
+            if run.config.uses_own_model and isinstance(error, Exception):
                 raise ConfigError(f"{run.config.model.kind} failed ({brief(error)}); resume the run.") from None
             raise
     done = store.run(run_id)
     if done.message:
         print(done.message, file=sys.stderr)
     if not options.json:
-        print(f"{done.id}: {done.status} after {done.iteration:,} iterations, query loss {_loss(done.post_loss)}")
+        print(f"{done.id}: {done.status} after {done.iteration:,} iterations, query loss {loss(done.post_loss)}")
     return {
         "run": done.id,
         "status": done.status,
@@ -210,8 +214,8 @@ def _runs(options: argparse.Namespace) -> dict[str, Any]:
     ]
     if not options.json:
         for row in rows:
-            loss = _loss(row["query_loss"])
-            print(f"{row['run']}  {row['status']:<11}  {row['iterations']:>10,}  {loss:>9}  {row['name']}")
+            last = loss(row["query_loss"])
+            print(f"{row['run']}  {row['status']:<11}  {row['iterations']:>10,}  {last:>9}  {row['name']}")
         if not rows:
             print("No runs yet: python -m maml_core train")
     return {"runs": rows}
@@ -301,10 +305,6 @@ def _checkpoint(text: str) -> At:
         return _whole(0, MOST_ITERATIONS)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, best or latest") from None
-
-
-def _loss(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _finite(values: list[float]) -> list[float | None]:

@@ -5,13 +5,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from torch import Tensor, nn
 
-from maml_core import families  # noqa: F401  (importing them registers them)
-from maml_core.algorithms import ALGORITHMS
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real, Spec, explained, parse, shown
-from maml_core.models import MLP, ModelSpec, parse_model
-from maml_core.tasks import Sine, TaskFamily, parse_family
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.families import Sine
+from maml_core.learning.initialization import Initialization
+from maml_core.learning.layout import Layout
+from maml_core.learning.models import MLP, ModelSpec, OwnModel, build_model, build_structure, parse_model
+from maml_core.learning.tasks import TaskFamily, parse_family
 
 GIB = 2**30
 MEMORY_LIMIT = 2 * GIB
@@ -25,7 +28,11 @@ MOST_ITERATIONS = 10_000_000
 
 
 class RunConfig(Spec):
-    """Everything that decides a run's numbers. Same config, same engine: same run, bit for bit."""
+    """Everything that decides a run's numbers. Same config, same engine: same run, bit for bit.
+
+    >>> RunConfig(shots=5).with_settings({"inner_lr": 0.1, "tasks.family": "line"}).tasks.family
+    'line'
+    """
 
     model: SerializeAsAny[ModelSpec] = Field(MLP(), description="The network that is meta-trained.")
     tasks: SerializeAsAny[TaskFamily] = Field(Sine(), description="The distribution that tasks are drawn from.")
@@ -92,7 +99,7 @@ class RunConfig(Spec):
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
         try:
-            self.check_memory(self.model.parameter_count())
+            self.check_memory(self.parameter_count())
         except ConfigError as error:
             raise explained(str(error)) from None
         return self
@@ -103,7 +110,7 @@ class RunConfig(Spec):
         if needed > MEMORY_LIMIT:
             raise ConfigError(
                 f"model = {shown(self.model)} would need about {needed / GIB:,.1f} GiB with "
-                f"{self.meta_batch_size} tasks a meta-batch: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
+                f"{self.meta_batch_size} tasks per meta-batch: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
                 "make the hidden layers or the meta-batch smaller."
             )
 
@@ -116,8 +123,9 @@ class RunConfig(Spec):
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
         points = max(self.shots, self.query_shots)
         kept = 1 if ALGORITHMS[self.algorithm].is_first_order else self.inner_steps + 1
-        activations = 3 * kept * in_flight * points * (2 + sum(self.model.widths))
-        tasks = 4 * self.meta_batch_size * (self.shots + self.query_shots)
+        sizes = self.tasks.input_size + self.tasks.output_size
+        activations = 3 * kept * in_flight * points * (sizes + sum(self.model.widths))
+        tasks = 2 * sizes * self.meta_batch_size * (self.shots + self.query_shots)
         return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
     def seconds_estimate(self, parameters: int) -> float:
@@ -131,6 +139,39 @@ class RunConfig(Spec):
         moved = 24 * parameters * tasks * (self.inner_steps + 1)
         calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1)
         return work / 40e9 + moved / 10e9 + 6e-4 * calls
+
+    @property
+    def uses_own_model(self) -> bool:
+        """Whether the network is a class of the user's own, which only the command line loads."""
+        return isinstance(self.model, OwnModel)
+
+    def parameter_count(self) -> int:
+        """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""
+        return self.model.parameter_count(self.tasks.input_size, self.tasks.output_size)
+
+    def network(self, seed: int | None = None) -> nn.Module:
+        """The network, freshly initialized from the run's seed, or from another."""
+        sizes = self.tasks.input_size, self.tasks.output_size
+        return build_model(self.model, self.seed if seed is None else seed, *sizes)
+
+    def structure(self) -> nn.Module:
+        """The network without values: names and shapes alone, on torch's meta device (a user's own as it is)."""
+        return build_structure(self.model, self.seed, self.tasks.input_size, self.tasks.output_size)
+
+    def layout(self) -> Layout:
+        """Where each number that a run learns lies in its flat vectors."""
+        return Layout(self.structure(), ALGORITHMS[self.algorithm])
+
+    def initialization(self, learned: Tensor) -> Initialization:
+        """The initialization that a run with this configuration has learned as the flat vector `learned` `[P]`."""
+        model, algorithm = self.structure(), ALGORITHMS[self.algorithm]
+        theta = Layout(model, algorithm).unflatten(learned)
+        return Initialization(model, theta.parameters, algorithm, self.inner_lr, theta.rates, self.tasks.problem)
+
+    def untrained(self, seed: int | None = None) -> Initialization:
+        """The initialization that training starts from, or that of another seed."""
+        model = self.network(seed)
+        return self.initialization(Layout(model, ALGORITHMS[self.algorithm]).start(model))
 
     def to_json(self, indent: int | None = None) -> str:
         """The configuration as JSON text; `from_json` gives it back equal."""
@@ -167,7 +208,7 @@ class RunConfig(Spec):
             ConfigError: a name is unknown or a value breaks a rule.
         """
         data = self.model_dump(mode="json")
-        for place, tag in (("tasks", "family"), ("model", "kind")):
+        for place, tag in _VARIANTS.items():
             name = settings.get(f"{place}.{tag}", data[place][tag])
             if name != data[place][tag]:
                 data[place] = {tag: name}
@@ -180,6 +221,27 @@ class RunConfig(Spec):
                 raise ConfigError(f"{key} is not a field: a run has {', '.join(type(self).model_fields)}.")
             node[last] = value
         return self.from_dict(data)
+
+    def settings_beyond(self, base: "RunConfig") -> dict[str, Any]:
+        """The dotted names that `base.with_settings` needs to become this configuration: its inverse, and short."""
+        mine, theirs = self.model_dump(mode="json"), base.model_dump(mode="json")
+        settings: dict[str, Any] = {}
+        for name, value in mine.items():
+            tag = _VARIANTS.get(name)
+            if tag is None:
+                settings |= {name: value} if value != theirs[name] else {}
+                continue
+            before = theirs[name]
+            if value[tag] != before[tag]:
+                settings[f"{name}.{tag}"] = value[tag]
+                spec = type(getattr(self, name))
+                before = spec.model_validate({tag: value[tag]}).model_dump(mode="json")
+            settings |= {f"{name}.{part}": v for part, v in value.items() if part != tag and v != before[part]}
+        return settings
+
+
+_VARIANTS = {"tasks": "family", "model": "kind"}
+"""Fields that hold one of several kinds, and the name of the part that says which."""
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -198,3 +260,14 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             settings[key] = text
     return settings
+
+
+def settings_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as the texts that `parse_settings` reads back: words bare, everything else as JSON."""
+    texts = {}
+    for name, value in settings.items():
+        text = json.dumps(value)
+        if isinstance(value, str) and parse_settings([f"{name}={value}"])[name] == value:
+            text = value
+        texts[name] = text
+    return texts

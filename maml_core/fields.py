@@ -3,8 +3,11 @@
 The form, the command line and every error text read a field here, so a bound stands in one place: on the field.
 """
 
+import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import annotated_types as at
@@ -63,6 +66,77 @@ def bounds(field: FieldInfo) -> Bounds:
         elif isinstance(mark, at.Le):
             high = float(mark.le)  # type: ignore[arg-type]
     return Bounds(low, high, low_open, integer=base_type(field.annotation) is int)
+
+
+class FieldKind(Enum):
+    """What a field holds, and so what an input for it looks like."""
+
+    BOOLEAN = "boolean"
+    INTEGER = "integer"
+    REAL = "real"
+    TEXT = "text"
+    CHOICE = "choice"
+    LIST = "list"
+    MAPPING = "mapping"
+    NESTED = "nested"
+
+
+_KINDS = {bool: FieldKind.BOOLEAN, int: FieldKind.INTEGER, float: FieldKind.REAL, str: FieldKind.TEXT}
+
+
+def kind_of(field: FieldInfo) -> FieldKind:
+    """What kind of value a field holds, None aside.
+
+    Raises:
+        TypeError: a kind that no input is made for.
+    """
+    annotation = base_type(field.annotation)
+    origin = get_origin(annotation)
+    if annotation in _KINDS:
+        return _KINDS[annotation]
+    if origin is Literal:
+        return FieldKind.CHOICE
+    if origin in (tuple, list):
+        return FieldKind.LIST
+    if origin is dict:
+        return FieldKind.MAPPING
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return FieldKind.NESTED
+    raise TypeError(f"no input is made for a field of type {annotation}")
+
+
+def label(name: str) -> str:
+    """A field's name as people write it: inner_lr is Inner learning rate."""
+    return name.replace("_lr", " learning rate").replace("_", " ").capitalize()
+
+
+def check(name: str, field: FieldInfo, value: float) -> None:
+    """Hold a number against a field's bounds.
+
+    Raises:
+        ConfigError: it is outside of them.
+    """
+    limits = bounds(field)
+    low = -math.inf if limits.low is None else limits.low
+    high = math.inf if limits.high is None else limits.high
+    if not (low <= value <= high) or (limits.low_open and value == low):
+        raise ConfigError(f"{name} = {shown(value)} is not allowed: it must be {rule(field)}.")
+
+
+def list_text(values: Iterable[Any]) -> str:
+    """A list as people write it in one line: 40, 40."""
+    return ", ".join(str(value) for value in values)
+
+
+def read_list(text: str) -> list[Any]:
+    """What `list_text` wrote: numbers where the parts are numbers, else words."""
+    parts: list[Any] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            parts.append(json.loads(part))
+        except ValueError:
+            parts.append(part)
+    return parts
 
 
 def is_optional(field: FieldInfo) -> bool:
@@ -136,6 +210,21 @@ def parse(model: type[S], data: Any, prefix: str = "") -> S:
         return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(explain(error, model, prefix)) from None
+
+
+def parse_variant(data: Any, registry: Mapping[str, type[Any]], *, tag: str, place: str) -> Any:
+    """Validate `data` as the registered class that `data[tag]` names."""
+    if isinstance(data, tuple(registry.values())):
+        return data
+    if not isinstance(data, Mapping):
+        raise explained(f"{place} = {shown(data)} is not allowed: it must be an object with a field {tag}.")
+    name = data.get(tag)
+    if not isinstance(name, str) or name not in registry:
+        raise explained(f"{place}.{tag} = {shown(name)} is not allowed: it must be one of {', '.join(registry)}.")
+    try:
+        return parse(registry[name], dict(data), prefix=f"{place}.")
+    except ConfigError as error:
+        raise explained(str(error)) from None
 
 
 def shown(value: Any) -> str:

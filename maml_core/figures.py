@@ -7,27 +7,65 @@ the training step it shows. Arrays travel as base64 float32, a third of their si
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 from tsdownsample import MinMaxLTTBDownsampler
 
-from maml_core.adaptation import Fit, Landscape, counted_steps
-from maml_core.evaluation import Evaluation
-from maml_core.gradients import TOY_RANGE, TOY_TARGETS, Toy
+from maml_core.evaluation.curves import Evaluation
+from maml_core.evaluation.side_by_side import NAMES
+from maml_core.evaluation.toy import TOY_RANGE, TOY_TARGETS, Toy
+from maml_core.learning.adaptation import Fit, Landscape, ends
+from maml_core.words import counted_steps
 
-Figure = dict[str, Any]
+Trace = dict[str, Any]
+"""One Plotly trace."""
+
+
+class Moving(TypedDict):
+    """A trace that moves in a replay: its values at every frame."""
+
+    trace: int
+    x: NotRequired[list[list[float]]]
+    y: list[list[float]]
+
+
+class Ghost(TypedDict):
+    """A trace that stays behind in a replay, once its frame is over."""
+
+    trace: int
+    frame: int
+
+
+class Replay(TypedDict):
+    """What a browser needs to play adaptation without asking the server."""
+
+    steps: list[int]  # the adaptation step of each frame
+    moving: list[Moving]
+    ghosts: list[Ghost]
+    labels: list[str]  # what to say at each frame
+
+
+class Figure(TypedDict):
+    """A Plotly figure, and what the live chart adds to it. The browser's half of this contract is in chart_state.js."""
+
+    data: list[Trace]
+    layout: dict[str, Any]
+    replay: NotRequired[Replay]
+    handle: NotRequired[int]  # the trace whose one point the reader may drag
+
 
 COLORS = {
     "truth": "#8b93a1",
     "support": "#d6407a",
     "before": "#e8853d",
     "after": "#2f80e7",
+    "learned": "#2f80e7",
     "pretrained": "#2a9d74",
     "random": "#9b6dd0",
 }
-"""One meaning per color, on every page and in both themes."""
+"""One meaning per color, on every page and in both themes; what is learned is shown after adaptation."""
 
 FAINT = 0.28
 MAX_POINTS = 500
@@ -70,10 +108,15 @@ def task_figure(fit: Fit, *, step: int | None = None) -> Figure:
     return {"data": _task_traces(fit, last), "layout": layout}
 
 
-def task_grid(fits: Sequence[Fit], *, columns: int = 3, marks: dict[int, str] | None = None) -> Figure:
-    """Many small tasks, before and after adaptation, each titled with its two losses."""
+def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False) -> Figure:
+    """Many small tasks, before and after adaptation, each titled with its two losses; best and worst if asked for.
+
+    Each trace carries its task's seed in `customdata`, so that a click tells which task it was.
+    """
     rows = -(-len(fits) // columns)
-    traces: list[dict[str, Any]] = []
+    best, worst = ends(fits) if mark_ends else (-1, -1)
+    marks = {worst: "worst: ", best: "best: "}
+    traces: list[Trace] = []
     layout = _layout(left=30)
     layout |= {"showlegend": False, "annotations": [], "margin": {"l": 30, "r": 8, "t": 26, "b": 22}}
     layout.pop("xaxis")
@@ -85,8 +128,9 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, marks: dict[int, str] | 
         axes = {"zeroline": False, "nticks": 4, "showgrid": True}
         layout["xaxis" + suffix] = {"domain": [left, right], "anchor": "y" + suffix, **axes}
         layout["yaxis" + suffix] = {"domain": [bottom, top], "anchor": "x" + suffix, "range": _value_range(fit), **axes}
-        traces += _task_traces(fit, len(fit.predictions) - 1, axis=suffix, small=True)
-        mark = (marks or {}).get(i, "")
+        small = _task_traces(fit, len(fit.predictions) - 1, axis=suffix, small=True)
+        traces += [trace | {"customdata": [fit.seed]} for trace in small]
+        mark = marks.get(i, "")
         layout["annotations"].append(
             {
                 "text": f"{mark}{_number(fit.query_loss[0])} → <b>{_ending(fit)}</b>",
@@ -97,47 +141,51 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, marks: dict[int, str] | 
     return {"data": traces, "layout": layout}
 
 
-MODELS = {"after": "meta-learned", "pretrained": "pretrained", "random": "random"}
-"""What is compared on one task, by the meaning of its color."""
 GHOSTS = 8
 """Earlier steps left standing, faint, behind the current one."""
+FRAMES = 100
+"""Steps of adaptation in a replay; of more, so many are shown, evenly spaced."""
 
 
 def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     """One task adapted from several initializations, with all that a browser needs to play it step by step.
 
-    `fits` maps a meaning ("after", "pretrained", "random") to the fit from that initialization. Curves on the left,
-    loss at each step on the right; `replay` holds, for each trace that moves, its x or y at every step.
+    `fits` maps the names of initializations ("learned", "pretrained", "random") to the fit from each. Curves on the
+    left, loss at each step on the right.
     """
-    main = fits["after"]
+    main = fits["learned"]
     steps = max(len(fit.predictions) for fit in fits.values()) - 1
+    frames = sorted({round(k) for k in np.linspace(0, steps, min(steps, FRAMES) + 1)})
     right: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
-    traces: list[dict[str, Any]] = []
-    moving: list[dict[str, Any]] = []
+    traces: list[Trace] = []
+    moving: list[Moving] = []
     if main.truth is not None:
         traces.append(_line(main.x, main.truth, "truth", "truth", dash="dash", width=2))
-    shown = sorted({round(k) for k in np.linspace(0, steps - 1, min(GHOSTS, steps))}) if steps else []
-    ghosts = [
-        {"trace": len(traces) + k, "step": step}
-        for k, step in enumerate(step for step in shown if step < len(main.predictions))
+    last_frame = len(frames) - 1
+    shown = sorted({round(k) for k in np.linspace(0, last_frame - 1, min(GHOSTS, last_frame))}) if last_frame else []
+    ghosts: list[Ghost] = [
+        {"trace": len(traces) + k, "frame": frame}
+        for k, frame in enumerate(frame for frame in shown if frames[frame] < len(main.predictions))
     ]
     for ghost in ghosts:
-        step = ghost["step"]
-        traces.append(_line(main.x, main.predictions[step], "before" if step == 0 else "after",
+        step = frames[ghost["frame"]]
+        traces.append(_line(main.x, main.predictions[step], "before" if step == 0 else "learned",
                             "before" if step == 0 else "earlier", opacity=0.85 if step == 0 else 0.25, width=1.4,
                             showlegend=step == 0, hoverinfo="skip"))  # fmt: skip
-    for meaning in ("random", "pretrained", "after"):  # the meta-learned one last: on top
+    for meaning in reversed(NAMES):  # the meta-learned one last: on top
         if meaning not in fits:
             continue
         fit = fits[meaning]
         last = len(fit.predictions) - 1
-        at = [min(step, last) for step in range(steps + 1)]
+        at = [min(step, last) for step in frames]
         moving.append({"trace": len(traces), "y": [_rounded(fit.predictions[k]) for k in at]})
-        traces.append(_line(fit.x, fit.predictions[-1], meaning, MODELS[meaning], width=3 if meaning == "after" else 2))
-        traces.append(_line(np.arange(last + 1), fit.query_loss, meaning, MODELS[meaning], showlegend=False, **right))
+        traces.append(
+            _line(fit.x, fit.predictions[-1], meaning, NAMES[meaning], width=3 if meaning == "learned" else 2)
+        )
+        traces.append(_line(np.arange(last + 1), fit.query_loss, meaning, NAMES[meaning], showlegend=False, **right))
         marks = [[float(f"{fit.query_loss[k]:.6g}")] for k in at]
         moving.append({"trace": len(traces), "x": [[k] for k in at], "y": marks})
-        traces.append(_line(np.array([last]), fit.query_loss[-1:], meaning, MODELS[meaning], mode="markers", size=11,
+        traces.append(_line(np.array([last]), fit.query_loss[-1:], meaning, NAMES[meaning], mode="markers", size=11,
                             showlegend=False, hoverinfo="skip", **right))  # fmt: skip
     if main.truth is not None:
         traces.append(_line(np.arange(len(main.support_loss)), main.support_loss, "support", "loss on support",
@@ -158,13 +206,13 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
 
     def said(meaning: str, step: int) -> str:
         losses = fits[meaning].query_loss
-        return f"{MODELS[meaning]} {_number(float(losses[min(step, len(losses) - 1)]))}"
+        return f"{NAMES[meaning]} {_number(float(losses[min(step, len(losses) - 1)]))}"
 
-    labels = [" · ".join(said(meaning, step) for meaning in MODELS if meaning in fits) for step in range(steps + 1)]
+    labels = [" · ".join(said(meaning, step) for meaning in NAMES if meaning in fits) for step in frames]
     return {
         "data": traces,
         "layout": layout,
-        "replay": {"steps": steps, "moving": moving, "ghosts": ghosts, "labels": labels},
+        "replay": {"steps": frames, "moving": moving, "ghosts": ghosts, "labels": labels},
     }
 
 
@@ -180,7 +228,7 @@ def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> 
 def error_curves(result: Evaluation) -> Figure:
     """Error on held-out tasks against adaptation steps, each with its 95 % band."""
     traces = []
-    curves = {"random": result.random, "pretrained": result.pretrained, "after": result.learned}
+    curves = {"random": result.random, "pretrained": result.pretrained, "learned": result.learned}
     for meaning, curve in curves.items():
         if curve is None:
             continue
@@ -188,10 +236,10 @@ def error_curves(result: Evaluation) -> Figure:
         steps = np.arange(len(mse))
         low = np.maximum(mse - half, 1e-3 * np.abs(mse))
         band = _line(np.concatenate([steps, steps[::-1]]), np.concatenate([mse + half, low[::-1]]), meaning,
-                     f"{MODELS[meaning]}, 95 %", width=0, showlegend=False, hoverinfo="skip")  # fmt: skip
+                     f"{NAMES[meaning]}, 95 %", width=0, showlegend=False, hoverinfo="skip")  # fmt: skip
         traces += [
             band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"},
-            _line(steps, mse, meaning, MODELS[meaning], mode="lines+markers", width=3 if meaning == "after" else 2),
+            _line(steps, mse, meaning, NAMES[meaning], mode="lines+markers", width=3 if meaning == "learned" else 2),
         ]
     steps = np.arange(len(result.learned.mse))
     mean = np.full(len(steps), result.predict_mean)
@@ -277,19 +325,14 @@ def toy_figure(found: Toy, a: float, b: float) -> Figure:
     traces.append(_line(targets[:, 0], targets[:, 1], "truth", "tasks", mode="markers", size=9))
     handle = _line(np.array([a]), np.array([b]), "support", "initialization: drag it", mode="markers", size=18)
     traces.append(handle | {"meta": "handle", "x": [a], "y": [b]})
+    moved = len(traces) - 1
     layout = _layout(x="a", y="b", left=44)
     layout |= {"hovermode": "closest", "dragmode": False, "annotations": annotations}
     layout["xaxis"]["range"] = layout["yaxis"]["range"] = list(TOY_RANGE)
-    return {"data": traces, "layout": layout}
+    return {"data": traces, "layout": layout, "handle": moved}
 
 
-def sparkline(frame: pd.DataFrame, points: int = 40) -> list[float]:
-    """The course of the loss after adaptation, as its logarithm, in few points."""
-    values = np.log10(frame["post_loss"].to_numpy(dtype=np.float64).clip(min=1e-12))
-    return [float(part.mean()) for part in np.array_split(values, min(points, len(values)))] if len(values) else []
-
-
-def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[dict[str, Any]]:
+def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[Trace]:
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
     x, pick = (fit.x[::2], slice(None, None, 2)) if small else (fit.x, slice(None))
     traces = []

@@ -1,6 +1,7 @@
 """Which meta-iterations of a run get a metric row or a checkpoint, and how many tasks judge the latter."""
 
 import math
+from typing import NamedTuple
 
 FULL_DETAIL = 500
 """So many first iterations get a metric row each; the rest of a run shares as many as `MORE_ROWS` rows."""
@@ -8,6 +9,15 @@ MORE_ROWS = 1500
 
 SNAPSHOTS = 100
 """A run keeps at most this many checkpoints of its history."""
+
+
+class MetricRow(NamedTuple):
+    """Means over the meta-iterations since the previous row, up to and with `iteration` (counted from one)."""
+
+    iteration: int
+    pre_loss: float
+    post_loss: float
+    gradient_norm: float
 
 
 def ends_row(iteration: int, meta_iterations: int) -> bool:

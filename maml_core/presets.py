@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from maml_core.adaptation import counted_steps
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
-from maml_core.models import MLP, Linear
-from maml_core.tasks import Line, Sine, Uniform
+from maml_core.learning.families import Line, Sine
+from maml_core.learning.models import MLP, Linear
+from maml_core.learning.tasks import Uniform
+from maml_core.words import counted_steps
 
 DEFAULT = "sine"
 """The preset that the lab opens with and `train` runs when none is named."""

@@ -1,76 +1,58 @@
 """One initialization on a task, step by step, beside the initializations it is compared with."""
 
-import functools
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import streamlit as st
 
-from maml_core.adaptation import Fit, Tasks, draw_task, fit_tasks, landscape, varying
-from maml_core.algorithms import ALGORITHMS, FOMAML, Parameters
+from maml_core.config import RunConfig
 from maml_core.errors import MamlError
-from maml_core.evaluation import pretraining, untrained
+from maml_core.evaluation.curves import pretraining
+from maml_core.evaluation.of_runs import At, learned_by, measure, pretrained_run
+from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import error_curves, landscape_figure, points_figure, replay_figure, task_grid
-from maml_core.measured import measure, pretrained_run, run_parameters
-from maml_core.models import build_model
-from maml_core.run import Run
-from maml_core.session import TrainingSession, computing
+from maml_core.learning.adaptation import fit_tasks, landscape
+from maml_core.learning.fresh_tasks import Tasks, draw_tasks, varying
+from maml_core.learning.initialization import Initialization
+from maml_core.store.run import Run
+from maml_core.training.session import TrainingSession, computing
+from maml_core.words import counted_steps
+from pages.components.field_input import number_in_url
 from pages.components.frame import open_page
-from pages.components.live_chart import live_chart
+from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
 from pages.components.task_source import load_points, load_task, pick_task, task_seed
 
-MAX_STEPS = 100
+LEAST_STEPS = 10
+"""Steps of adaptation shown where nothing else is asked for: at least so many, to see where it leads."""
 WALL, WALL_COLUMNS = 12, 6
 VIEWS = ("Replay", "How good, really", "Where it breaks", "A wall of fresh tasks")
 
 
 def settings(run: Run) -> tuple[int, int, float]:
-    """Shots, steps and inner learning rate, kept in the URL."""
-    config = run.config
-    shots = st.number_input(
-        "Shots", 1, 100, query_number("shots", min(config.shots, 100), 1, 100), help="Support points to adapt to."
+    """Shots, steps and inner learning rate, kept in the URL.
+
+    Raises:
+        ConfigError: what was typed breaks a field's rule.
+    """
+    config, fields = run.config, RunConfig.model_fields
+    shots = number_in_url("shots", fields["shots"], config.shots, help_text="Support points to adapt to.")
+    steps = number_in_url(
+        "steps",
+        fields["inner_steps"],
+        max(config.inner_steps, LEAST_STEPS),
+        help_text="Gradient steps of adaptation.",
     )
-    steps = st.number_input(
-        "Steps", 0, MAX_STEPS, query_number("steps", min(max(config.inner_steps, 10), MAX_STEPS), 0, MAX_STEPS),
-        help="Gradient steps of adaptation.",
-    )  # fmt: skip
-    inner_lr = st.number_input(
-        "Inner learning rate", 0.0, 10.0, query_number("inner_lr", config.inner_lr, 0.0, 10.0), 0.001, "%g",
-        help="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
-    )  # fmt: skip
-    st.query_params.update({"shots": str(shots), "steps": str(steps), "inner_lr": f"{inner_lr:g}"})
-    trained = config.inner_steps
-    if steps > trained or inner_lr > config.inner_lr:
-        count = "1 step" if trained == 1 else f"{trained} steps"
+    inner_lr = number_in_url(
+        "inner_lr",
+        fields["inner_lr"],
+        config.inner_lr,
+        help_text="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
+    )
+    if steps > config.inner_steps or inner_lr > config.inner_lr:
+        count = counted_steps(config.inner_steps)
         st.caption(f"Trained for {count} at {config.inner_lr:g}: more than that is extrapolation.")
     return shots, steps, inner_lr
-
-
-def starts(session: TrainingSession, run: Run, learned: Parameters) -> dict[str, Parameters]:
-    """The initializations to compare, by the meaning of their color."""
-    found = {"after": learned}
-    other = pretrained_run(session.store, run)
-    if other and other.iteration:
-        pretrained = run_parameters(session.store, other)
-        if pretrained:
-            found["pretrained"] = pretrained
-    return found | {"random": untrained(run.config)}
-
-
-def comparison_cards(fits: dict[str, Fit], tasks: Tasks) -> None:
-    """The error that each initialization ends with, in large figures."""
-    names = {"after": "Meta-learned", "pretrained": "Joint pretraining", "random": "Random initialization"}
-    columns = st.columns(len(fits) + 1)
-    steps = len(fits["after"].query_loss) - 1
-    for column, (meaning, name) in zip(columns, ((m, n) for m, n in names.items() if m in fits), strict=False):
-        fit = fits[meaning]
-        ending = "diverged" if fit.blew_up_at is not None else f"{float(fit.query_loss[-1]):.3g}"
-        column.metric(f"{name}, after {steps if meaning == 'after' else len(fit.query_loss) - 1} steps", ending)
-    truth, support = fits["after"].truth, fits["after"].support_y
-    against = truth if truth is not None else support
-    columns[-1].metric("Predict the mean", f"{float(((against - support.mean()) ** 2).mean()):.3g}")
 
 
 def pretraining_button(session: TrainingSession, run: Run) -> None:
@@ -88,29 +70,24 @@ def pretraining_button(session: TrainingSession, run: Run) -> None:
 
 
 def replay(
-    session: TrainingSession, run: Run, learned: Parameters, tasks: Tasks, points: list[list[float]] | None,
-    steps: int, inner_lr: float,
-) -> None:  # fmt: skip
+    session: TrainingSession,
+    run: Run,
+    learned: Initialization,
+    tasks: Tasks,
+    points: list[list[float]] | None,
+    steps: int,
+    inner_lr: float,
+) -> None:
     """The task, adapted from every initialization, to be played step by step."""
-    own = ALGORITHMS[run.config.algorithm]
     with computing():
-        model = build_model(run.config.model, run.config.seed)
-        fits = {
-            meaning: fit_tasks(
-                model,
-                start,
-                tasks,
-                inner_lr=inner_lr,
-                inner_steps=steps,
-                algorithm=own if meaning == "after" else FOMAML,
-            )[0]
-            for meaning, start in starts(session, run, learned).items()
-        }
-    comparison_cards(fits, tasks)
-    main = fits["after"]
-    if main.blew_up_at is not None:
+        fits = fit_all(starts(session.store, run, learned), tasks, steps, inner_lr)
+    shown = endings(fits)
+    for column, ending in zip(st.columns(len(shown)), shown, strict=True):
+        column.metric(ending.title, ending.error)
+    blew_up_at = fits["learned"].blew_up_at
+    if blew_up_at is not None:
         st.warning(
-            f"Adaptation diverges at step {main.blew_up_at}: the steps before it are shown. "
+            f"Adaptation diverges at step {blew_up_at}: the steps before it are shown. "
             "Try a smaller inner learning rate.",
             icon=":material/warning:",
         )
@@ -133,7 +110,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
         with computing():
             yield
 
-    at = "latest" if iteration is None else iteration
+    at: At = "latest" if iteration is None else iteration
     result = measure(session.store, run, tasks=tasks, steps=steps, at=at, turn=turn)
     bar.empty()
     reproduction_note(session, run)
@@ -146,7 +123,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     with right:
         st.dataframe(
             result.table(), height=400,
-            column_config={name: st.column_config.NumberColumn(format="%.4g") for name in result.table()},
+            column_config={str(name): st.column_config.NumberColumn(format="%.4g") for name in result.table()},
         )  # fmt: skip
         st.download_button(
             "Download as CSV", result.table().to_csv(), f"{run.id}-evaluation.csv", icon=":material/download:"
@@ -159,7 +136,9 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     pretraining_button(session, run)
 
 
-def breaking(run: Run, learned: Parameters, given: dict[str, float], shots: int, steps: int, inner_lr: float) -> None:
+def breaking(
+    run: Run, learned: Initialization, given: dict[str, float], shots: int, steps: int, inner_lr: float
+) -> None:
     """Error after adaptation over two parameters, reaching beyond the training ranges."""
     family = run.config.tasks
     names = varying(family)
@@ -171,11 +150,16 @@ def breaking(run: Run, learned: Parameters, given: dict[str, float], shots: int,
     up = columns[1].selectbox("Up", [name for name in names if name != across], key="up")
     with computing():
         found = landscape(
-            build_model(run.config.model, run.config.seed), learned, family, (across, up), seed=task_seed(),
-            given=given, shots=shots, inner_lr=inner_lr, inner_steps=steps, algorithm=ALGORITHMS[run.config.algorithm],
-        )  # fmt: skip
+            learned.at_rate(inner_lr),
+            family,
+            (across, up),
+            seed=task_seed(),
+            given=given,
+            shots=shots,
+            steps=steps,
+        )
 
-    def open_cell(pick: dict[str, float]) -> None:
+    def open_cell(pick: Pick) -> None:
         load_task(task_seed(), given | {across: float(pick["x"]), up: float(pick["y"])})
         st.session_state["view"] = VIEWS[0]
 
@@ -186,22 +170,17 @@ def breaking(run: Run, learned: Parameters, given: dict[str, float], shots: int,
     st.caption("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
 
 
-def wall(run: Run, learned: Parameters, shots: int, steps: int, inner_lr: float) -> None:
+def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: float) -> None:
     """Fresh tasks before and after, best and worst marked."""
     seed = task_seed()
     with computing():
-        tasks = functools.reduce(operator.add, (draw_task(run.config.tasks, seed + 1 + i, shots) for i in range(WALL)))
-        fits = fit_tasks(
-            build_model(run.config.model, run.config.seed), learned, tasks, inner_lr=inner_lr, inner_steps=steps,
-            algorithm=ALGORITHMS[run.config.algorithm],
-        )  # fmt: skip
-    ends = [float("inf") if fit.blew_up_at is not None else float(fit.query_loss[-1]) for fit in fits]
-    marks = {ends.index(max(ends)): "worst: ", ends.index(min(ends)): "best: "}
-    figure = task_grid(fits, columns=WALL_COLUMNS, marks=marks)
+        tasks = draw_tasks(run.config.tasks, seed + 1, WALL, shots)
+        fits = fit_tasks(learned.at_rate(inner_lr), tasks, steps)
+    figure = task_grid(fits, columns=WALL_COLUMNS, mark_ends=True)
 
-    def open_task(pick: dict[str, float]) -> None:
-        axis = str(figure["data"][int(pick["curve"])].get("xaxis", "x"))[1:]
-        load_task(seed + 1 + (int(axis) - 1 if axis else 0))
+    def open_task(pick: Pick) -> None:
+        if pick["task"] is not None:
+            load_task(pick["task"])
         st.session_state["view"] = VIEWS[0]
 
     live_chart(
@@ -222,7 +201,7 @@ def views(session: TrainingSession, run: Run) -> None:
     view = st.segmented_control("View", VIEWS, key="view", label_visibility="collapsed") or VIEWS[0]
     st.query_params["view"] = view
     iteration = pick_checkpoint(session, run)
-    learned = run_parameters(session.store, run, iteration)
+    learned = learned_by(session.store, run, iteration)
     if learned is None:
         st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
         return

@@ -2,26 +2,23 @@
 
 import json
 
-import pandas as pd
 import streamlit as st
 
-from maml_core.exchange import SIZE_LIMIT, export_run, export_weights
-from maml_core.figures import sparkline
-from maml_core.models import OwnModel
-from maml_core.run import ACTIVE, RESUMABLE, Run
-from maml_core.script import adapt_script
-from maml_core.session import TrainingSession
-from maml_core.store import NOTES_LENGTH
+from maml_core.evaluation.listing import runs_table
+from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights
+from maml_core.store.run import ACTIVE, NAME_LENGTH, NOTES_LENGTH, RESUMABLE, Run
+from maml_core.store.script import adapt_script
+from maml_core.training.session import TrainingSession
 from pages.components.config_form import keep_for_form
-from pages.components.frame import duration, open_page
+from pages.components.frame import open_page
 from pages.components.run_view import act, status_line
 
 FILTERS = {
-    "all": None,
-    "active": ACTIVE,
-    "can go on": RESUMABLE,
-    "finished": ("finished",),
-    "in trouble": ("diverged", "failed"),
+    "All": None,
+    "Active": ACTIVE,
+    "Resumable": RESUMABLE,
+    "Finished": ("finished",),
+    "Failed": ("diverged", "failed"),
 }
 LIVE_SECONDS = 1.0
 WATCH_SECONDS = 3.0
@@ -29,40 +26,18 @@ WATCH_SECONDS = 3.0
 
 def table(session: TrainingSession, runs: list[Run]) -> Run | None:
     """The table of runs; returns the one that is selected."""
-    frame = pd.DataFrame(
-        {
-            "name": f"📌 {run.name}" if run.pinned else run.name,
-            "status": run.status,
-            "loss": sparkline(session.store.metrics(run.id)),
-            "progress": run.iteration / run.meta_iterations,
-            "iterations": run.iteration,
-            "last loss": run.post_loss,
-            "best loss": run.best_loss,
-            "preset": run.preset or "–",
-            "family": run.config.tasks.family,
-            "shots": run.config.shots,
-            "inner_lr": run.config.inner_lr,
-            "inner_steps": run.config.inner_steps,
-            "engine": run.engine or run.config.engine,
-            "started": pd.Timestamp(run.started or run.created, unit="s", tz="UTC"),
-            "duration": duration(run.seconds),
-            "notes": run.notes,
-            "id": run.id,
-        }
-        for run in runs
-    )
     event = st.dataframe(
-        frame,
+        runs_table(session.store, runs),
         hide_index=True,
         key="runs",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
-            "loss": st.column_config.LineChartColumn("loss", help="Loss after adaptation, on a logarithmic scale."),
-            "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
-            "last loss": st.column_config.NumberColumn(format="%.4g", help="On training tasks, after adaptation."),
-            "best loss": st.column_config.NumberColumn(format="%.4g", help="On held-out tasks, after adaptation."),
-            "started": st.column_config.DatetimeColumn(format="distance"),
+            "Loss": st.column_config.LineChartColumn(help="Loss after adaptation, on a logarithmic scale."),
+            "Progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "Last loss": st.column_config.NumberColumn(format="%.4g", help="On training tasks, after adaptation."),
+            "Best loss": st.column_config.NumberColumn(format="%.4g", help="On held-out tasks, after adaptation."),
+            "Started": st.column_config.DatetimeColumn(format="distance"),
         },
     )
     chosen = event["selection"]["rows"]
@@ -85,7 +60,7 @@ def downloads(session: TrainingSession, run: Run) -> None:
     """The run as files: all of it, or what other programs want. Each is made when it is asked for."""
     store = session.store
     with st.popover("Export", icon=":material/download:"):
-        is_own = isinstance(run.config.model, OwnModel)
+        is_own = run.config.uses_own_model
         if is_own:
             st.caption("Its model is a class of your own: export its weights at the command line.")
         elif not run.iteration:
@@ -143,13 +118,14 @@ def actions(session: TrainingSession, run: Run) -> None:
         go_on(session, run)
     left, right = st.columns([1, 2])
 
-    def save(field: str) -> None:
-        act(lambda: session.store.edit(run.id, **{field: st.session_state[f"{field}-{run.id}"]}))
+    def rename() -> None:
+        act(lambda: session.store.edit(run.id, name=st.session_state[f"name-{run.id}"]))
 
-    left.text_input("Name", run.name, max_chars=80, key=f"name-{run.id}", on_change=save, args=("name",))
-    right.text_area(
-        "Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=save, args=("notes",)
-    )
+    def annotate() -> None:
+        act(lambda: session.store.edit(run.id, notes=st.session_state[f"notes-{run.id}"]))
+
+    left.text_input("Name", run.name, max_chars=NAME_LENGTH, key=f"name-{run.id}", on_change=rename)
+    right.text_area("Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=annotate)
     with st.expander("Configuration"):
         st.json(json.loads(run.config.to_json()))
 
@@ -179,7 +155,7 @@ def main() -> None:
         kind = st.segmented_control(
             "Show",
             list(FILTERS),
-            default="all",
+            default="All",
             key="filter",
             label_visibility="collapsed",
             required=True,
@@ -190,10 +166,10 @@ def main() -> None:
 
     @st.fragment(run_every=LIVE_SECONDS if active else WATCH_SECONDS)
     def listing() -> None:
-        runs = session.store.all_runs()
-        if session.store.unreadable:
+        runs, unreadable = session.store.listing()
+        if unreadable:
             st.warning(
-                f"{session.store.unreadable} damaged runs cannot be read and are not shown; they are left as they are.",
+                f"{unreadable} damaged runs cannot be read and are not shown; they are left as they are.",
                 icon=":material/database_off:",
             )
         if not runs:
@@ -203,7 +179,9 @@ def main() -> None:
         wanted = FILTERS[kind]
         runs = [run for run in runs if wanted is None or run.status in wanted]
         if not runs:
-            st.info(f"No run is {kind} at the moment: choose all to see the others.", icon=":material/filter_list:")
+            st.info(
+                f"No run is {kind.lower()} at the moment: choose All to see the others.", icon=":material/filter_list:"
+            )
             return
         run = table(session, runs)
         if run:

@@ -2,24 +2,17 @@
 
 import streamlit as st
 
-from maml_core.checkpoint import run_layout
+from maml_core.engines import CompileStage
 from maml_core.errors import MamlError, RunNotFoundError
+from maml_core.evaluation.gradients import compare_engines, cosines, gradients_seconds, loop_config
+from maml_core.evaluation.of_runs import learned_by
+from maml_core.evaluation.toy import TOY_RANGE, TOY_RATE, toy
 from maml_core.figures import cosine_figure, toy_figure
-from maml_core.gradients import (
-    NO_LOOP,
-    TOY_RANGE,
-    TOY_RATE,
-    cosines,
-    engines_table,
-    gradients_seconds,
-    loop_config,
-    toy,
-)
-from maml_core.measured import run_parameters
-from maml_core.run import Run
-from maml_core.session import TrainingSession, computing
+from maml_core.store.run import Run
+from maml_core.training.session import TrainingSession, computing
+from maml_core.words import counted_steps
 from pages.components.frame import open_page
-from pages.components.live_chart import live_chart
+from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
 
 LIVE_SECONDS = 3.0
@@ -28,32 +21,31 @@ COMPILING_SECONDS = 0.5
 
 def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> None:
     """Engines and algorithms compared at a run's initialization."""
-    learned = run_parameters(session.store, run, iteration)
+    learned = learned_by(session.store, run, iteration)
     if learned is None:
         st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
         return
-    flat = run_layout(run.config).flatten(learned)
     with computing():
-        table = engines_table(run.config, flat)
+        engines = compare_engines(run.config, learned)
     with computing():
-        found = cosines(run.config, flat)
-    steps = "1 inner step" if run.config.inner_steps == 1 else f"{run.config.inner_steps} inner steps"
+        found = cosines(run.config, learned)
     st.markdown("##### One meta-gradient, three engines")
     st.dataframe(
-        table, hide_index=True,
+        engines.table,
+        hide_index=True,
         column_config={
-            "norm": st.column_config.NumberColumn(format="%.5g"),
-            "largest difference": st.column_config.NumberColumn("largest difference to higher", format="%.2e"),
-            "relative": st.column_config.NumberColumn("relative difference", format="%.2e"),
-            "milliseconds": st.column_config.NumberColumn(format="%.2f"),
-            "note": st.column_config.TextColumn(width="large"),
+            "Norm": st.column_config.NumberColumn(format="%.5g"),
+            "Largest difference from higher": st.column_config.NumberColumn(format="%.2e"),
+            "Relative difference": st.column_config.NumberColumn(format="%.2e"),
+            "Milliseconds": st.column_config.NumberColumn(format="%.2f"),
+            "Note": st.column_config.TextColumn(width="large"),
         },
-    )  # fmt: skip
-    st.caption(
-        f"FOMAML on {run.config.meta_batch_size} held-out tasks, {steps}, computed now. "
-        "`higher` goes task by task; the others must agree with it to rounding."
     )
-    if NO_LOOP in list(table.get("note", [])):
+    st.caption(
+        f"FOMAML on {run.config.meta_batch_size} held-out tasks, after {counted_steps(run.config.inner_steps)}, "
+        "computed now. `higher` goes task by task; the others must agree with it to rounding."
+    )
+    if engines.lacks_loop:
         compile_offer(session, run)
     left, right = st.columns([3, 2])
     with left:
@@ -66,7 +58,7 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
         st.markdown("##### The same, layer by layer")
         st.dataframe(
             found.by_layer,
-            column_config={name: st.column_config.NumberColumn(format="%.4f") for name in found.by_layer},
+            column_config={str(name): st.column_config.NumberColumn(format="%.4f") for name in found.by_layer},
         )
     st.caption(
         "1 is the same direction, 0 a right angle. Below 0, with a zigzag over the steps, the inner steps overshoot: "
@@ -78,18 +70,18 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
 def compile_offer(session: TrainingSession, run: Run) -> None:
     """A button that has the missing compiled loop made, and how that stands."""
     config = loop_config(run.config)
-    compiling = session.loop_state(config) == "compiling"
+    compiling = session.compilation(config).stage is CompileStage.WORKING
 
     @st.fragment(run_every=COMPILING_SECONDS if compiling else None)
     def part() -> None:
-        state = session.loop_state(config)
-        if compiling and state != "compiling":
+        stage, reason = session.compilation(config)
+        if compiling and stage is not CompileStage.WORKING:
             st.rerun()  # the loop is there, to be compared; or there is something to say
-        if state == "compiling":
+        if stage is CompileStage.WORKING:
             st.info("Making the compiled loop: about 20 seconds.", icon=":material/hourglass_top:")
             return
-        if state != "idle":
-            st.error(state, icon=":material/error:")
+        if stage is CompileStage.FAILED:
+            st.error(reason, icon=":material/error:")
         if st.button("Compare the compiled engine too", icon=":material/memory:", help="Takes about 20 seconds."):
             session.compile_loop(config)
             st.rerun()
@@ -114,7 +106,7 @@ def toy_part() -> None:
     with computing():
         found = toy(a, b, steps)
 
-    def move(pick: dict[str, float]) -> None:
+    def move(pick: Pick) -> None:
         for name, value in (("a", pick["x"]), ("b", pick["y"])):
             st.session_state[f"toy.{name}"] = round(min(high, max(low, float(value))), 2)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from maml_core.config import RunConfig
-from maml_core.models import MLP
-from maml_core.session import TrainingSession
-from maml_core.store import Store
-from maml_core.tasks import Sine
+from maml_core.learning.models import MLP
+from maml_core.learning.tasks import Sine
+from maml_core.store.store import Store
+from maml_core.training.session import TrainingSession
 from tests.lab import browser, new_tab, server
 
 __all__ = ["browser", "new_tab", "server"]  # one server and one browser for all tests that want them

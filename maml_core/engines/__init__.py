@@ -4,8 +4,8 @@ An engine is given a model and plain numbers, never a configuration. Tasks are d
 see one stream and must give one curve: a meta-gradient may differ by 1e-5 relative in float32, 1e-12 in float64.
 """
 
-from maml_core.engines.auto import AutoEngine, Job
-from maml_core.engines.base import Engine, Layout, TrainingState, initial_state
+from maml_core.engines.auto import AutoEngine, Compilation, CompileStage, Job
+from maml_core.engines.base import Engine, EngineStatus, TrainingState, initial_state
 from maml_core.engines.compiled import CompiledEngine
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.reference import ReferenceEngine
@@ -21,10 +21,12 @@ ENGINES: dict[str, type[Engine]] = {
 __all__ = [
     "ENGINES",
     "AutoEngine",
+    "Compilation",
+    "CompileStage",
     "CompiledEngine",
     "Engine",
+    "EngineStatus",
     "Job",
-    "Layout",
     "MetaOptimizer",
     "ReferenceEngine",
     "TrainingState",

@@ -6,26 +6,43 @@ differently, so the iteration of the change is part of a run's state: given agai
 
 import time
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from enum import Enum
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from maml_core.engines.base import Engine, MetaGradient, TrainingState
+from maml_core.engines.base import Engine, EngineStatus, MetaGradient, TrainingState
 from maml_core.engines.compiled import CompiledEngine
 from maml_core.engines.vectorized import VectorizedEngine
 from maml_core.errors import EngineError
-from maml_core.tasks import TaskBatch
+from maml_core.learning.tasks import TaskBatch
 
 WORTH_SECONDS = 30.0
 """What compiling may cost: a run that would end sooner without it is not compiled."""
 
 
-class Job(Protocol):
-    """A compilation under way in another process."""
+class CompileStage(Enum):
+    """How far a compilation is."""
 
-    def result(self) -> str | None:
-        """None while it works, "" when the loop is on disk, else what went wrong."""
+    IDLE = "idle"
+    WORKING = "working"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Compilation(NamedTuple):
+    """How a compilation stands."""
+
+    stage: CompileStage
+    reason: str = ""  # what went wrong, of one that failed
+
+
+class Job(Protocol):
+    """A compilation in another process."""
+
+    def status(self) -> Compilation:
+        """Whether it works, has put the loop on disk, or failed."""
 
     def cancel(self) -> None:
         """End it."""
@@ -49,10 +66,10 @@ class AutoEngine(Engine):
         """`start_job` begins compiling elsewhere; `patient` waits for it rather than train in the meantime."""
         super().__init__(
             vectorized.model,
-            inner_lr=vectorized.inner_lr,
-            inner_steps=vectorized.inner_steps,
+            inner=vectorized.inner,
             meta_optimizer=vectorized.meta_optimizer,
             algorithm=vectorized.algorithm,
+            problem=vectorized.problem,
         )
         self.vectorized = vectorized
         self.compiled = compiled
@@ -66,13 +83,13 @@ class AutoEngine(Engine):
         self._seconds_each: float | None = None
 
     @property
-    def status(self) -> str:
+    def status(self) -> EngineStatus:
         """Which engine is running, and whether a compile is under way."""
         if self.swapped_at is not None:
-            return "compiled"
+            return EngineStatus.COMPILED
         if self._job is None:
-            return "vectorized"
-        return "compiling" if self._patient else "vectorized, compiling"
+            return EngineStatus.VECTORIZED
+        return EngineStatus.COMPILING if self._patient else EngineStatus.VECTORIZED_WHILE_COMPILING
 
     def is_ready(self, iteration: int, tasks: TaskBatch) -> bool:
         """Whether training can begin; a patient engine waits for the compiled loop.
@@ -84,7 +101,7 @@ class AutoEngine(Engine):
             return True
         self._consider(iteration, tasks)
         if self.compiled is None:
-            raise EngineError(self.notice)
+            raise EngineError(self.notice or "The compiled loop cannot be made.")
         return self.swapped_at is not None
 
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:
@@ -134,12 +151,12 @@ class AutoEngine(Engine):
             if self._start_job is not None and (self._patient or self._is_worth_it(iteration)):
                 self._job = self._start_job()
             return
-        trouble = self._job.result()
-        if trouble == "":
+        stage, reason = self._job.status()
+        if stage is CompileStage.READY:
             self._job = None
             self._swap(iteration, tasks)
-        elif trouble:
-            self._give_up(trouble)
+        elif stage is CompileStage.FAILED:
+            self._give_up(reason)
 
     def _is_worth_it(self, iteration: int) -> bool:
         return self._seconds_each is not None and (self._total - iteration) * self._seconds_each > WORTH_SECONDS
@@ -156,8 +173,8 @@ class AutoEngine(Engine):
         except EngineError as error:
             self._give_up(str(error))
 
-    def _give_up(self, trouble: str) -> None:
+    def _give_up(self, reason: str) -> None:
         self._job = None
         self.compiled = None
         self.swapped_at = None
-        self.notice = trouble if self._patient else f"{trouble} Training goes on with the vectorized engine."
+        self.notice = reason if self._patient else f"{reason} Training goes on with the vectorized engine."

@@ -3,43 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from maml_core.algorithms import FOMAML, RATE, Algorithm, Parameters
 from maml_core.engines.meta_optimizer import MetaOptimizer
-from maml_core.tasks import TaskBatch
-
-
-class Layout:
-    """Where each learned number lies in one flat vector of length P."""
-
-    def __init__(self, model: nn.Module, algorithm: Algorithm = FOMAML) -> None:
-        """Read the names and shapes of the parameters; learned rates, if any, follow them. No value is kept."""
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        if algorithm.learns_rates:
-            self.shapes |= {RATE + name: shape for name, shape in self.shapes.items()}
-        self.sizes = [shape.numel() for shape in self.shapes.values()]
-
-    @property
-    def size(self) -> int:
-        """P: how many numbers are learned."""
-        return sum(self.sizes)
-
-    def unflatten(self, flat: Tensor) -> Parameters:
-        """Views of `flat` `[..., P]`, by name, each `[..., *shape]`."""
-        pieces = flat.split(self.sizes, dim=-1)
-        leading = flat.shape[:-1]
-        return {
-            name: piece.reshape(leading + shape)
-            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
-        }
-
-    def flatten(self, parameters: Parameters) -> Tensor:
-        """The inverse of `unflatten` for parameters without leading dimensions: `[P]`."""
-        return torch.cat([parameters[name].reshape(-1) for name in self.shapes])
+from maml_core.learning.algorithms import Algorithm, InnerLoop
+from maml_core.learning.layout import Layout
+from maml_core.learning.problems import Problem, Regression
+from maml_core.learning.tasks import TaskBatch
 
 
 @dataclass(frozen=True)
@@ -78,12 +52,20 @@ class TrainingState:
         return TrainingState.of((vector.to(device) for vector in self.vectors), self.iteration)
 
 
-def initial_state(model: nn.Module, algorithm: Algorithm = FOMAML, *, averages: bool = False) -> TrainingState:
+def initial_state(model: nn.Module, algorithm: Algorithm, *, averages: bool = False) -> TrainingState:
     """The state before the first meta-iteration, on the model's device; factors of inner_lr start at one."""
-    flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
-    if algorithm.learns_rates:
-        flat = torch.cat([flat, torch.ones_like(flat)])
+    flat = Layout(model, algorithm).start(model)
     return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.clone() if averages else None)
+
+
+class EngineStatus(StrEnum):
+    """What an engine is doing."""
+
+    HIGHER = "higher"
+    VECTORIZED = "vectorized"
+    COMPILED = "compiled"
+    COMPILING = "compiling"
+    VECTORIZED_WHILE_COMPILING = "vectorized, compiling"
 
 
 class MetaGradient(NamedTuple):
@@ -100,34 +82,47 @@ class Engine(ABC):
     name: ClassVar[str]
     swapped_at: int | None = None
     """The iteration from which on a compiled loop has taken over, for an engine that changes over."""
-    notice: str = ""
+    notice: str | None = None
     """Something the user should know once, such as that no compiler was found."""
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        inner_lr: float,
-        inner_steps: int,
+        inner: InnerLoop,
         meta_optimizer: MetaOptimizer,
-        algorithm: Algorithm = FOMAML,
+        algorithm: Algorithm,
+        problem: Problem | None = None,
     ) -> None:
         """Prepare the engine; the model gives structure, dtype and device, its values are not read.
 
         Raises:
-            EngineError: this engine cannot take the model.
+            EngineError: this engine cannot take the model or the algorithm.
         """
+        self.check(model, algorithm, next(model.parameters()).device)
         self.model = model
-        self.algorithm = algorithm
-        self.layout = Layout(model, algorithm)
-        self.inner_lr = inner_lr
-        self.inner_steps = inner_steps
+        self.inner = inner
         self.meta_optimizer = meta_optimizer
+        self.algorithm = algorithm
+        self.problem = problem or Regression()
+        self.layout = Layout(model, algorithm)
+        self._set_up()
+
+    @classmethod  # noqa: B027
+    def check(cls, model: nn.Module, algorithm: Algorithm, device: torch.device) -> None:
+        """Find out from the model's structure alone whether this engine can take it, on that device.
+
+        Raises:
+            EngineError: it cannot.
+        """
+
+    def _set_up(self) -> None:  # noqa: B027
+        """Make what the engine keeps of its own."""
 
     @property
-    def status(self) -> str:
-        """What is running, in a word or two."""
-        return self.name
+    def status(self) -> EngineStatus:
+        """What is running."""
+        return EngineStatus(self.name)
 
     def is_ready(self, iteration: int, tasks: TaskBatch) -> bool:
         """Whether training can begin at `iteration` on tasks like these `[iterations, tasks, points, features]`."""
@@ -137,7 +132,7 @@ class Engine(ABC):
         """Do ahead of time whatever the first chunk of tasks `[tasks, points, features]` would wait for."""
 
     def close(self) -> None:  # noqa: B027
-        """Let go of what runs in the background."""
+        """Release background resources."""
 
     @abstractmethod
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:

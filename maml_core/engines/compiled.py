@@ -11,6 +11,7 @@ import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,13 +20,12 @@ from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from maml_core.algorithms import FOMAML, Algorithm, Parameters
 from maml_core.engines.base import TrainingState, initial_state
-from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.package_cache import PackageCache
 from maml_core.engines.vectorized import VectorizedEngine
 from maml_core.errors import EngineError
-from maml_core.tasks import TaskBatch
+from maml_core.learning.algorithms import Algorithm, Phi
+from maml_core.learning.tasks import TaskBatch
 
 UNROLLED_STEPS = 8
 """Up to so many inner steps are written out in the loop's body; more become a loop of their own."""
@@ -42,29 +42,22 @@ class CompiledEngine(VectorizedEngine):
 
     name: ClassVar[str] = "compiled"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        inner_lr: float,
-        inner_steps: int,
-        meta_optimizer: MetaOptimizer,
-        algorithm: Algorithm = FOMAML,
-        cache: PackageCache | None = None,
-    ) -> None:
+    @classmethod
+    def check(cls, model: nn.Module, algorithm: Algorithm, device: torch.device) -> None:
         """Check that the model can be compiled; `prepare`, or the first chunk, compiles it.
 
         Raises:
             EngineError: the model cannot be vectorized, or is not on the CPU.
         """
-        super().__init__(
-            model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer, algorithm=algorithm
-        )
-        if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        super().check(model, algorithm, device)
+        if device.type != "cpu":
             raise EngineError(
                 "engine = 'compiled' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'."
             )
-        self._cache = cache or PackageCache()
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        self.cache = PackageCache()
         self._loop: Loop | None = None
         self._key: tuple[Any, ...] | None = None
         self.capacity = 0
@@ -72,7 +65,7 @@ class CompiledEngine(VectorizedEngine):
 
     def is_ready_for(self, tasks: TaskBatch) -> bool:
         """Whether a loop for tasks of these shapes `[tasks, points, features]` is on disk, so that loading is quick."""
-        return any(self._cache.has(name) for name in self._package_names(tasks).values())
+        return any(self.cache.has(name) for name in self._package_names(tasks).values())
 
     def prepare(self, tasks: TaskBatch) -> None:
         """Load the loop for tasks of these shapes `[tasks, points, features]`, compiling it first where need be.
@@ -85,7 +78,7 @@ class CompiledEngine(VectorizedEngine):
             return
         self.capacity = _capacity(tasks)
         names = self._package_names(tasks)
-        self._loop = next(filter(None, map(self._cache.load, names.values())), None)
+        self._loop = next(filter(None, map(self.cache.load, names.values())), None)
         for unrolled, name in names.items() if self._loop is None else ():
             self._unrolled_steps = unrolled
             try:
@@ -103,7 +96,7 @@ class CompiledEngine(VectorizedEngine):
         assert self._loop is not None
         total = tasks.support_x.shape[0]
         vectors: Sequence[Tensor] = state.vectors
-        inner_lr = state.parameters.new_tensor(self.inner_lr)
+        inner_lr = state.parameters.new_tensor(self.inner.lr)
         metrics = []
         for start in range(0, total, self.capacity):
             count = min(self.capacity, total - start)
@@ -114,40 +107,44 @@ class CompiledEngine(VectorizedEngine):
         return TrainingState.of(vectors, state.iteration + total), torch.cat(metrics)
 
     def close(self) -> None:
-        """Let go of the loop: what was unpacked to load it is deleted with it."""
+        """Release the loop: what was unpacked to load it is deleted with it."""
         self._loop = self._key = None
 
-    def further_steps(
-        self, parameters: Tensor, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]
-    ) -> Parameters:
+    def further_steps(self, parameters: Tensor, adapted: Phi, tasks: TaskBatch, call: Callable[..., Any]) -> Phi:
         """All inner steps after the first; many of them as a loop, so that the graph does not grow with them."""
         if not self._loops_inside() or call == self._replay:
             return super().further_steps(parameters, adapted, tasks, call)
-        names, rest = list(adapted), self.inner_steps - 1
+        names, rest = [list(part) for part in adapted], self.inner.steps - 1
+
+        def unpacked(values: Sequence[Tensor]) -> Phi:
+            left = iter(values)
+            return Phi(*({name: next(left) for name in part} for part in names))
+
         step = make_fx(lambda *inputs: self.next_step(*inputs), decomposition_table=_DECOMPOSITIONS)(
             parameters, adapted, tasks.support_x, tasks.support_y
         )
 
         def body(done: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-            after = step(parameters, dict(zip(names, values, strict=True)), tasks.support_x, tasks.support_y)
-            return (done + 1, *(after[name] for name in names))
+            after = step(parameters, unpacked(values), tasks.support_x, tasks.support_y)
+            return (done + 1, *(value for part in after for value in part.values()))
 
-        first = (torch.zeros((), dtype=torch.int64), *(adapted[name].clone() for name in names))
+        start = [value.clone() for part in adapted for value in part.values()]
+        first = (torch.zeros((), dtype=torch.int64), *start)
         _, *values = while_loop(lambda done, *_: done < rest, body, first)
-        return dict(zip(names, values, strict=True))
+        return unpacked(values)
 
     def _loops_inside(self) -> bool:
-        return self.inner_steps > self._unrolled_steps and self.algorithm.is_first_order
+        return self.inner.steps > self._unrolled_steps and self.algorithm.is_first_order
 
     def _iteration(self, inner_lr: Tensor, rates: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One meta-iteration of a meta-batch and the state's vectors `[P]`: the new ones, and its three metrics."""
         tasks, vectors = TaskBatch(*inputs[:_TASK_TENSORS]), inputs[_TASK_TENSORS:]
-        given = self.inner_lr
-        self.inner_lr = inner_lr  # type: ignore[assignment]  # an input of the graph: one loop serves every rate
+        given = self.inner
+        self.inner = replace(given, lr=inner_lr)  # an input of the graph: one loop serves every rate
         try:
             gradient, before, after = self.compose(vectors[0], tasks, lambda piece, *inputs: piece(*inputs))
         finally:
-            self.inner_lr = given
+            self.inner = given
         vectors, norm = self.meta_optimizer.update(vectors, gradient, rates)
         return (*vectors, torch.stack([before, after, norm]))
 
@@ -170,7 +167,7 @@ class CompiledEngine(VectorizedEngine):
         for self._unrolled_steps in (UNROLLED_STEPS, MOST_UNROLLED_STEPS):
             names[self._unrolled_steps] = self._package_name(tasks)
             # A loop in the loop does not export for every model; where there is none, there is one way only.
-            if not self._loops_inside() or self.inner_steps > MOST_UNROLLED_STEPS:
+            if not self._loops_inside() or self.inner.steps > MOST_UNROLLED_STEPS:
                 break
         self._unrolled_steps = UNROLLED_STEPS
         return names
@@ -182,7 +179,8 @@ class CompiledEngine(VectorizedEngine):
                 (
                     _description(self.model) or self._operations(tasks),
                     _sources(),
-                    (self.algorithm.name, self.inner_steps, self._unrolled_steps, self.meta_optimizer.clip_norm),
+                    (self.algorithm.name, self.problem.name, self.inner.steps, self._unrolled_steps),
+                    self.meta_optimizer.clip_norm,
                     len(self._vectors()),
                     [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tasks],
                     [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()],
@@ -209,7 +207,7 @@ class CompiledEngine(VectorizedEngine):
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(_ChunkLoop(step, capacity), example)
-                return self._cache.add(name, program)
+                return self.cache.add(name, program)
         except Exception as error:  # the compiler stack raises what it likes; what it says goes to the user in one line
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise EngineError(
@@ -248,7 +246,7 @@ def _sources() -> str:
     """A hash of this project's own code, so that a loop made by another version of it is not used."""
     digest = hashlib.sha256()
     root = Path(__file__).parent.parent
-    for path in sorted([*root.glob("*.py"), *root.glob("engines/*.py")]):
+    for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from maml_core.algorithms import FOMAML, Algorithm, Parameters, mse_loss
 from maml_core.engines.base import Engine, MetaGradient
-from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.errors import EngineError
-from maml_core.tasks import TaskBatch
+from maml_core.learning.algorithms import Algorithm, Phi, Theta, task_loss
+from maml_core.learning.tasks import TaskBatch
 
 
 class VectorizedEngine(Engine):
@@ -26,51 +25,43 @@ class VectorizedEngine(Engine):
 
     name: ClassVar[str] = "vectorized"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        inner_lr: float,
-        inner_steps: int,
-        meta_optimizer: MetaOptimizer,
-        algorithm: Algorithm = FOMAML,
-    ) -> None:
-        """Check that the model can be vectorized.
+    @classmethod
+    def check(cls, model: nn.Module, algorithm: Algorithm, device: torch.device) -> None:
+        """Refuse modules that `vmap` cannot run, before anything has started.
 
         Raises:
             EngineError: the model changes buffers in place, or draws random numbers, as it runs.
         """
-        super().__init__(
-            model, inner_lr=inner_lr, inner_steps=inner_steps, meta_optimizer=meta_optimizer, algorithm=algorithm
-        )
-        check_vectorizable(model, self.name)
-        self.loss = mse_loss(model)
+        check_vectorizable(model, cls.name)
+
+    def _set_up(self) -> None:
+        self.loss = task_loss(self.model, self.problem)
         self._traced: dict[Any, Callable[..., Any]] = {}
 
-    def first_step(self, parameters: Tensor, support_x: Tensor, support_y: Tensor) -> Parameters:
+    def first_step(self, parameters: Tensor, support_x: Tensor, support_y: Tensor) -> Phi:
         """The first inner step, from one flat initialization `[P]` shared by all tasks, to `[tasks, *shape]`."""
         theta = self.layout.unflatten(parameters)
         phi = self.algorithm.begin(theta)
         return vmap(self._inner_step, (None, None, 0, 0))(theta, phi, support_x, support_y)  # type: ignore[no-any-return]
 
-    def next_step(self, parameters: Tensor, adapted: Parameters, support_x: Tensor, support_y: Tensor) -> Parameters:
+    def next_step(self, parameters: Tensor, adapted: Phi, support_x: Tensor, support_y: Tensor) -> Phi:
         """A further inner step, of parameters `[tasks, *shape]` that are each task's own."""
         theta = self.layout.unflatten(parameters)
         return vmap(self._inner_step, (None, 0, 0, 0))(theta, adapted, support_x, support_y)  # type: ignore[no-any-return]
 
-    def finish(self, parameters: Tensor, adapted: Parameters | None, *tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def finish(self, parameters: Tensor, adapted: Phi | None, *tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean meta-gradient `[P]` and mean query loss before and after adaptation."""
         theta = self.layout.unflatten(parameters)
         batch = TaskBatch(*tasks)
-        before = vmap(self.loss, (None, 0, 0))(theta, batch.query_x, batch.query_y)
+        before = vmap(self.loss, (None, 0, 0))(theta.parameters, batch.query_x, batch.query_y)
 
-        def task_gradient(phi: Parameters, *task: Tensor) -> tuple[Parameters, Tensor]:
-            return self.algorithm.gradient(self.loss, theta, phi, TaskBatch(*task), self.inner_lr, self.inner_steps)
+        def task_gradient(phi: Phi, *task: Tensor) -> tuple[Theta, Tensor]:
+            return self.algorithm.gradient(self.loss, theta, phi, TaskBatch(*task), self.inner)
 
         shared = adapted is None  # no inner step was taken here: all tasks start from the initialization itself
         phi = self.algorithm.begin(theta) if adapted is None else adapted
         gradient, after = vmap(task_gradient, (None if shared else 0, 0, 0, 0, 0))(phi, *batch)
-        flat = self.layout.flatten({name: value.mean(0) for name, value in gradient.items()})
+        flat = self.layout.flatten(Theta(*({name: value.mean(0) for name, value in part.items()} for part in gradient)))
         return flat, before.mean(), after.mean()
 
     @torch.no_grad()
@@ -81,21 +72,19 @@ class VectorizedEngine(Engine):
     def compose(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> MetaGradient:
         """The one definition of a meta-gradient from its pieces; `call(piece, ...)` decides how each is run."""
         adapted = None
-        if self.inner_steps and self.algorithm.is_first_order:
+        if self.inner.steps and self.algorithm.is_first_order:
             adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
             adapted = self.further_steps(parameters, adapted, tasks, call)
         return MetaGradient(*call(self.finish, parameters, adapted, *tasks))
 
-    def further_steps(
-        self, parameters: Tensor, adapted: Parameters, tasks: TaskBatch, call: Callable[..., Any]
-    ) -> Parameters:
+    def further_steps(self, parameters: Tensor, adapted: Phi, tasks: TaskBatch, call: Callable[..., Any]) -> Phi:
         """All inner steps after the first."""
-        for _ in range(self.inner_steps - 1):
+        for _ in range(self.inner.steps - 1):
             adapted = call(self.next_step, parameters, adapted, tasks.support_x, tasks.support_y)
         return adapted
 
-    def _inner_step(self, theta: Parameters, phi: Parameters, x: Tensor, y: Tensor) -> Parameters:
-        return self.algorithm.step(self.loss, theta, phi, x, y, self.inner_lr)
+    def _inner_step(self, theta: Theta, phi: Phi, x: Tensor, y: Tensor) -> Phi:
+        return self.algorithm.step(self.loss, theta, phi, x, y, self.inner.lr)
 
     def _replay(self, piece: Callable[..., Any], *arguments: Any) -> Any:
         """Call `piece` through its trace for these shapes, tracing it the first time."""

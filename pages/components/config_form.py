@@ -1,27 +1,25 @@
 """A form for a RunConfig, drawn from the configuration's own fields, bounds and help; and its place in the URL."""
 
-import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
-from pydantic.fields import FieldInfo
 
-from maml_core.algorithms import ALGORITHMS
-from maml_core.config import RunConfig, parse_settings
+from maml_core.config import RunConfig, parse_settings, settings_text
 from maml_core.errors import ConfigError
-from maml_core.fields import base_type, bounds, choices, is_optional
-from maml_core.models import MODELS, OwnModel
+from maml_core.fields import label
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.models import MODELS, OwnModel
+from maml_core.learning.tasks import FAMILIES
 from maml_core.presets import DEFAULT, PRESETS, get_preset
-from maml_core.tasks import FAMILIES, Normal, Uniform
+from pages.components.field_input import field_input, widget_values
 
 BASICS = ("shots", "inner_lr", "inner_steps", "meta_lr", "meta_batch_size", "meta_iterations")
 """Fields shown at once; the rest of a run's plain fields wait in an expander."""
 
 _VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {"model": ("kind", MODELS), "tasks": ("family", FAMILIES)}
-_PAGE_FIELDS = ("run", "preset", "task")
-"""Query parameters that are not fields of a run."""
+_PAGE_PARAMETERS = ("run", "preset", "task")
+"""Query parameters that the Lab page keeps for itself; all others are settings of the form."""
 
 
 def config_form() -> RunConfig | None:
@@ -46,14 +44,14 @@ def config_form() -> RunConfig | None:
             _variant(values, place)
         st.subheader("Training")
         for name in BASICS:
-            values[name] = _field(name, RunConfig.model_fields[name])
+            values[name] = field_input(name, RunConfig.model_fields[name], f"form.{name}")
         with st.expander(f"{chosen.title}: its update rule"):
             st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
             st.caption(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
         with st.expander("More settings"):
             for name, field in RunConfig.model_fields.items():
                 if name not in BASICS and name not in _VARIANTS:
-                    values[name] = _field(name, field)
+                    values[name] = field_input(name, field, f"form.{name}")
         try:
             config = get_preset(DEFAULT).config.with_settings(values)
         except ConfigError as error:
@@ -66,11 +64,11 @@ def config_form() -> RunConfig | None:
 
 def load_config(config: RunConfig, preset: str | None = None) -> None:
     """Put a configuration into the form; in place of a user's own module, which it never offers, the default one."""
-    if isinstance(config.model, OwnModel):
+    if config.uses_own_model:
         config = config.with_settings({"model.kind": "mlp"})
     if preset in PRESETS:
         st.session_state["form.preset"] = preset
-    for name, value in _flat(config).items():
+    for name, value in widget_values(config).items():
         st.session_state[f"form.{name}"] = value
 
 
@@ -92,7 +90,7 @@ def _start() -> None:
     preset = query.get("preset", DEFAULT)
     try:
         base = get_preset(preset).config
-        settings = parse_settings(f"{name}={text}" for name, text in query.items() if name not in _PAGE_FIELDS)
+        settings = parse_settings(f"{name}={text}" for name, text in query.items() if name not in _PAGE_PARAMETERS)
         config = base.with_settings(settings)
         if isinstance(config.model, OwnModel):
             config.model.check_loadable()
@@ -105,18 +103,8 @@ def _start() -> None:
 def _write_url(config: RunConfig) -> None:
     """Keep the URL in step: the preset, and what differs from it."""
     preset = st.session_state["form.preset"]
-    base = _flat(get_preset(preset).config)
-    changed = {}
-    for name, value in _flat(config).items():
-        root, _, part = name.rpartition(".")
-        if part in ("low", "high", "mean", "std") and root.count("."):
-            whole = _dig(config.model_dump(mode="json"), root)
-            if whole != _dig(get_preset(preset).config.model_dump(mode="json"), root):
-                changed[root] = json.dumps(whole)
-        elif name not in base or base[name] != value:
-            shown = [int(size) for size in value.split(",")] if name.endswith("hidden_sizes") else value
-            changed[name] = shown if isinstance(shown, str) else json.dumps(shown)
-    kept = {name: text for name, text in st.query_params.to_dict().items() if name in _PAGE_FIELDS}
+    changed = settings_text(config.settings_beyond(get_preset(preset).config))
+    kept = {name: text for name, text in st.query_params.to_dict().items() if name in _PAGE_PARAMETERS}
     wanted = kept | {"preset": preset} | changed
     if wanted != st.query_params.to_dict():
         st.query_params.from_dict(wanted)
@@ -127,7 +115,7 @@ def _variant(values: dict[str, Any], place: str) -> None:
     tag, registry = _VARIANTS[place]
     key = f"form.{place}.{tag}"
     chosen = st.selectbox(
-        _label(tag),
+        label(tag),
         list(registry),
         format_func=lambda name: registry[name].title,
         key=key,
@@ -137,84 +125,9 @@ def _variant(values: dict[str, Any], place: str) -> None:
     values[f"{place}.{tag}"] = chosen
     for name, field in registry[chosen].model_fields.items():
         if name != tag:
-            values[f"{place}.{name}"] = _field(f"{place}.{name}", field)
+            values[f"{place}.{name}"] = field_input(name, field, f"form.{place}.{name}")
 
 
 def _load_defaults(place: str, variant: type[Any]) -> None:
-    for name, value in _flat(variant()).items():
+    for name, value in widget_values(variant()).items():
         st.session_state[f"form.{place}.{name}"] = value
-
-
-def _field(name: str, field: FieldInfo) -> Any:
-    """The widget for one field, chosen by its type; returns plain data for the configuration."""
-    key, label = f"form.{name}", _label(name.rpartition(".")[2])
-    kind = base_type(field.annotation)
-    if kind is Uniform:
-        left, right = st.columns(2)
-        low = _number(left, f"{label} from", Uniform.model_fields["low"], f"{key}.low", field.description)
-        high = _number(right, "to", Uniform.model_fields["high"], f"{key}.high", field.description)
-        return [low, high]
-    if kind is Normal:
-        left, right = st.columns(2)
-        mean = _number(left, f"{label} mean", Normal.model_fields["mean"], f"{key}.mean", field.description)
-        std = _number(right, "std", Normal.model_fields["std"], f"{key}.std", field.description)
-        return {"mean": mean, "std": std}
-    if choices(field):
-        return st.selectbox(label, choices(field), key=key, help=field.description)
-    if kind in (int, float):
-        return _number(st, label, field, key, field.description)
-    text = st.text_input(label, key=key, help=f"{field.description} Write them with commas: 40, 40.")
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        return text
-
-
-def _number(place: Any, label: str, field: FieldInfo, key: str, description: str | None) -> float | None:
-    limits = bounds(field)
-    if limits.integer:
-        return place.number_input(  # type: ignore[no-any-return]
-            label,
-            min_value=int(limits.low or 0),
-            max_value=int(limits.high or 2**53 - 1),
-            step=1,
-            key=key,
-            help=description,
-        )
-    default = field.get_default()
-    step = 10.0 ** math.floor(math.log10(abs(default))) if isinstance(default, float) and default else 0.1
-    optional = {"value": None, "placeholder": "off"} if is_optional(field) else {}
-    return place.number_input(  # type: ignore[no-any-return]
-        label,
-        min_value=limits.low,
-        max_value=limits.high,
-        step=step,
-        format="%.6g",
-        key=key,
-        help=description,
-        **optional,
-    )
-
-
-def _flat(spec: Any, prefix: str = "") -> dict[str, Any]:
-    """Form values by dotted name, as the widgets hold them."""
-    flat: dict[str, Any] = {}
-    for name in type(spec).model_fields:
-        value = getattr(spec, name)
-        if isinstance(value, tuple):
-            flat[prefix + name] = ", ".join(str(part) for part in value)
-        elif hasattr(type(value), "model_fields"):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _dig(data: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        data = data.get(part) if isinstance(data, dict) else None
-    return data
-
-
-def _label(name: str) -> str:
-    return name.replace("_lr", " learning rate").replace("_", " ").capitalize()

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from maml_core.errors import MamlError
-from maml_core.session import TrainingSession
+from maml_core.training.session import TrainingSession
 
 _STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.1rem 2rem 2rem; }
@@ -55,13 +55,3 @@ STATUS_BADGES = {
     "failed": ("red", ":material/error:"),
     "interrupted": ("orange", ":material/power_off:"),
 }
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,98 +1,122 @@
+// @ts-check
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
+// What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
+import { atFrame, edited, frameAt, held, home, near, plain, seconds, themed, within } from "./chart_state.js";
 
+/**
+ * What the server sends: ChartData in live_chart.py.
+ * @typedef {import("./chart_state.js").Figure} Figure
+ * @typedef {import("./chart_state.js").Point} Point
+ * @typedef {import("./chart_state.js").Pair} Pair
+ * @typedef {{figure: string, plotly: string, name: string, alt: string, revision: string, height: number,
+ *   picks: boolean, drags: boolean, edits: Pair[] | null}} ChartData
+ * @typedef {{figure: Figure, revision: string, picks: boolean, drags: boolean, edits: Pair[] | null}} Latest
+ * @typedef {(name: string, value: unknown) => void} Send
+ * @typedef {HTMLElement & {
+ *   latest: Latest, send: Send, paint: (plotly?: any) => Promise<void>, stop?: () => void, answered?: () => void,
+ *   on: (name: string, listener: (event: any) => void) => void, data: any[], _fullLayout: any,
+ *   frame?: number, frames?: number, playing?: boolean, listening?: boolean, watching?: boolean, dragging?: boolean,
+ *   held?: Point | null, drawing?: number | null}} Chart
+ */
+
+const page = /** @type {any} */ (window);
+
+/** @param {string} url @returns {Promise<any>} */
 function loadPlotly(url) {
-  if (window.Plotly) return Promise.resolve(window.Plotly);
-  window.__labPlotly ??= new Promise((resolve, reject) => {
+  if (page.Plotly) return Promise.resolve(page.Plotly);
+  page.__labPlotly ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = url;
-    script.onload = () => resolve(window.Plotly);
+    script.onload = () => resolve(page.Plotly);
     script.onerror = () => reject(new Error("Plotly could not be loaded from " + url));
     document.head.append(script);
   });
-  return window.__labPlotly;
+  return page.__labPlotly;
 }
 
-function themed(layout, host) {
+/** The page's own colors, from Streamlit's variables. @param {HTMLElement} host */
+function theme(host) {
   const style = getComputedStyle(host);
   const text = style.getPropertyValue("--st-text-color") || "#31333f";
-  const grid = `color-mix(in srgb, ${text} 14%, transparent)`;
   const probe = document.createElement("span");
-  probe.style.color = grid;
+  probe.style.color = `color-mix(in srgb, ${text} 14%, transparent)`;
   host.append(probe);
-  const gridColor = getComputedStyle(probe).color.replace(/^color\(srgb (.*?) (.*?) (.*?) \/ (.*)\)$/,
-    (_, r, g, b, a) => `rgba(${[r, g, b].map((v) => Math.round(v * 255)).join(",")},${a})`);
+  const grid = plain(getComputedStyle(probe).color);
   probe.remove();
-  const background = style.getPropertyValue("--st-background-color") || "#ffffff";
-  const full = {
-    ...layout,
-    paper_bgcolor: document.fullscreenElement === host ? background : "rgba(0,0,0,0)",
-    plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: style.getPropertyValue("--st-font") || "sans-serif", size: 13, color: text },
-    hoverlabel: { bgcolor: background, bordercolor: gridColor, font: { color: text } },
-    autosize: true,
+  return {
+    text,
+    grid,
+    background: style.getPropertyValue("--st-background-color") || "#ffffff",
+    font: style.getPropertyValue("--st-font") || "sans-serif",
+    fullscreen: document.fullscreenElement === host,
   };
-  for (const key of Object.keys(full)) {
-    if (/^[xy]axis/.test(key)) full[key] = { gridcolor: gridColor, linecolor: gridColor, automargin: true, ...full[key] };
-  }
-  return full;
 }
 
 const FULLSCREEN = {
   name: "fullscreen",
   title: "Fullscreen",
   icon: { width: 24, height: 24, path: "M4 9V4h5v2H6v3H4zm11-5h5v5h-2V6h-3V4zM4 15h2v3h3v2H4v-5zm14 3v-3h2v5h-5v-2h3z" },
-  click: (chart) => (document.fullscreenElement ? document.exitFullscreen() : chart.parentElement.requestFullscreen()),
+  click: (/** @type {HTMLElement} */ chart) =>
+    document.fullscreenElement ? document.exitFullscreen() : chart.parentElement?.requestFullscreen(),
 };
 
-// Playing a figure's `replay`: each frame only restyles the traces that move, and asks the server nothing.
-function showStep(chart, host, step) {
-  const { replay } = chart.latest.figure;
-  const bar = host.querySelector(".replay");
-  chart.step = step;
-  bar.querySelector("input").value = step;
-  bar.querySelector("output").textContent = `step ${step} of ${replay.steps} · ${replay.labels[step]}`;
-  const traces = replay.moving.map((part) => part.trace).concat(replay.ghosts.map((ghost) => ghost.trace));
-  const x = replay.moving.map((part) => (part.x ? part.x[step] : chart.data[part.trace].x));
-  const y = replay.moving.map((part) => part.y[step]);
-  for (const ghost of replay.ghosts) {
-    x.push(chart.data[ghost.trace].x);
-    y.push(chart.data[ghost.trace].y);
-  }
-  const visible = replay.moving.map(() => true).concat(replay.ghosts.map((ghost) => ghost.step < step));
-  chart.frames = (chart.frames || 0) + 1;
-  chart.dataset.frames = chart.frames;
-  return window.Plotly.restyle(chart, { x, y, visible }, traces);
+/** @template {HTMLElement} T @param {HTMLElement} host @param {string} selector */
+function part(host, selector) {
+  return /** @type {T} */ (host.querySelector(selector));
 }
 
+// Playing a figure's `replay`: each frame only restyles the traces that move, and asks the server nothing.
+/** @param {Chart} chart @param {HTMLElement} host @param {number} frame */
+function showFrame(chart, host, frame) {
+  const { replay } = chart.latest.figure;
+  if (!replay) return undefined;
+  const change = atFrame(replay, frame);
+  chart.frame = frame;
+  /** @type {HTMLInputElement} */ (part(host, ".replay input")).value = String(frame);
+  part(host, ".replay output").textContent = change.text;
+  const traces = change.traces.concat(change.ghosts);
+  const x = change.traces.map((trace, i) => change.x[i] ?? chart.data[trace].x);
+  const y = change.y.slice();
+  for (const trace of change.ghosts) {
+    x.push(chart.data[trace].x);
+    y.push(chart.data[trace].y);
+  }
+  const visible = change.traces.map(() => true).concat(change.visible);
+  chart.frames = (chart.frames || 0) + 1;
+  chart.dataset.frames = String(chart.frames);
+  return page.Plotly.restyle(chart, { x, y, visible }, traces);
+}
+
+/** @param {Chart} chart @param {HTMLElement} host */
 function play(chart, host) {
-  const { steps } = chart.latest.figure.replay;
-  const button = host.querySelector(".replay button");
+  const last = (chart.latest.figure.replay?.steps.length ?? 1) - 1;
   if (chart.playing) return pause(chart, host);
-  const seconds = Math.min(5, Math.max(1.5, steps * 0.3));
-  const from = chart.step >= steps ? 0 : chart.step;
-  const began = performance.now() - (from / Math.max(steps, 1)) * seconds * 1000;
+  const from = (chart.frame ?? 0) >= last ? 0 : chart.frame ?? 0;
+  const began = performance.now() - (from / Math.max(last, 1)) * seconds(last) * 1000;
+  const button = part(host, ".replay button");
   button.textContent = "❚❚";
   button.setAttribute("aria-label", "Pause");
   chart.playing = true;
-  const next = async (now) => {
+  const next = async (/** @type {number} */ now) => {
     if (!chart.playing || !chart.isConnected) return;
-    const step = Math.min(steps, Math.floor(((now - began) / 1000 / seconds) * steps + 1e-6));
-    if (step !== chart.step || step === 0) await showStep(chart, host, step);
-    if (step >= steps) return pause(chart, host);
-    requestAnimationFrame(next);
+    const frame = frameAt(Math.max(0, now - began) / 1000, last);
+    if (frame !== chart.frame || frame === 0) await showFrame(chart, host, frame);
+    if (frame >= last) pause(chart, host);
+    else requestAnimationFrame(next);
   };
   requestAnimationFrame(next);
 }
 
+/** @param {Chart} chart @param {HTMLElement} host */
 function pause(chart, host) {
   chart.playing = false;
-  const button = host.querySelector(".replay button");
+  const button = part(host, ".replay button");
   button.textContent = "▶";
   button.setAttribute("aria-label", "Play");
 }
 
-// Where the pointer is in a chart: in pixels of the plot, and whether inside it.
+/** Where the pointer is in a chart: in pixels of the plot, and whether inside it. @param {Chart} chart @param {PointerEvent} event */
 function place(chart, event) {
   const box = chart.getBoundingClientRect();
   const { xaxis, yaxis } = chart._fullLayout;
@@ -102,118 +126,104 @@ function place(chart, event) {
   return { px, py, inside, x: xaxis.p2d(px), y: yaxis.p2d(py), xaxis, yaxis };
 }
 
-// Points placed by hand: click to add, drag to move, click a point to delete it.
-function editPoints(chart, send) {
-  const round = (value) => Number(value.toPrecision(4));
-  let held = null;
+/**
+ * Points placed by hand: click to add, drag to move, click a point to delete it.
+ * @param {Chart} chart @param {AbortSignal} signal
+ */
+function editPoints(chart, signal) {
+  /** @type {{index: number, px: number, py: number} | null} */
+  let pressed = null;
   chart.addEventListener("pointerdown", (event) => {
     if (!chart.latest.edits || event.button !== 0) return;
     const at = place(chart, event);
     if (!at.inside) return;
-    const points = chart.latest.edits;
-    const near = points.findIndex(([x, y]) => Math.hypot(at.xaxis.d2p(x) - at.px, at.yaxis.d2p(y) - at.py) < 12);
-    held = { near, start: at, moved: false };
+    const index = chart.latest.edits.findIndex(
+      ([x, y]) => Math.hypot(at.xaxis.d2p(x) - at.px, at.yaxis.d2p(y) - at.py) < 12,
+    );
+    pressed = { index, px: at.px, py: at.py };
     event.preventDefault();
     event.stopPropagation();
-  }, true);
+  }, { capture: true, signal });
   window.addEventListener("pointerup", (event) => {
-    if (!held || !chart.latest.edits) return;
-    const { near, start } = held;
-    held = null;
+    if (!pressed || !chart.latest.edits) return;
+    const { index, px, py } = pressed;
+    pressed = null;
     const at = place(chart, event);
-    const moved = Math.hypot(at.px - start.px, at.py - start.py) > 5;
-    const points = chart.latest.edits.slice();
-    const here = [round(at.x), round(at.y)];
-    if (near < 0) points.push(here);
-    else if (moved) points[near] = here;
-    else points.splice(near, 1);
-    send(points);
-  });
+    const moved = Math.hypot(at.px - px, at.py - py) > 5;
+    chart.send("points", edited(chart.latest.edits, index, moved, [at.x, at.y]));
+  }, { signal });
 }
 
 // A point moved by hand: pressing anywhere takes it there, and it follows the pointer. The server is asked for a new
 // figure only when it has answered the last time, so that a slow one is never interrupted by the next question.
 const PATIENCE = 2000;  // milliseconds after which an answer is no longer waited for
 
-function dragHandle(chart) {
-  let waiting = null;
-  let asked = null;
-  const answer = () => {
-    const handle = chart.latest.figure.data.find((trace) => trace.meta === "handle");
-    return { x: handle.x[0], y: handle.y[0] };
-  };
-  const near = (one, other) => Math.hypot(one.x - other.x, one.y - other.y) < 0.01;  // the server rounds
+/** @param {Chart} chart @param {AbortSignal} signal */
+function dragHandle(chart, signal) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let waiting;
+  /** @type {Point} */
+  let asked = { x: NaN, y: NaN };
+  const answer = () => home(chart.latest.figure);
+  /** @param {Point} told */
   const goOn = (told) => {
-    waiting = clearTimeout(waiting);
-    if (!near(chart.held, told)) ask();
+    clearTimeout(waiting);
+    waiting = undefined;
+    if (chart.held && !near(chart.held, told)) ask();
     else if (!chart.dragging) {
       chart.held = null;
       chart.paint();
     }
   };
   const ask = () => {
-    if (waiting) return;
+    if (waiting || !chart.held) return;
     asked = chart.held;
     waiting = setTimeout(() => goOn(asked), PATIENCE);
-    chart.send("pick", { x: asked.x, y: asked.y, curve: -1 });
+    chart.send("pick", { x: asked.x, y: asked.y, task: null });
   };
-  // No further than the figure's own range, which the server keeps to as well: the reader may have zoomed out.
-  const along = (name, value) => {
-    const [low, high] = chart.latest.figure.layout[name].range;
-    return Math.min(high, Math.max(low, value));
-  };
+  /** @param {PointerEvent} event */
   const follow = (event) => {
-    const { x, y } = place(chart, event);
-    chart.held = { x: along("xaxis", x), y: along("yaxis", y) };
-    chart.frame ??= requestAnimationFrame(() => {
-      chart.frame = null;
+    chart.held = within(chart.latest.figure, place(chart, event));
+    chart.drawing ??= requestAnimationFrame(() => {
+      chart.drawing = null;
       chart.paint();
     });
     if (!near(chart.held, waiting ? asked : answer())) ask();
   };
   chart.addEventListener("pointerdown", (event) => {
-    if (!chart.latest.drags || event.button !== 0 || !place(chart, event).inside || event.target.closest(".modebar")) return;
+    const onButton = event.target instanceof Element && event.target.closest(".modebar");
+    if (!chart.latest.drags || event.button !== 0 || !place(chart, event).inside || onButton) return;
     event.preventDefault();
     event.stopPropagation();
     chart.setPointerCapture(event.pointerId);
     chart.dragging = true;
     follow(event);
-  }, true);
-  chart.addEventListener("pointermove", (event) => { if (chart.dragging) follow(event); });
-  for (const end of ["pointerup", "pointercancel"]) {
+  }, { capture: true, signal });
+  chart.addEventListener("pointermove", (event) => { if (chart.dragging) follow(event); }, { signal });
+  for (const end of /** @type {const} */ (["pointerup", "pointercancel"])) {
     chart.addEventListener(end, () => {
       chart.dragging = false;
       if (!waiting && chart.held) goOn(answer());
-    });
+    }, { signal });
   }
   chart.answered = () => {
     if (waiting && near(answer(), asked)) goOn(answer());
   };
 }
 
-// A figure with its handle where the pointer holds it, and the arrows that start from the handle with it.
-function held(figure, at) {
-  const index = figure.data.findIndex((trace) => trace.meta === "handle");
-  if (!at || index < 0) return figure;
-  const home = figure.data[index];
-  const [dx, dy] = [at.x - home.x[0], at.y - home.y[0]];
-  const data = figure.data.with(index, { ...home, x: [at.x], y: [at.y] });
-  const annotations = (figure.layout.annotations || []).map((arrow) => ({
-    ...arrow, x: arrow.x + dx, y: arrow.y + dy, ax: arrow.ax + dx, ay: arrow.ay + dy,
-  }));
-  return { ...figure, data, layout: { ...figure.layout, annotations } };
-}
-
+/** @param {{parentElement: HTMLElement, data: ChartData, setTriggerValue: Send}} component */
 export default function ({ parentElement, data, setTriggerValue }) {
-  const host = parentElement.querySelector(".live-chart");
-  const chart = host.firstElementChild;
+  const host = part(parentElement, ".live-chart");
+  const chart = /** @type {Chart} */ (host.firstElementChild);
   host.dataset.name = data.name;
   chart.setAttribute("aria-label", data.alt);
+  /** @type {Figure} */
   const figure = JSON.parse(data.figure);
-  const paint = async (Plotly = window.Plotly) => {
+  const last = (figure.replay?.steps.length ?? 1) - 1;
+  const paint = async (Plotly = page.Plotly) => {
     if (!chart.isConnected) return;
     const shown = held(chart.latest.figure, chart.held);
-    await Plotly.react(chart, shown.data, { ...themed(shown.layout, host), uirevision: chart.latest.revision }, {
+    await Plotly.react(chart, shown.data, { ...themed(shown.layout, theme(host)), uirevision: chart.latest.revision }, {
       displaylogo: false,
       responsive: true,
       displayModeBar: "hover",
@@ -224,34 +234,32 @@ export default function ({ parentElement, data, setTriggerValue }) {
   const draw = async () => {
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
-    const { figure } = chart.latest;
     chart.answered?.();
     pause(chart, host);
     await paint(Plotly);
-    if (figure.replay) await showStep(chart, host, Math.min(chart.step ?? figure.replay.steps, figure.replay.steps));
+    if (chart.latest.figure.replay) await showFrame(chart, host, Math.min(chart.frame ?? last, last));
     if (!chart.listening) {
       chart.listening = true;
       chart.on("plotly_click", ({ points: [point] }) => {
-        const { picks, drags } = chart.latest;
-        if (picks && !drags) chart.send("pick", { x: point.x, y: point.y, curve: point.curveNumber });
+        const task = point.data.customdata?.[0];
+        if (chart.latest.picks && !chart.latest.drags) {
+          chart.send("pick", { x: point.x, y: point.y, task: Number.isInteger(task) ? task : null });
+        }
       });
-      editPoints(chart, (points) => chart.send("points", points));
-      dragHandle(chart);
     }
-    chart.dataset.updates = Number(chart.dataset.updates || 0) + 1;
+    chart.dataset.updates = String(Number(chart.dataset.updates || 0) + 1);
   };
   chart.paint = paint;
-  if (chart.latest && chart.latest.revision !== data.revision) chart.step = undefined;
+  if (chart.latest && chart.latest.revision !== data.revision) chart.frame = undefined;
   chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
   chart.send = setTriggerValue;
   chart.style.touchAction = data.drags ? "none" : "";  // a finger moves the handle, not the page
-  const bar = host.querySelector(".replay");
-  bar.hidden = !figure.replay;
+  part(host, ".replay").hidden = !figure.replay;
   if (figure.replay) {
-    const range = bar.querySelector("input");
-    range.max = figure.replay.steps;
-    range.oninput = () => { pause(chart, host); showStep(chart, host, Number(range.value)); };
-    bar.querySelector("button").onclick = () => play(chart, host);
+    const range = /** @type {HTMLInputElement} */ (part(host, ".replay input"));
+    range.max = String(last);
+    range.oninput = () => { pause(chart, host); showFrame(chart, host, Number(range.value)); };
+    part(host, ".replay button").onclick = () => play(chart, host);
   }
   const height = `${data.height}px`;
   if (host.style.height !== height) host.style.height = height;
@@ -259,7 +267,10 @@ export default function ({ parentElement, data, setTriggerValue }) {
 
   if (!chart.watching) {
     chart.watching = true;
-    chart.dataset.mounts = Number(chart.dataset.mounts || 0) + 1;
+    chart.dataset.mounts = String(Number(chart.dataset.mounts || 0) + 1);
+    const listeners = new AbortController();
+    editPoints(chart, listeners.signal);
+    dragHandle(chart, listeners.signal);
     let seen = "";
     const look = () => {
       const now = getComputedStyle(host).getPropertyValue("--st-text-color") + (document.fullscreenElement === host);
@@ -269,8 +280,9 @@ export default function ({ parentElement, data, setTriggerValue }) {
     const timer = setInterval(look, 250);
     chart.stop = () => {
       clearInterval(timer);
-      chart.watching = false;
-      if (window.Plotly) window.Plotly.purge(chart);
+      listeners.abort();
+      chart.watching = chart.listening = false;
+      if (page.Plotly) page.Plotly.purge(chart);
     };
   }
   return () => {

@@ -1,9 +1,10 @@
 """A Plotly chart that updates in place: zoom, hover and fullscreen survive new data."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import plotly
 import streamlit as st
@@ -11,10 +12,41 @@ from streamlit.components.v1 import declare_component
 
 from maml_core.figures import Figure
 
-_SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 _STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 _PLOTLY_FOLDER = Path(plotly.__file__).parent / "package_data"
 _SHARED = "plotly"
+
+
+class ChartData(TypedDict):
+    """What the browser is sent; its other half is the typedef of that name in live_chart.js."""
+
+    figure: str  # JSON of a Figure
+    plotly: str
+    name: str
+    alt: str
+    revision: str
+    height: int
+    picks: bool
+    drags: bool
+    edits: list[list[float]] | None
+
+
+class Pick(TypedDict):
+    """What the browser answers to a click or a drag."""
+
+    x: float
+    y: float
+    task: int | None  # the seed of the task that was clicked, where the trace carries one
+
+
+def script() -> str:
+    """Both halves of the chart's JavaScript as the one module that Streamlit takes: no file can be imported from it."""
+    folder = Path(__file__).parent
+    pure = (folder / "chart_state.js").read_text(encoding="utf-8")
+    main = (folder / "live_chart.js").read_text(encoding="utf-8")
+    pure = re.sub(r"^export function", "function", pure, flags=re.MULTILINE)
+    return pure + re.sub(r'^import .* from "./chart_state.js";$', "", main, flags=re.MULTILINE)
+
 
 _mount = st.components.v2.component(
     "maml_live_chart",
@@ -23,7 +55,7 @@ _mount = st.components.v2.component(
     '<input type="range" min="0" step="1" aria-label="Adaptation step">'
     "<output></output></div></div>",
     css=_STYLE,
-    js=_SCRIPT,
+    js=script(),
     isolate_styles=False,
 )
 
@@ -35,16 +67,15 @@ def live_chart(
     alt: str,
     revision: str,
     height: int = 340,
-    on_pick: Callable[[dict[str, Any]], None] | None = None,
+    on_pick: Callable[[Pick], None] | None = None,
     drags: bool = False,
     on_points: Callable[[list[list[float]]], None] | None = None,
     points: Sequence[Sequence[float]] = (),
 ) -> None:
     """Show `figure` under a stable `key`; the reader's zoom is kept until `revision` changes.
 
-    `on_pick` is told of a click on something drawn: its x, y and curve number; with `drags`, of where the reader has
-    moved the trace whose meta is "handle". With `on_points` the reader edits `points` by hand, and it is told the new
-    ones.
+    `on_pick` is told of a click on something drawn; with `drags`, of where the reader has moved the figure's handle.
+    With `on_points` the reader edits `points` by hand, and it is told the new ones.
     """
 
     def tell(listener: Callable[[Any], None] | None, name: str) -> Callable[[], None]:
@@ -55,19 +86,20 @@ def live_chart(
 
         return told
 
+    data: ChartData = {
+        "figure": json.dumps(figure),
+        "plotly": _plotly_url(),
+        "name": key,
+        "alt": alt,
+        "revision": revision,
+        "height": height,
+        "picks": on_pick is not None,
+        "drags": drags,
+        "edits": [list(point) for point in points] if on_points else None,
+    }
     _mount(
         key=key,
-        data={
-            "figure": json.dumps(figure),
-            "plotly": _plotly_url(),
-            "name": key,
-            "alt": alt,
-            "revision": revision,
-            "height": height,
-            "picks": on_pick is not None,
-            "drags": drags,
-            "edits": [list(point) for point in points] if on_points else None,
-        },
+        data=data,
         on_pick_change=tell(on_pick, "pick"),
         on_points_change=tell(on_points, "points"),
         height="content",

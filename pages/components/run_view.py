@@ -1,23 +1,16 @@
 """A run on screen: its status line, its controls, and the pictures of what its initialization has learned."""
 
-import functools
-import operator
 from collections.abc import Callable
 from typing import TypeVar
 
 import streamlit as st
 
-from maml_core.adaptation import Fit, draw_task, fit_tasks
-from maml_core.algorithms import ALGORITHMS
-from maml_core.checkpoint import run_layout
-from maml_core.config import RunConfig
-from maml_core.engines import initial_state
 from maml_core.errors import MamlError
-from maml_core.measured import reproduction, run_parameters
-from maml_core.models import build_model
-from maml_core.run import Run
-from maml_core.session import TrainingSession, computing
-from pages.components.frame import REFUSED, STATUS_BADGES, duration
+from maml_core.evaluation.of_runs import reproduction
+from maml_core.store.run import Run
+from maml_core.training.session import TrainingSession, computing
+from maml_core.words import duration, loss
+from pages.components.frame import REFUSED, STATUS_BADGES
 
 N = TypeVar("N", int, float)
 
@@ -46,7 +39,7 @@ def pick_run(session: TrainingSession) -> Run | None:
 def pick_checkpoint(session: TrainingSession, run: Run) -> int | None:
     """A slider over a run's checkpoint history, kept in the URL; None is its latest state."""
     kept = [iteration for iteration, _ in session.store.history(run.id)]
-    asked = query_number("checkpoint", -1, 0, 10_000_000)
+    asked = query_number("checkpoint", -1, 0, run.meta_iterations)
     if len(kept) < 2:
         return None
     chosen: int | None = st.select_slider(
@@ -122,8 +115,8 @@ def metric_cards(run: Run | None) -> None:
     before, after, rate = (run.pre_loss, run.post_loss, run.rate) if run else (None, None, None)
     ratio = before / after if before is not None and after else None
     columns = st.columns(4)
-    columns[0].metric("Loss before adaptation", _shown(before))
-    columns[1].metric("Loss after adaptation", _shown(after))
+    columns[0].metric("Loss before adaptation", loss(before))
+    columns[1].metric("Loss after adaptation", loss(after))
     columns[2].metric("Before / after", f"{ratio:.2f}×" if ratio else "–")
     columns[3].metric("Iterations per second", f"{rate:,.0f}" if rate else "–")
 
@@ -141,37 +134,6 @@ def act(action: Callable[[], object]) -> None:
         action()
     except MamlError as error:
         st.session_state[REFUSED] = str(error)
-
-
-def fresh_fits(
-    session: TrainingSession, config: RunConfig, run: Run | None, *, count: int, seed: int, steps: int | None = None,
-    shots: int | None = None, inner_lr: float | None = None, iteration: int | None = None,
-) -> list[Fit]:  # fmt: skip
-    """How the run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
-
-    `iteration` names a checkpoint of the run's history instead of the latest.
-
-    Raises:
-        CheckpointError: the run's checkpoint cannot be used.
-    """
-    saved = run_parameters(session.store, run, iteration) if run else None
-    with computing():
-        model = build_model(config.model, config.seed)
-        algorithm = ALGORITHMS[config.algorithm]
-        flat = initial_state(model, algorithm).parameters
-        drawn = (draw_task(config.tasks, seed + i, shots or config.shots) for i in range(count))
-        return fit_tasks(
-            model,
-            saved or run_layout(config).unflatten(flat),
-            functools.reduce(operator.add, drawn),
-            inner_lr=inner_lr or config.inner_lr,
-            inner_steps=config.inner_steps if steps is None else steps,
-            algorithm=algorithm,
-        )
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _escaped(text: str) -> str:

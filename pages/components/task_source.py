@@ -4,9 +4,18 @@ from typing import Any
 
 import streamlit as st
 
-from maml_core.adaptation import Tasks, draw_task, drawn_parameters, points_task, read_points, varying
 from maml_core.errors import ConfigError
-from maml_core.tasks import TaskFamily
+from maml_core.fields import label
+from maml_core.learning.fresh_tasks import (
+    POINT_LIMIT,
+    Tasks,
+    draw_task,
+    drawn_parameters,
+    points_task,
+    read_points,
+    varying,
+)
+from maml_core.learning.tasks import TaskFamily
 from pages.components.run_view import query_number
 
 DRAWN, OWN = "Drawn task", "My points"
@@ -72,7 +81,7 @@ def _sliders(family: TaskFamily) -> dict[str, float]:
         if key not in st.session_state:
             st.session_state[key] = float(min(max(start, low - room), high + room))
         value = st.slider(
-            name.replace("_", " ").capitalize(), low - room, high + room, step=(high - low) / 200, key=key,
+            label(name), low - room, high + room, step=(high - low) / 200, key=key,
             format="%.3g", help=f"Trained on {low:g} to {high:g}.",
         )  # fmt: skip
         if abs(value - drawn[name]) > 1e-9:
@@ -106,7 +115,7 @@ def _own_points(family: TaskFamily) -> tuple[Tasks | None, list[list[float]]]:
                 x, y = (float(cell) for cell in part.split(","))
             except ValueError:
                 continue
-            if abs(x) < 1e6 and abs(y) < 1e6:
+            if abs(x) <= POINT_LIMIT and abs(y) <= POINT_LIMIT:
                 raw.append([x, y])
         return None, raw
     return points_task(family, points), [list(point) for point in points]

@@ -5,10 +5,10 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from maml_core.owner import this_process
 from maml_core.presets import PRESETS
-from maml_core.store import Store
-from maml_core.worker import train_run
+from maml_core.processes import this_process
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
 from tests.lab import Server, Tab
 
 NewTab = Callable[..., Tab]

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maml_core.store import Store
+from maml_core.store.store import Store
 from tests.lab import Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from maml_core.adaptation import adapt, draw_task, fit_tasks, landscape, points_task, read_points
 from maml_core.errors import ConfigError
-from maml_core.evaluation import ErrorCurve, Evaluation, evaluate, evaluation_tasks, untrained
-from maml_core.models import MLP, build_model
+from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate, evaluation_tasks, untrained
+from maml_core.learning.adaptation import adapt, draw_task, fit_tasks, landscape, points_task, read_points
+from maml_core.learning.models import MLP, build_model
+from maml_core.learning.tasks import Sine, TaskStream
 from maml_core.presets import PRESETS
-from maml_core.tasks import Sine, TaskStream
 
 
 def test_trajectory_equals_plain_gradient_descent() -> None:

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
-from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig
 from maml_core.engines import MetaOptimizer, VectorizedEngine, initial_state
 from maml_core.errors import ConfigError
-from maml_core.models import MLP, build_model
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.models import MLP, build_model
+from maml_core.learning.tasks import FAMILIES, Sine, TaskBatch, TaskStream
 from maml_core.presets import PRESETS
-from maml_core.tasks import FAMILIES, Sine, TaskBatch, TaskStream
-from maml_core.trainer import Trainer
+from maml_core.training.trainer import Trainer
 from tests.core.test_engines import SUITE
 
 INNER_LR = 0.02

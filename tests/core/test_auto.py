@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
 from maml_core.engines import CompiledEngine, MetaOptimizer
 from maml_core.engines.package_cache import PackageCache
-from maml_core.models import build_model
-from maml_core.tasks import TaskBatch
-from maml_core.trainer import Progress, Trainer, make_engine, training_stream
+from maml_core.learning.models import build_model
+from maml_core.learning.tasks import TaskBatch
+from maml_core.training.compile_job import CompileJob
+from maml_core.training.trainer import Progress, Trainer, make_engine, training_stream
 from tests.conftest import ROOT
 
 
@@ -123,7 +123,7 @@ def test_a_job_makes_the_loop_and_a_new_process_finds_it(
 
 def test_without_a_compiler_it_says_so(small_config: RunConfig, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "maml_core.compile_job", "--parent", str(os.getpid()), small_config.to_json()],
+        [sys.executable, "-m", "maml_core.training.compile_job", "--parent", str(os.getpid()), small_config.to_json()],
         capture_output=True, text=True, cwd=ROOT, check=False,
         env=os.environ | {"MAML_CACHE": str(tmp_path), "CXX": "/nonexistent", "PATH": "/nonexistent",
                           "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")},

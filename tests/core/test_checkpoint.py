@@ -3,10 +3,10 @@ import random
 import pytest
 import torch
 
-from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
 from maml_core.config import RunConfig
 from maml_core.errors import CheckpointError
-from maml_core.trainer import Trainer
+from maml_core.store.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
+from maml_core.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from maml_core.cli import main
 from maml_core.presets import PRESETS
-from maml_core.store import Store
+from maml_core.store.store import Store
 from tests.conftest import ROOT
 
 SMALL = ["--set", "meta_iterations=30", "--set", "model.hidden_sizes=[8]"]

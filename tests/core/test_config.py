@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
 from maml_core.fields import bounds, choices, is_optional
-from maml_core.models import MLP, MODELS, Linear
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.models import MLP, MODELS, Linear
+from maml_core.learning.tasks import FAMILIES, Line, Sine
 from maml_core.presets import PRESETS, get_preset
-from maml_core.tasks import FAMILIES, Line, Sine
 
 NUMERIC = [name for name, field in RunConfig.model_fields.items() if bounds(field).low is not None]
 

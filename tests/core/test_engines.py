@@ -22,8 +22,8 @@ from maml_core.engines import (
 from maml_core.engines.compiled import _ChunkLoop
 from maml_core.engines.meta_optimizer import BETAS
 from maml_core.errors import EngineError
-from maml_core.models import MLP, FourierMLP, Linear, build_model
-from maml_core.tasks import FAMILIES, TaskBatch, TaskFamily, TaskStream
+from maml_core.learning.models import MLP, FourierMLP, Linear, build_model
+from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskFamily, TaskStream
 
 INNER_LR = 0.01
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -10,21 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from maml_core.adaptation import adapt
-from maml_core.algorithms import ALGORITHMS
-from maml_core.checkpoint import load_checkpoint, run_layout
 from maml_core.cli import main
 from maml_core.config import RunConfig
 from maml_core.engines import Layout, initial_state
 from maml_core.errors import CheckpointError, RunNotFoundError, StoreError
-from maml_core.exchange import export_run, export_weights, import_run
-from maml_core.models import build_model
-from maml_core.owner import this_process
+from maml_core.learning.adaptation import adapt
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.models import build_model
+from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
-from maml_core.script import adapt_script
-from maml_core.store import Store
-from maml_core.tasks import TaskBatch
-from maml_core.worker import train_run
+from maml_core.processes import this_process
+from maml_core.store.checkpoint import load_checkpoint, run_layout
+from maml_core.store.exchange import export_run, export_weights, import_run
+from maml_core.store.script import adapt_script
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
 
 
 def train(store: Store, run_id: str) -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from maml_core.config import RunConfig
-from maml_core.families import GaussianProcess, Mixture
-from maml_core.models import MODELS
-from maml_core.tasks import FAMILIES, Normal, TaskStream, Uniform, seeded
-from maml_core.trainer import Trainer
+from maml_core.learning.families import GaussianProcess, Mixture
+from maml_core.learning.models import MODELS
+from maml_core.learning.tasks import FAMILIES, Normal, TaskStream, Uniform, seeded
+from maml_core.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("name", FAMILIES)

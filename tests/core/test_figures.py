@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maml_core.adaptation import Fit, Landscape, draw_task, fit_tasks
-from maml_core.evaluation import ErrorCurve, Evaluation
+from maml_core.evaluation.curves import ErrorCurve, Evaluation
 from maml_core.figures import (
     COLORS,
     MAX_POINTS,
@@ -19,8 +18,9 @@ from maml_core.figures import (
     task_figure,
     task_grid,
 )
-from maml_core.models import MLP, build_model
-from maml_core.tasks import Sine
+from maml_core.learning.adaptation import Fit, Landscape, draw_task, fit_tasks
+from maml_core.learning.models import MLP, build_model
+from maml_core.learning.tasks import Sine
 
 
 def unpack(packed: dict[str, str]) -> np.ndarray:

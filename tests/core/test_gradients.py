@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from maml_core.engines import CompiledEngine, MetaOptimizer, initial_state
-from maml_core.gradients import TOY_TARGETS, cosines, engines_table, gradient_tasks, loop_config, toy
-from maml_core.models import build_model
+from maml_core.evaluation.gradients import TOY_TARGETS, cosines, engines_table, gradient_tasks, loop_config, toy
+from maml_core.learning.models import build_model
 from maml_core.presets import PRESETS
-from maml_core.trainer import make_engine, training_stream
+from maml_core.training.trainer import make_engine, training_stream
 
 CONFIG = PRESETS["paper-10-shot"].config.with_settings({"model.hidden_sizes": [12, 12], "inner_steps": 2})
 

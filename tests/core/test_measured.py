@@ -7,14 +7,14 @@ import pytest
 from maml_core import measured
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation import ErrorCurve, Evaluation
-from maml_core.measured import checkpoint_at, measure, reproduction
-from maml_core.owner import this_process
+from maml_core.evaluation.curves import ErrorCurve, Evaluation
+from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction
+from maml_core.evaluation.published import PROTOCOL, PUBLISHED, comparable, comparison
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
-from maml_core.published import PROTOCOL, PUBLISHED, comparable, comparison
-from maml_core.run import Run
-from maml_core.store import Store
-from maml_core.worker import train_run
+from maml_core.processes import this_process
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
 from tests.conftest import ROOT
 
 

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from maml_core import cli
-from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, ImportRefusedError
-from maml_core.exchange import export_run, import_run
-from maml_core.models import MLP, OwnModel, build_model, own_models
-from maml_core.owner import this_process
-from maml_core.session import TrainingSession
-from maml_core.store import Store
-from maml_core.trainer import Trainer
-from maml_core.worker import train_run
+from maml_core.learning.models import MLP, OwnModel, build_model, own_models
+from maml_core.processes import this_process
+from maml_core.store.exchange import export_run, import_run
+from maml_core.store.store import Store
+from maml_core.training.compile_job import CompileJob
+from maml_core.training.session import TrainingSession
+from maml_core.training.trainer import Trainer
+from maml_core.training.worker import train_run
 
 HERE = "tests.core.test_own_model"
 
@@ -196,7 +196,7 @@ def test_a_compile_job_loads_it_only_for_a_process_that_may(
         started.append("--own-models" in command)
         return SimpleNamespace(poll=lambda: 0)
 
-    monkeypatch.setattr("maml_core.compile_job.subprocess.Popen", start)
+    monkeypatch.setattr("maml_core.training.compile_job.subprocess.Popen", start)
     CompileJob(config_of()).cancel()
     with own_models():
         CompileJob(config_of()).cancel()
@@ -219,7 +219,7 @@ def test_nothing_but_the_command_line_loads_it(session: TrainingSession) -> None
 def test_a_file_cannot_name_a_class(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with own_models():
         run_id = store.create_run(config_of())
-        monkeypatch.setattr("maml_core.exchange.adapt_script", lambda _: "")
+        monkeypatch.setattr("maml_core.store.exchange.adapt_script", lambda _: "")
         owner = this_process()
         run = store.claim(owner, run_id)
         assert run is not None

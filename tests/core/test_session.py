@@ -11,8 +11,8 @@ import pytest
 
 from maml_core.config import RunConfig
 from maml_core.presets import PRESETS
-from maml_core.session import TrainingSession
-from maml_core.store import Store
+from maml_core.store.store import Store
+from maml_core.training.session import TrainingSession
 from tests.conftest import ROOT, wait_for
 
 
@@ -80,7 +80,7 @@ def test_no_worker_outlives_its_server(store_url: str, signal_number: signal.Sig
 _SERVER = """
 import sys, time
 from maml_core.presets import PRESETS
-from maml_core.session import TrainingSession
+from maml_core.training.session import TrainingSession
 session = TrainingSession(sys.argv[1], limit=1)
 session.start(PRESETS["sine"].config.with_settings({"meta_iterations": 100_000}))
 time.sleep(300)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maml_core.errors import ConfigError
-from maml_core.tasks import FAMILIES, Line, Normal, Sine, TaskFamily, TaskStream, Uniform, seeded
+from maml_core.learning.tasks import FAMILIES, Line, Normal, Sine, TaskFamily, TaskStream, Uniform, seeded
 
 families = st.sampled_from([cls() for cls in FAMILIES.values()] + [Sine(noise=0.5), Line(x=Uniform(low=0, high=1))])
 

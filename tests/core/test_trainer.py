@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, TrainingState
 from maml_core.errors import DeviceError
+from maml_core.learning.tasks import TaskBatch
 from maml_core.milestones import ends_row, held_out_count, snapshot_iterations
 from maml_core.presets import PRESETS
-from maml_core.tasks import TaskBatch
-from maml_core.trainer import Progress, Trainer, check_startable
+from maml_core.store.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
+from maml_core.training.trainer import Progress, Trainer, check_startable
 
 
 def finish(trainer: Trainer) -> list[Progress]:
@@ -69,7 +69,7 @@ def test_the_judge_works_in_turns_and_judges_the_average(
 ) -> None:
     judged = []
     for numbers in (10**7, 7 * 25):  # 25 parameters: 7 tasks at once
-        monkeypatch.setattr("maml_core.trainer.HELD_OUT_NUMBERS", numbers)
+        monkeypatch.setattr("maml_core.training.trainer.HELD_OUT_NUMBERS", numbers)
         judged.append([report.held_out for report in finish(Trainer(small_config)) if report.held_out is not None])
     assert judged[0] == pytest.approx(judged[1], rel=1e-5)
     averaged = finish(Trainer(small_config.with_settings({"ema_decay": 0.9})))

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from maml_core.checkpoint import load_checkpoint
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.owner import this_process
 from maml_core.presets import PRESETS
-from maml_core.run import Run
-from maml_core.session import TrainingSession
-from maml_core.store import Store
-from maml_core.worker import _train_safely
+from maml_core.processes import this_process
+from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.session import TrainingSession
+from maml_core.training.worker import _train_safely
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from maml_core.checkpoint import load_checkpoint
 from maml_core.cli import main
 from maml_core.config import RunConfig
-from maml_core.exchange import import_run
-from maml_core.models import MLP
-from maml_core.owner import this_process
-from maml_core.store import Store
-from maml_core.worker import train_run
+from maml_core.learning.models import MLP
+from maml_core.processes import this_process
+from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.exchange import import_run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.warm", "maml_core.cli"])

@@ -6,7 +6,7 @@ import time
 
 from maml_core.errors import RunBusyError
 from maml_core.presets import PRESETS
-from maml_core.session import TrainingSession
+from maml_core.training.session import TrainingSession
 
 ROUNDS = 50
 THREADS = 8

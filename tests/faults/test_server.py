@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from maml_core.checkpoint import load_checkpoint
 from maml_core.presets import PRESETS
-from maml_core.run import Run
-from maml_core.store import Store
-from maml_core.trainer import Trainer
+from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.trainer import Trainer
 from tests.lab import Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
@@ -29,7 +29,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> float:
 
 def workers_of(server: Server) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "maml_core.worker" in child.cmdline()]
+    return [child for child in children if "maml_core.training.worker" in child.cmdline()]
 
 
 def newest(store: Store) -> Run:

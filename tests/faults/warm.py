@@ -2,7 +2,7 @@
 
 import torch
 
-from maml_core.worker import _warm_up
+from maml_core.training.worker import _warm_up
 
 torch.set_num_threads(1)
 _warm_up()

@@ -7,13 +7,13 @@ import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from maml_core.measured import measure, pretrained_run
-from maml_core.models import own_models
-from maml_core.owner import this_process
+from maml_core.evaluation.of_runs import measure, pretrained_run
+from maml_core.learning.models import own_models
 from maml_core.presets import PRESETS
-from maml_core.run import Run
-from maml_core.store import Store
-from maml_core.worker import train_run
+from maml_core.processes import this_process
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
 from pages.components.frame import PAGES, training_session
 from tests.conftest import ROOT, wait_for
 

@@ -14,6 +14,10 @@ Status = Literal["queued", "running", "paused", "stopped", "interrupted", "finis
 ACTIVE = ("queued", "running")
 RESUMABLE = ("paused", "stopped", "interrupted")
 
+NAME_LENGTH = 80
+NOTES_LENGTH = 5000
+"""Characters that a run's name and notes may have."""
+
 
 @dataclass(frozen=True)
 class Run:

@@ -3,17 +3,17 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from maml_core.adaptation import adapt, on_grid
-from maml_core.algorithms import ALGORITHMS, FOMAML, Parameters
 from maml_core.config import RunConfig
-from maml_core.models import build_model
-from maml_core.tasks import TaskBatch, seeded
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.fresh_tasks import on_grid
+from maml_core.learning.initialization import Initialization
+from maml_core.learning.tasks import TaskBatch, seeded
 
 AT_ONCE = 200
 """Tasks adapted together, so that memory does not grow with the number of tasks."""
@@ -58,7 +58,7 @@ class Evaluation:
 
     def table(self) -> pd.DataFrame:
         """A row per adaptation step, a column for each curve and its 95 % interval."""
-        curves = {"meta_learned": self.learned, "pretrained": self.pretrained, "random": self.random}
+        curves = {"learned": self.learned, "pretrained": self.pretrained, "random": self.random}
         columns: dict[str, list[float]] = {}
         for name, curve in curves.items():
             if curve:
@@ -76,9 +76,10 @@ def evaluation_tasks(config: RunConfig, count: int, seed: int) -> TaskBatch:
     return on_grid(config.tasks, parameters, x, y)
 
 
-def untrained(config: RunConfig) -> Parameters:
-    """A random initialization that is not the run's own, which would be a baseline of one."""
-    return {name: value.detach() for name, value in build_model(config.model, config.seed + 1).named_parameters()}
+def random_start(config: RunConfig) -> Initialization:
+    """A random initialization that is not the run's own, which would be a baseline of one; plain gradient descent."""
+    untrained = config.untrained(seed=config.seed + 1)
+    return replace(untrained, algorithm=ALGORITHMS["fomaml"], rates={})
 
 
 def pretraining(config: RunConfig) -> RunConfig:
@@ -87,40 +88,36 @@ def pretraining(config: RunConfig) -> RunConfig:
 
 
 def evaluate(
+    start: Initialization,
     config: RunConfig,
-    parameters: Parameters,
     *,
     tasks: int = 600,
     steps: int = 10,
     seed: int = 0,
-    pretrained: Parameters | None = None,
+    pretrained: Initialization | None = None,
     turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
 ) -> Evaluation:
-    """Measure how `parameters` adapt to `tasks` held-out tasks in 0 to `steps` steps.
+    """Measure how `start` adapts to `tasks` held-out tasks of `config` in 0 to `steps` steps, beside its baselines.
 
     The work is done in short turns; each is entered as a context, told the fraction that is done.
+
+    >>> from maml_core import RunConfig, evaluate
+    >>> config = RunConfig()
+    >>> found = evaluate(config.untrained(), config, tasks=10, steps=1)
+    >>> len(found.learned.mse), found.learned.mse[1] > found.learned.mse[0]
+    (2, False)
     """
     batch = evaluation_tasks(config, tasks, seed)
-    model = build_model(config.model, config.seed)
-    starts = {"learned": (parameters, ALGORITHMS[config.algorithm]), "random": (untrained(config), FOMAML)}
+    starts = {"learned": start, "random": random_start(config)}
     if pretrained is not None:
-        starts["pretrained"] = pretrained, FOMAML
+        starts["pretrained"] = pretrained
     parts = range(0, tasks, AT_ONCE)
     done = 0
     errors: dict[str, list[Tensor]] = {name: [] for name in starts}
-    for name, (start, algorithm) in starts.items():
-        start = {key: value.detach() for key, value in start.items()}
+    for name, each in starts.items():
         for first in parts:
             with turn(done / (len(starts) * len(parts))):
-                trajectory = adapt(
-                    model,
-                    start,
-                    batch.at(slice(first, first + AT_ONCE)),
-                    inner_lr=config.inner_lr,
-                    inner_steps=steps,
-                    algorithm=algorithm,
-                )
-                errors[name].append(trajectory.query_loss)
+                errors[name].append(each.adapt(batch.at(slice(first, first + AT_ONCE)), steps).query_loss)
             done += 1
     curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
     mean = batch.support_y.mean(dim=1, keepdim=True)

@@ -17,6 +17,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
+from maml_core.store.run import NAME_LENGTH
+
 SCHEMA_VERSION = 2
 
 metadata = MetaData()
@@ -32,7 +34,7 @@ runs = Table(
     "runs",
     metadata,
     Column("id", String(12), primary_key=True),
-    Column("name", String(80), nullable=False),
+    Column("name", String(NAME_LENGTH), nullable=False),
     Column("preset", String(40)),
     Column("config", Text, nullable=False),
     Column("status", String(12), nullable=False, index=True),

@@ -7,20 +7,23 @@ the curve. The form, the command line, the URL and the adaptation sliders all fo
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from maml_core.errors import ConfigError
-from maml_core.fields import Real, Spec, explained, parse, shown
+from maml_core.fields import Real, Spec, parse_variant
+from maml_core.learning.problems import Problem, Regression
 
 
 class Uniform(Spec):
     """A parameter drawn uniformly from [low, high]; written `[low, high]` in JSON."""
 
     rule: ClassVar[str] = "[low, high], two finite numbers with low <= high"
+    parts: ClassVar[dict[str, str]] = {"low": "from", "high": "to"}
+    """What an input calls its two numbers."""
 
     low: Real = Field(ge=-1e6, le=1e6)
     high: Real = Field(ge=-1e6, le=1e6)
@@ -58,6 +61,7 @@ class Normal(Spec):
     """A parameter drawn from a normal distribution; written `{"mean": m, "std": s}` in JSON."""
 
     rule: ClassVar[str] = "an object with a finite mean and a std of at least 0"
+    parts: ClassVar[dict[str, str]] = {"mean": "mean", "std": "std"}
 
     mean: Real = Field(ge=-1e6, le=1e6)
     std: Real = Field(ge=0, le=1e6)
@@ -103,6 +107,8 @@ class TaskFamily(Spec):
     rule: ClassVar[str] = "a task family with its ranges"
     title: ClassVar[str]
     formula: ClassVar[str]
+    problem: ClassVar[Problem] = Regression()
+    """What the outputs mean, and how predictions are judged."""
 
     family: str
     x: Uniform = Field(Uniform(low=-5.0, high=5.0), description="Inputs are drawn uniformly from this range.")
@@ -114,6 +120,16 @@ class TaskFamily(Spec):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Register a finished family under the name it declares."""
         FAMILIES[cls.model_fields["family"].default] = cls
+
+    @property
+    def input_size(self) -> int:
+        """How many numbers the model is given for each point."""
+        return 1
+
+    @property
+    def output_size(self) -> int:
+        """How many numbers the model gives back for each point."""
+        return 1
 
     @property
     def parameters(self) -> dict[str, Uniform | Normal]:
@@ -185,44 +201,16 @@ class TaskFamily(Spec):
             y[..., shots:, :].contiguous(),
         )
 
+    def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
+        """Tasks `[tasks, points, features]` that no run of this family is trained on."""
+        stream = TaskStream(
+            self, meta_batch_size=tasks, shots=shots, query_shots=query_shots, seed=seed, purpose="held-out"
+        )
+        return stream.take(0, 1).at(0)
+
 
 FAMILIES: dict[str, type[TaskFamily]] = {}
 """Every task family by its name; a subclass of `TaskFamily` registers itself."""
-
-
-class Line(TaskFamily):
-    """Straight lines y = slope x + intercept."""
-
-    title: ClassVar[str] = "Lines"
-    formula: ClassVar[str] = r"y = \text{slope}\cdot x + \text{intercept}"
-
-    family: Literal["line"] = "line"
-    slope: Normal = Field(Normal(mean=0.0, std=1.0), description="Slope of each task's line.")
-    intercept: Normal = Field(Normal(mean=0.0, std=1.0), description="Intercept of each task's line.")
-
-    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
-        """The line at `x`."""
-        return parameters["slope"] * x + parameters["intercept"]
-
-
-class Sine(TaskFamily):
-    """Sine waves y = amplitude sin(frequency x - phase).
-
-    The defaults are the regression tasks of arXiv:1703.03400, section 5.1; a fixed phase of 0 with a range
-    for the frequency gives the amplitude-and-frequency set-up.
-    """
-
-    title: ClassVar[str] = "Sine waves"
-    formula: ClassVar[str] = r"y = \text{amplitude}\cdot\sin(\text{frequency}\cdot x - \text{phase})"
-
-    family: Literal["sine"] = "sine"
-    amplitude: Uniform = Field(Uniform(low=0.1, high=5.0), description="Amplitude of each task's wave.")
-    frequency: Uniform = Field(Uniform(low=1.0, high=1.0), description="Angular frequency of each task's wave.")
-    phase: Uniform = Field(Uniform(low=0.0, high=math.pi), description="Phase of each task's wave, in radians.")
-
-    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
-        """The wave at `x`."""
-        return parameters["amplitude"] * torch.sin(parameters["frequency"] * x - parameters["phase"])
 
 
 def parse_family(data: Any) -> TaskFamily:
@@ -233,21 +221,6 @@ def parse_family(data: Any) -> TaskFamily:
     """
     family: TaskFamily = parse_variant(data, FAMILIES, tag="family", place="tasks")
     return family
-
-
-def parse_variant(data: Any, registry: Mapping[str, type[Any]], *, tag: str, place: str) -> Any:
-    """Validate `data` as the registered class that `data[tag]` names."""
-    if isinstance(data, tuple(registry.values())):
-        return data
-    if not isinstance(data, Mapping):
-        raise explained(f"{place} = {shown(data)} is not allowed: it must be an object with a field {tag}.")
-    name = data.get(tag)
-    if not isinstance(name, str) or name not in registry:
-        raise explained(f"{place}.{tag} = {shown(name)} is not allowed: it must be one of {', '.join(registry)}.")
-    try:
-        return parse(registry[name], dict(data), prefix=f"{place}.")
-    except ConfigError as error:
-        raise explained(str(error)) from None
 
 
 class TaskStream:

@@ -4,10 +4,9 @@ import inspect
 
 from torch import nn
 
-from maml_core.algorithms import ALGORITHMS, Parameters, model_parameters
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
-from maml_core.models import OwnModel, build_model
+from maml_core.learning.algorithms import ALGORITHMS, Theta
 
 
 def adapt_script(config: RunConfig) -> str:
@@ -16,24 +15,25 @@ def adapt_script(config: RunConfig) -> str:
     Raises:
         ConfigError: the model is a class of the user's own, whose source may need more than one file.
     """
-    if isinstance(config.model, OwnModel):
+    if config.uses_own_model:
         raise ConfigError(
             f"model.kind = {config.model.kind!r} cannot go into a script: export the weights as .safetensors and load "
             "them into your class."
         )
-    model = build_model(config.model, config.seed)
+    model = config.structure()
     return _TEMPLATE.format(
         classes="".join(f"\n\n{source}" for source in _sources(model)),
         model=_code(model),
         inner_lr=config.inner_lr,
         inner_steps=config.inner_steps,
-        adapted=list(_adapted(config, model)),
+        adapted=_adapted(config, model),
         shots=config.shots,
     )
 
 
-def _adapted(config: RunConfig, model: nn.Module) -> Parameters:
-    return model_parameters(ALGORITHMS[config.algorithm].begin(dict(model.named_parameters())))
+def _adapted(config: RunConfig, model: nn.Module) -> list[str]:
+    """Names of the parameters that adapt."""
+    return list(ALGORITHMS[config.algorithm].begin(Theta(dict(model.named_parameters()), {})).parameters)
 
 
 def _is_ours(module: nn.Module) -> bool:

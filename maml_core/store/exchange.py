@@ -28,17 +28,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from maml_core.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, run_layout, state_names
-from maml_core.config import RunConfig
-from maml_core.engines import Layout, TrainingState
+from maml_core.config import MOST_ITERATIONS, RunConfig
+from maml_core.engines import TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
 from maml_core.fields import Integer, Real, Spec, parse
-from maml_core.milestones import SNAPSHOTS, row_spacing
-from maml_core.models import OwnModel
-from maml_core.run import Run
-from maml_core.script import adapt_script
-from maml_core.store import NOTES_LENGTH, ImportedRun, Store
-from maml_core.trainer import MetricRow
+from maml_core.learning.layout import Layout
+from maml_core.milestones import SNAPSHOTS, MetricRow, row_spacing
+from maml_core.store.base import Saved, Snapshot, Vitals
+from maml_core.store.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, state_names
+from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, Run
+from maml_core.store.script import adapt_script
+from maml_core.store.store import ImportedRun, Store
 
 SIZE_LIMIT = 64 * 2**20
 """Bytes that a file may have, packed or unpacked."""
@@ -52,8 +52,8 @@ _DIRECTORY_LIMIT = 4096  # bytes; ours has 400
 _KINDS = ("finished", "diverged", "stopped")
 
 
-class _Snapshot(Spec):
-    iteration: Integer = Field(ge=0, le=10_000_000)
+class _Entry(Spec):
+    iteration: Integer = Field(ge=0, le=MOST_ITERATIONS)
     held_out: Real | None = None
 
 
@@ -63,16 +63,22 @@ class _Manifest(Spec):
     format: Literal["maml-lab-run"] = "maml-lab-run"
     version: Literal[1] = 1
     config: dict[str, Any]
-    name: str = Field(min_length=1, max_length=80, json_schema_extra={"rule": "text of 1 to 80 characters"})
+    name: str = Field(
+        min_length=1, max_length=NAME_LENGTH, json_schema_extra={"rule": f"text of 1 to {NAME_LENGTH} characters"}
+    )
     preset: str | None = Field(None, max_length=40, json_schema_extra={"rule": "text of at most 40 characters"})
-    notes: str = Field("", max_length=NOTES_LENGTH, json_schema_extra={"rule": "text of at most 5,000 characters"})
+    notes: str = Field(
+        "", max_length=NOTES_LENGTH, json_schema_extra={"rule": f"text of at most {NOTES_LENGTH:,} characters"}
+    )
     status: Literal["finished", "diverged", "stopped"]
     message: str = Field("", max_length=1000, json_schema_extra={"rule": "text of at most 1,000 characters"})
-    iteration: Integer = Field(ge=0, le=10_000_000)
+    iteration: Integer = Field(ge=0, le=MOST_ITERATIONS)
     seconds: Real = Field(0.0, ge=0, le=1e9)
     created: Real = Field(ge=0, le=1e12)
-    swapped_at: Integer | None = Field(None, ge=0, le=10_000_000)
-    history: tuple[_Snapshot, ...] = Field((), max_length=SNAPSHOTS, json_schema_extra={"rule": "at most 100 entries"})
+    swapped_at: Integer | None = Field(None, ge=0, le=MOST_ITERATIONS)
+    history: tuple[_Entry, ...] = Field(
+        (), max_length=SNAPSHOTS, json_schema_extra={"rule": f"at most {SNAPSHOTS} entries"}
+    )
     sha256: dict[str, str]
 
 
@@ -88,7 +94,7 @@ def export_run(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    layout = run_layout(run.config)
+    layout = run.config.layout()
     history = [(at, held_out, store.checkpoint(run_id, "history", at)) for at, held_out in store.history(run_id)]
     state, frame = checkpoint.state, store.metrics(run_id)
     # A worker may commit between these reads, so what is newer than the checkpoint stays out.
@@ -118,9 +124,7 @@ def export_run(store: Store, run_id: str) -> bytes:
         seconds=run.seconds,
         created=run.created,
         swapped_at=checkpoint.swapped_at,
-        history=tuple(
-            _Snapshot(iteration=at, held_out=held_out) for at, held_out, _ in history if at <= state.iteration
-        ),
+        history=tuple(_Entry(iteration=at, held_out=held_out) for at, held_out, _ in history if at <= state.iteration),
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
     )
     if sum(map(len, parts.values())) > SIZE_LIMIT:
@@ -148,7 +152,7 @@ def export_weights(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    return _weights(run_layout(run.config), checkpoint.state.learned)
+    return _weights(run.config.layout(), checkpoint.state.learned)
 
 
 def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
@@ -166,7 +170,7 @@ def _rest(config: RunConfig) -> list[str]:
 
 
 def _weights(layout: Layout, parameters: Tensor) -> bytes:
-    return save({name: value.contiguous() for name, value in layout.unflatten(parameters).items()})  # type: ignore[no-any-return]
+    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()})  # type: ignore[no-any-return]
 
 
 # In ------------------------------------------------------------------------------------------------------------
@@ -199,11 +203,11 @@ def _read(file: bytes) -> ImportedRun:
     raw = json.loads(_entry(archive, "run.json", _JSON_LIMITS["run.json"]))
     manifest = parse(_Manifest, raw, prefix="run.json ")
     config = RunConfig.from_dict(manifest.config)
-    if isinstance(config.model, OwnModel):
+    if config.uses_own_model:
         raise _refused(f"model.kind = {config.model.kind!r} is a class, and no code is loaded on a file's word")
     if manifest.iteration > config.meta_iterations:
         raise _refused(f"iteration = {manifest.iteration} is beyond meta_iterations = {config.meta_iterations}")
-    size = 4 * config.model.parameter_count()
+    size = 4 * config.parameter_count()
     limits = {
         "metrics.json": _JSON_LIMITS["metrics.json"],
         "weights.safetensors": size + _HEADER_ROOM,
@@ -216,23 +220,23 @@ def _read(file: bytes) -> ImportedRun:
             raise _refused(f"{name} does not match its SHA-256")
     if size > SIZE_LIMIT:
         raise _refused("its model is too large")
-    layout = run_layout(config)
+    layout = config.layout()
     state, pending = _state(config, layout, parts, manifest.iteration)
     return ImportedRun(
         config=config,
         status="finished" if manifest.iteration == config.meta_iterations else
         "diverged" if manifest.status == "diverged" else "stopped",
-        values={
-            "name": manifest.name,
-            "preset": manifest.preset,
-            "notes": manifest.notes,
-            "message": manifest.message if manifest.status == "diverged" else "",
-            "seconds": manifest.seconds,
-            "created": min(manifest.created, time.time()),
-            "swapped_at": manifest.swapped_at,
-        },
+        name=manifest.name,
+        preset=manifest.preset,
+        notes=manifest.notes,
+        created=min(manifest.created, time.time()),
+        vitals=Vitals(
+            message=manifest.message if manifest.status == "diverged" else "",
+            seconds=manifest.seconds,
+            swapped_at=manifest.swapped_at,
+        ),
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
-        latest=(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.swapped_at))),
+        latest=Saved(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.swapped_at))),
         snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
     )  # fmt: skip
 
@@ -276,8 +280,8 @@ def _tensors(data: bytes, names: set[str], where: str) -> dict[str, Tensor]:
 
 
 def _state(config: RunConfig, layout: Layout, parts: dict[str, bytes], iteration: int) -> tuple[TrainingState, Tensor]:
-    weights = _tensors(parts["weights.safetensors"], set(layout.shapes), "weights.safetensors")
-    for name, shape in layout.shapes.items():
+    weights = _tensors(parts["weights.safetensors"], set(layout.file_shapes()), "weights.safetensors")
+    for name, shape in layout.file_shapes().items():
         check_tensor(weights, name, tuple(shape), torch.float32)
     names = _rest(config)
     rest = _tensors(parts["state.safetensors"], {*names, "pending"}, "state.safetensors")
@@ -288,12 +292,12 @@ def _state(config: RunConfig, layout: Layout, parts: dict[str, bytes], iteration
         raise _refused("exp_avg_sq holds values below zero")
     if rest["pending"].shape[0] > iteration:
         raise _refused("pending holds more rows than there were iterations")
-    learned = layout.flatten(weights)
+    learned = layout.from_file(weights)
     vectors = [rest[name] if name in names else learned for name in state_names(config)]
     return TrainingState.of(vectors, iteration), rest["pending"]
 
 
-def _snapshots(config: RunConfig, layout: Layout, manifest: _Manifest, data: bytes) -> list[tuple[int, float, bytes]]:
+def _snapshots(config: RunConfig, layout: Layout, manifest: _Manifest, data: bytes) -> list[Snapshot]:
     tensors = _tensors(data, {str(entry.iteration) for entry in manifest.history}, "history.safetensors")
     kept = []
     for entry in manifest.history:
@@ -304,7 +308,8 @@ def _snapshots(config: RunConfig, layout: Layout, manifest: _Manifest, data: byt
         vectors = {"parameters": learned, "exp_avg": zeros, "exp_avg_sq": zeros, "average": learned}
         state = TrainingState.of((vectors[name].clone() for name in state_names(config)), entry.iteration)
         held_out = math.inf if entry.held_out is None else entry.held_out
-        kept.append((entry.iteration, held_out, dump_checkpoint(Checkpoint(state, torch.zeros(0, 3).double()))))
+        data_of = dump_checkpoint(Checkpoint(state, torch.zeros(0, 3).double()))
+        kept.append(Snapshot(entry.iteration, held_out, data_of))
     return kept
 
 

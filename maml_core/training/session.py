@@ -11,21 +11,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import psutil
 import torch
 
-from maml_core.compile_job import CompileJob
 from maml_core.config import RunConfig
-from maml_core.database import set_aside, store_url
+from maml_core.engines import Compilation, CompileStage
 from maml_core.errors import StoreDamagedError
-from maml_core.exchange import import_run
-from maml_core.models import OwnModel
-from maml_core.owner import child_environment
-from maml_core.run import ACTIVE
-from maml_core.store import Store
-from maml_core.trainer import check_startable
+from maml_core.learning.models import OwnModel
+from maml_core.processes import child_environment
+from maml_core.store.database import set_aside, store_url
+from maml_core.store.exchange import import_run
+from maml_core.store.run import ACTIVE
+from maml_core.store.store import Store
+from maml_core.training.compile_job import CompileJob
+from maml_core.training.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
@@ -65,7 +65,7 @@ class TrainingSession:
         Raises:
             StoreError: the store cannot be opened.
         """
-        self.notice = ""
+        self.notice: str | None = None
         try:
             self.store = Store(url)
         except StoreDamagedError:
@@ -73,7 +73,7 @@ class TrainingSession:
             self.store = Store(url)
             self.notice = f"The store was damaged. It was set aside as {aside}, untouched; this is a new, empty one."
         self.limit = limit or default_limit()
-        self.tend()
+        self.ensure_workers()
 
     def start(self, config: RunConfig, *, preset: str | None = None, steps: int | None = None) -> str:
         """Queue a new run, for `steps` iterations only if given; return its id.
@@ -84,7 +84,7 @@ class TrainingSession:
         """
         check_startable(config)
         run_id = self.store.create_run(config, preset=preset, steps=steps)
-        self.tend()
+        self.ensure_workers()
         return run_id
 
     def resume(self, run_id: str, *, steps: int | None = None) -> None:
@@ -96,7 +96,7 @@ class TrainingSession:
         """
         _check_loadable(self.store.run(run_id).config)
         self.store.resume(run_id, steps=steps)
-        self.tend()
+        self.ensure_workers()
 
     def add(self, file: bytes) -> str:
         """Import an exported run; return its new id.
@@ -117,19 +117,18 @@ class TrainingSession:
         with _SPAWN_LOCK:
             key = config.to_json()
             job = _COMPILING.get(key)
-            if job is None or job.result() is not None:
+            if job is None or job.status().stage is not CompileStage.WORKING:
                 if job:
                     job.cancel()
                 _COMPILING[key] = CompileJob(config)
 
-    def loop_state(self, config: RunConfig) -> Literal["idle", "compiling"] | str:
-        """How `compile_loop` stands: idle (also when it is done), compiling, or one sentence on what went wrong."""
+    def compilation(self, config: RunConfig) -> Compilation:
+        """How `compile_loop` stands for this configuration."""
         with _SPAWN_LOCK:
             job = _COMPILING.get(config.to_json())
-            trouble = job.result() if job else ""
-            return "compiling" if trouble is None else trouble or "idle"
+            return job.status() if job else Compilation(CompileStage.IDLE)
 
-    def tend(self) -> None:
+    def ensure_workers(self) -> None:
         """Make sure that there are as many workers as active runs, at least one and at most the limit."""
         wanted = min(self.limit, max(1, self.store.count(*ACTIVE)))
         with _SPAWN_LOCK:
@@ -143,14 +142,22 @@ class TrainingSession:
         for child in psutil.Process().children():
             try:
                 command = child.cmdline()
-                if "maml_core.worker" in command and self.store.url in command:
+                if "maml_core.training.worker" in command and self.store.url in command:
                     found.append(child)
             except psutil.Error:
                 continue
         return found
 
     def _spawn(self) -> None:
-        command = [sys.executable, "-m", "maml_core.worker", "--store", self.store.url, "--parent", str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "maml_core.training.worker",
+            "--store",
+            self.store.url,
+            "--parent",
+            str(os.getpid()),
+        ]
         # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
         _STARTED.append(
             subprocess.Popen(command, env=child_environment(), stdin=subprocess.DEVNULL, start_new_session=True)

@@ -13,15 +13,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from maml_core.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
-from maml_core.compile_job import CompileJob
 from maml_core.engines import TrainingState
 from maml_core.errors import EngineError, MamlError, RunBusyError, StoreError
-from maml_core.owner import this_process, when_parent_is_gone
+from maml_core.milestones import MetricRow
 from maml_core.presets import DEFAULT, get_preset
-from maml_core.run import Run
-from maml_core.store import Store
-from maml_core.trainer import NO_PENDING, MetricRow, Progress, Trainer
+from maml_core.processes import this_process, when_parent_is_gone
+from maml_core.store.base import Saved, Snapshot, Vitals
+from maml_core.store.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.compile_job import CompileJob
+from maml_core.training.trainer import NO_PENDING, Progress, Trainer
 
 COMMIT_SECONDS = 0.4
 """How often training is saved: what a crash can cost, and how fresh a live picture is."""
@@ -38,26 +40,28 @@ Report = Callable[[Run, Progress, float], None]
 
 
 def train_run(
-    store: Store, run: Run, owner: str, *, should_end: Callable[[], bool] = lambda: False, report: Report | None = None
+    store: Store,
+    run: Run,
+    owner: str,
+    *,
+    trainer: Trainer | None = None,
+    should_end: Callable[[], bool] = lambda: False,
+    report: Report | None = None,
 ) -> str:
     """Train a claimed run until it ends, is asked to pause or stop, or `should_end` says so; return its status.
+
+    `trainer` is that of a new run, where one was made already; else it is made from the run's last commit.
 
     Raises:
         RunBusyError: the run was taken away from this owner.
     """
     try:
-        saved = store.checkpoint(run.id)
-        checkpoint = load_checkpoint(saved, run.config) if saved else None
-        trainer = (
-            Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.swapped_at, CompileJob)
-            if checkpoint
-            else Trainer(run.config, start_job=CompileJob)
-        )
+        trainer = trainer or _trainer_of(store, run)
     except MamlError as error:
         store.release(run.id, owner, "failed", str(error))
         return "failed"
     try:
-        return _Session(store, run, owner, trainer, should_end, report).train()
+        return _Stretch(store, run, owner, trainer, should_end, report).train()
     except EngineError as error:
         store.release(run.id, owner, "failed", str(error))
         return "failed"
@@ -65,7 +69,15 @@ def train_run(
         trainer.close()
 
 
-class _Session:
+def _trainer_of(store: Store, run: Run) -> Trainer:
+    saved = store.checkpoint(run.id)
+    if saved is None:
+        return Trainer(run.config, start_job=CompileJob)
+    checkpoint = load_checkpoint(saved, run.config)
+    return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.swapped_at, CompileJob)
+
+
+class _Stretch:
     """One stretch of training: from a claim to a release."""
 
     def __init__(
@@ -82,7 +94,7 @@ class _Session:
         self.began = time.monotonic()
         self.first_iteration = trainer.state.iteration
         self.rows: list[MetricRow] = []
-        self.snapshots: list[tuple[int, float, bytes]] = []
+        self.snapshots: list[Snapshot] = []
         self.committed = self.looked = 0.0
         self.last: Progress | None = None
 
@@ -93,7 +105,7 @@ class _Session:
             self.rows += progress.rows
             if progress.snapshot is not None and progress.held_out is not None:
                 kept = self.dump(progress.snapshot, NO_PENDING)
-                self.snapshots.append((progress.snapshot.iteration, progress.held_out, kept))
+                self.snapshots.append(Snapshot(progress.snapshot.iteration, progress.held_out, kept))
             if self.report:
                 self.report(self.run, progress, self.rate())
             if progress.diverged:
@@ -132,17 +144,17 @@ class _Session:
             self.run.id,
             self.owner,
             rows=self.rows,
-            latest=(progress.state.iteration, self.dump(progress.state, progress.pending)),
+            latest=Saved(progress.state.iteration, self.dump(progress.state, progress.pending)),
             snapshots=self.snapshots,
-            values={
-                "rate": self.rate(),
-                "seconds": self.run.seconds + time.monotonic() - self.began,
-                "started": self.run.started or time.time() - (time.monotonic() - self.began),
-                "engine": self.trainer.engine.status,
-                "swapped_at": self.trainer.engine.swapped_at,
-                "device": self.trainer.device.type,
-                "message": message or self.trainer.engine.notice,
-            },
+            vitals=Vitals(
+                rate=self.rate(),
+                seconds=self.run.seconds + time.monotonic() - self.began,
+                started=self.run.started or time.time() - (time.monotonic() - self.began),
+                engine=self.trainer.engine.status,
+                swapped_at=self.trainer.engine.swapped_at,
+                device=self.trainer.device.type,
+                message=message or self.trainer.engine.notice or "",
+            ),
             release=status,
         )
         self.rows, self.snapshots = [], []
@@ -203,8 +215,8 @@ def _end(ending: threading.Event) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m maml_core.worker`, which only a server should start."""
-    parser = argparse.ArgumentParser(prog="python -m maml_core.worker", description=serve.__doc__)
+    """Entry point of `python -m maml_core.training.worker`, which only a server should start."""
+    parser = argparse.ArgumentParser(prog="python -m maml_core.training.worker", description=serve.__doc__)
     parser.add_argument("--store", required=True)
     parser.add_argument("--parent", required=True, type=int)
     arguments = parser.parse_args()

@@ -8,9 +8,10 @@ import tempfile
 from contextlib import nullcontext
 
 from maml_core.config import RunConfig
+from maml_core.engines import Compilation, CompileStage
 from maml_core.errors import MamlError
-from maml_core.models import own_models, own_models_allowed
-from maml_core.owner import child_environment, when_parent_is_gone
+from maml_core.learning.models import own_models, own_models_allowed
+from maml_core.processes import child_environment, when_parent_is_gone
 
 
 class CompileJob:
@@ -19,7 +20,14 @@ class CompileJob:
     def __init__(self, config: RunConfig) -> None:
         """Start it."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `cancel`)
-        command = [sys.executable, "-m", "maml_core.compile_job", "--parent", str(os.getpid()), config.to_json()]
+        command = [
+            sys.executable,
+            "-m",
+            "maml_core.training.compile_job",
+            "--parent",
+            str(os.getpid()),
+            config.to_json(),
+        ]
         self._process = subprocess.Popen(
             command + ["--own-models"] * own_models_allowed(),
             stdin=subprocess.DEVNULL,
@@ -30,16 +38,17 @@ class CompileJob:
             start_new_session=True,
         )
 
-    def result(self) -> str | None:
-        """None while it works, "" when the loop is on disk, else what went wrong."""
+    def status(self) -> Compilation:
+        """Whether it works, has put the loop on disk, or failed."""
         status = self._process.poll()
         if status is None:
-            return None
+            return Compilation(CompileStage.WORKING)
         if status == 0:
-            return ""
+            return Compilation(CompileStage.READY)
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"The compiled loop cannot be made (exit status {status})."
+        reason = lines[-1] if lines else f"The compiled loop cannot be made (exit status {status})."
+        return Compilation(CompileStage.FAILED, reason)
 
     def cancel(self) -> None:
         """End it."""
@@ -51,10 +60,9 @@ class CompileJob:
 
 def main() -> int:
     """Compile the loop of the configuration given as JSON."""
-    from maml_core.models import build_model
-    from maml_core.trainer import make_engine, training_stream
+    from maml_core.training.trainer import make_engine, training_stream
 
-    parser = argparse.ArgumentParser(prog="python -m maml_core.compile_job", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m maml_core.training.compile_job", description=main.__doc__)
     parser.add_argument("--parent", required=True, type=int)
     parser.add_argument("--own-models", action="store_true", help="load a class that the configuration names")
     parser.add_argument("config")
@@ -65,7 +73,7 @@ def main() -> int:
     try:
         config = RunConfig.from_json(arguments.config)
         with own_models() if arguments.own_models else nullcontext():
-            model = build_model(config.model, config.seed)
+            model = config.network()
         engine = make_engine(config, model, "compiled")
         engine.prepare(training_stream(config).take(0, 1).at(0))
     except MamlError as error:

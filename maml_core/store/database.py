@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from maml_core.errors import MamlError, StoreDamagedError, StoreError
-from maml_core.schema import MIGRATIONS, SCHEMA_VERSION, info, metadata
+from maml_core.store.schema import MIGRATIONS, SCHEMA_VERSION, info, metadata
 
 DEFAULT_URL = "sqlite:///runs/maml.db"
 

@@ -14,8 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from maml_core.errors import ConfigError
-from maml_core.fields import Integer, Real, Spec, explained, parse
-from maml_core.tasks import parse_variant
+from maml_core.fields import Integer, Real, Spec, explained, parse, parse_variant
 
 
 class Sin(nn.Module):
@@ -73,8 +72,8 @@ class ModelSpec(Spec):
 
     def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:
         """How many parameters the network has; counted without allocating them."""
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in self.layers(input_size, output_size).parameters())
+        structure = build_structure(self, 0, input_size, output_size)
+        return sum(parameter.numel() for parameter in structure.parameters())
 
 
 MODELS: dict[str, type[ModelSpec]] = {}
@@ -260,6 +259,17 @@ def build_model(spec: ModelSpec, seed: int, input_size: int = 1, output_size: in
         if isinstance(spec, OwnModel):
             spec.load()  # importing may draw or seed, and happens only once: so before the seed is set
         torch.manual_seed(seed)
+        return spec.layers(input_size, output_size)
+
+
+def build_structure(spec: ModelSpec, seed: int, input_size: int = 1, output_size: int = 1) -> nn.Module:
+    """The network without values, on torch's meta device; a user's own class as `build_model` gives it.
+
+    What a user's class does as it is made may need real tensors, so that one is made for real.
+    """
+    if isinstance(spec, OwnModel):
+        return build_model(spec, seed, input_size, output_size)
+    with torch.device("meta"):
         return spec.layers(input_size, output_size)
 
 

@@ -14,11 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from maml_core.algorithms import ALGORITHMS, Parameters
 from maml_core.config import RunConfig
-from maml_core.engines import Layout, TrainingState
+from maml_core.engines import TrainingState
 from maml_core.errors import CheckpointError
-from maml_core.models import build_model
+from maml_core.learning.initialization import Initialization
 
 MAGIC = b"MAMLCKP1"
 VERSION = "1"
@@ -73,7 +72,7 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
         raise CheckpointError(f"The checkpoint cannot be read: {error}.") from None
     if version != VERSION:
         raise CheckpointError(f"The checkpoint has version {version}; this lab reads version {VERSION}.")
-    size = run_layout(config).size
+    size = config.layout().size
     names = state_names(config)
     for name in names:
         check_tensor(tensors, name, (size,), torch.float32)
@@ -82,18 +81,13 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
     return Checkpoint(state, tensors["pending"], swapped_at)
 
 
-def run_layout(config: RunConfig) -> Layout:
-    """Where each number that a run learns lies in its flat vectors."""
-    return Layout(build_model(config.model, config.seed), ALGORITHMS[config.algorithm])
-
-
-def load_parameters(data: bytes, config: RunConfig) -> Parameters:
-    """What a checkpoint's run has learned, by name: parameters in the model's shapes, and learned rates if any.
+def load_initialization(data: bytes, config: RunConfig) -> Initialization:
+    """What a checkpoint's run has learned.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    return run_layout(config).unflatten(load_checkpoint(data, config).state.learned)
+    return config.initialization(load_checkpoint(data, config).state.learned)
 
 
 def check_tensor(

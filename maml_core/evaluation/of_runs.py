@@ -5,13 +5,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from maml_core.algorithms import Parameters
-from maml_core.checkpoint import load_parameters
+from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation import Evaluation, evaluate, pretraining
+from maml_core.evaluation.curves import Evaluation, evaluate, pretraining
+from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.fresh_tasks import draw_tasks
+from maml_core.learning.initialization import Initialization
 from maml_core.presets import PRESETS, REPORT_TASKS
-from maml_core.run import Run
-from maml_core.store import Store
+from maml_core.store.checkpoint import load_initialization
+from maml_core.store.run import Run
+from maml_core.store.store import Store
 
 At = Literal["best", "latest"] | int
 """Which of a run's checkpoints: its best by held-out loss, its latest, or that of an iteration in its history."""
@@ -47,14 +50,24 @@ def reproduction(
     return f"This recipe reached {reached}; this run, at its best checkpoint, {own}: {verdict}"
 
 
-def run_parameters(store: Store, run: Run, iteration: int | None = None) -> Parameters | None:
+def learned_by(store: Store, run: Run, iteration: int | None = None) -> Initialization | None:
     """What a run has learned, at its latest checkpoint or at one of its history; None if there is none.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
     """
     data = store.checkpoint(run.id, "latest" if iteration is None else "history", iteration)
-    return load_parameters(data, run.config) if data else None
+    return load_initialization(data, run.config) if data else None
+
+
+def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, seed: int) -> list[Fit]:
+    """How a run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
+
+    Raises:
+        CheckpointError: the run's checkpoint cannot be used.
+    """
+    start = (learned_by(store, run) if run else None) or config.untrained()
+    return fit_tasks(start, draw_tasks(config.tasks, seed, count, config.shots), config.inner_steps)
 
 
 def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:
@@ -102,12 +115,12 @@ def measure(
     if known is not None:
         return Evaluation.from_json(known)
     made = evaluate(
+        load_initialization(saved, run.config),
         run.config,
-        load_parameters(saved, run.config),
         tasks=tasks,
         steps=steps,
         seed=seed,
-        pretrained=load_parameters(baseline, other.config) if baseline and other else None,
+        pretrained=load_initialization(baseline, other.config) if baseline and other else None,
         turn=turn,
     )
     store.remember(run.id, key, made.to_json())

@@ -3,12 +3,12 @@
 import textwrap
 from dataclasses import dataclass
 
-from maml_core.adaptation import counted_steps
-from maml_core.algorithms import ALGORITHMS
 from maml_core.config import RunConfig
-from maml_core.evaluation import Evaluation
-from maml_core.models import MLP
-from maml_core.tasks import Sine
+from maml_core.evaluation.curves import Evaluation
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.families import Sine
+from maml_core.learning.models import MLP
+from maml_core.words import counted_steps
 
 PROTOCOL = (
     "Published errors are as each source reports them, after the method's own steps and on tasks and points of its own;"

@@ -4,15 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from maml_core.adaptation import adapt
-from maml_core.algorithms import ALGORITHMS
 from maml_core.config import SECONDS_LIMIT, RunConfig
-from maml_core.devices import resolve_device
 from maml_core.engines import (
     ENGINES,
     AutoEngine,
@@ -25,9 +22,12 @@ from maml_core.engines import (
     initial_state,
 )
 from maml_core.errors import ConfigError, EngineError
-from maml_core.milestones import ends_row, held_out_count, snapshot_iterations
-from maml_core.models import OwnModel, brief, build_model
-from maml_core.tasks import TaskBatch, TaskStream
+from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.initialization import Initialization
+from maml_core.learning.models import brief
+from maml_core.learning.tasks import TaskBatch, TaskStream
+from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
+from maml_core.training.devices import resolve_device
 
 CHUNK_SECONDS = 0.1
 """How long a chunk of meta-iterations should take: Stop, pace and live updates wait for no more than this."""
@@ -37,15 +37,6 @@ HELD_OUT_AT_ONCE = 100
 HELD_OUT_NUMBERS = 10**7
 
 NO_PENDING = torch.zeros(0, 3, dtype=torch.float64)
-
-
-class MetricRow(NamedTuple):
-    """Means over the meta-iterations since the previous row, up to and with `iteration` (counted from one)."""
-
-    iteration: int
-    pre_loss: float
-    post_loss: float
-    gradient_norm: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class Trainer:
         """
         self.config = config
         self.device = resolve_device(config.device)
-        self.model = build_model(config.model, config.seed).to(self.device)
+        self.model = config.network().to(self.device)
         self.engine = _training_engine(config, self.model, swapped_at, start_job)
         self.state = (
             state.to(self.device)
@@ -136,7 +127,7 @@ class Trainer:
             unjudged = []
 
     def close(self) -> None:
-        """Let go of what runs in the background."""
+        """Release background resources."""
         self.engine.close()
 
     def _make_judge(self) -> Engine:
@@ -257,42 +248,48 @@ class Trainer:
         return total if math.isfinite(total) else math.inf
 
 
-def check_startable(config: RunConfig) -> None:
+def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     """Find out before a run is made whether this machine and the chosen engine can do it.
+
+    Nothing is built for it: the configuration and the model's structure tell. Only a user's own module is tried out,
+    by the `trainer` that was made for the run.
 
     Raises:
         ConfigError: it would need too much memory, or too long for one meta-iteration, or its model cannot be made.
         DeviceError: the chosen device is not on this machine.
         EngineError: the chosen engine cannot take the model.
     """
-    model = build_model(config.model, config.seed)
+    device = resolve_device(config.device)
+    model = trainer.model if trainer else config.structure()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config.check_memory(parameters)  # that of a user's own module is known only now
     seconds = config.seconds_estimate(parameters)
-    if resolve_device(config.device).type == "cpu" and seconds > SECONDS_LIMIT:
+    if device.type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
             f"One meta-iteration of this run would take about {seconds:,.0f} s: at most {SECONDS_LIMIT:g} s is "
             f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
             f"shots = {config.shots}, or the size of the model."
         )
-    engine = make_engine(config, model)
-    if isinstance(config.model, OwnModel):
-        _try_out(config, engine)
+    _engine_class(config).check(model, ALGORITHMS[config.algorithm], device)
+    if config.uses_own_model and trainer:
+        _try_out(trainer)
 
 
-def _try_out(config: RunConfig, engine: Engine) -> None:
+def _try_out(trainer: Trainer) -> None:
     """A meta-gradient and a step of adaptation, so that what a user's own forward cannot do comes out at the start.
 
     Raises:
         ConfigError: it fails in either.
     """
-    assert isinstance(config.model, OwnModel)
-    tasks = held_out_tasks(config, 2)
-    flat = initial_state(engine.model, engine.algorithm).parameters
+    config = trainer.config
+    tasks = held_out_tasks(config, 2, trainer.device)
+    engine = make_engine(config, trainer.model)
+    flat = trainer.state.parameters
     try:
         engine.meta_gradient(flat, tasks)
-        learned = engine.layout.unflatten(flat)
-        adapt(engine.model, learned, tasks, inner_lr=config.inner_lr, inner_steps=1, algorithm=engine.algorithm)
+        theta = engine.layout.unflatten(flat)
+        parts = trainer.model, theta.parameters, engine.algorithm, config.inner_lr, theta.rates, engine.problem
+        Initialization(*parts).adapt(tasks, steps=1)
     except Exception as error:  # whatever the user's own code, or torch on its behalf, raises
         raise ConfigError(
             f"{config.model.kind} cannot be trained with engine = {config.engine} ({brief(error)}). It is run for all "
@@ -331,16 +328,19 @@ def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = No
     Raises:
         EngineError: the engine cannot take the model.
     """
-    name = name or ("vectorized" if config.engine == "auto" else config.engine)
-    return ENGINES[name](model, **_engine_parts(config))
+    return _engine_class(config, name)(model, **_engine_parts(config))
+
+
+def _engine_class(config: RunConfig, name: str | None = None) -> type[Engine]:
+    return ENGINES[name or ("vectorized" if config.engine == "auto" else config.engine)]
 
 
 def _engine_parts(config: RunConfig) -> dict[str, Any]:
     """What any engine is told of a run: numbers, not the configuration."""
     return {
         "algorithm": ALGORITHMS[config.algorithm],
-        "inner_lr": config.inner_lr,
-        "inner_steps": config.inner_steps,
+        "problem": config.tasks.problem,
+        "inner": InnerLoop(config.inner_lr, config.inner_steps),
         "meta_optimizer": MetaOptimizer(
             config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations, config.ema_decay
         ),
@@ -361,13 +361,29 @@ def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> Ta
 
 def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:
     """Tasks that no run of this family is trained on: `[count, points, features]`, the same for every seed."""
-    stream = TaskStream(
-        config.tasks,
-        meta_batch_size=count,
-        shots=config.shots,
-        query_shots=max(config.query_shots, 20),
-        seed=0,
-        purpose="held-out",
-        device=device,
-    )
-    return stream.take(0, 1).at(0)
+    return config.tasks.held_out(tasks=count, shots=config.shots, query_shots=max(config.query_shots, 20)).to(device)
+
+
+def train(config: RunConfig) -> Initialization:
+    """Train a run here and now, in this process, and return the best initialization by held-out loss.
+
+    Nothing is stored: what should be kept, paused or watched belongs into a `Store`.
+
+    >>> from maml_core import RunConfig, train
+    >>> start = train(RunConfig(meta_iterations=20, meta_batch_size=2, engine="vectorized"))
+    >>> sorted(start.parameters)
+    ['0.bias', '0.weight', '2.bias', '2.weight']
+
+    Raises:
+        ConfigError: the configuration asks for more than this machine can do.
+        DeviceError: the chosen device is not on this machine.
+        EngineError: the chosen engine cannot take the model.
+    """
+    trainer = Trainer(config)
+    check_startable(config, trainer)
+    best, learned = math.inf, trainer.state.learned
+    for progress in trainer.run():
+        if progress.snapshot is not None and progress.held_out is not None and progress.held_out < best:
+            best, learned = progress.held_out, progress.snapshot.learned
+    trainer.close()
+    return config.initialization(learned.cpu())

@@ -1,4 +1,4 @@
-"""More task families, with the definitions of the literature. Each is one class: its parameters and its function.
+"""The task families, with the definitions of the literature. Each is one class: its parameters and its function.
 
 MMAML is arXiv:1812.07172, appendix B; harmonic tasks are those of torchmeta; Gaussian processes those of neural
 processes (arXiv:1807.01622).
@@ -12,9 +12,44 @@ from pydantic import Field
 from torch import Tensor
 
 from maml_core.fields import Real
-from maml_core.tasks import Normal, TaskFamily, Uniform
+from maml_core.learning.tasks import Normal, TaskFamily, Uniform
 
 _WIDE = Uniform(low=-3.0, high=3.0)
+
+
+class Line(TaskFamily):
+    """Straight lines y = slope x + intercept."""
+
+    title: ClassVar[str] = "Lines"
+    formula: ClassVar[str] = r"y = \text{slope}\cdot x + \text{intercept}"
+
+    family: Literal["line"] = "line"
+    slope: Normal = Field(Normal(mean=0.0, std=1.0), description="Slope of each task's line.")
+    intercept: Normal = Field(Normal(mean=0.0, std=1.0), description="Intercept of each task's line.")
+
+    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        """The line at `x`."""
+        return parameters["slope"] * x + parameters["intercept"]
+
+
+class Sine(TaskFamily):
+    """Sine waves y = amplitude sin(frequency x - phase).
+
+    The defaults are the regression tasks of arXiv:1703.03400, section 5.1; a fixed phase of 0 with a range
+    for the frequency gives the amplitude-and-frequency set-up.
+    """
+
+    title: ClassVar[str] = "Sine waves"
+    formula: ClassVar[str] = r"y = \text{amplitude}\cdot\sin(\text{frequency}\cdot x - \text{phase})"
+
+    family: Literal["sine"] = "sine"
+    amplitude: Uniform = Field(Uniform(low=0.1, high=5.0), description="Amplitude of each task's wave.")
+    frequency: Uniform = Field(Uniform(low=1.0, high=1.0), description="Angular frequency of each task's wave.")
+    phase: Uniform = Field(Uniform(low=0.0, high=math.pi), description="Phase of each task's wave, in radians.")
+
+    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        """The wave at `x`."""
+        return parameters["amplitude"] * torch.sin(parameters["frequency"] * x - parameters["phase"])
 
 
 class Quadratic(TaskFamily):

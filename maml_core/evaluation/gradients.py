@@ -1,0 +1,163 @@
+"""Meta-gradients side by side: of one algorithm by every engine, and of several algorithms at one initialization."""
+
+import time
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from maml_core.config import RunConfig
+from maml_core.engines import CompiledEngine, Engine, MetaOptimizer, ReferenceEngine, TrainingState, VectorizedEngine
+from maml_core.engines.meta_optimizer import BETAS
+from maml_core.errors import EngineError
+from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.initialization import Initialization
+from maml_core.learning.layout import Layout
+from maml_core.learning.tasks import TaskBatch, TaskStream
+
+COMPARED = ("maml", "reptile", "joint")
+"""Algorithms whose meta-gradient is compared with that of first-order MAML."""
+
+
+@dataclass(frozen=True)
+class EnginesCompared:
+    """FOMAML's meta-gradient by every engine."""
+
+    table: pd.DataFrame  # a row per engine
+    lacks_loop: bool  # whether the compiled engine could take part, but its loop is not on disk
+
+
+def gradient_tasks(config: RunConfig) -> TaskBatch:
+    """The meta-batch that gradients are compared on: held-out tasks, in the shapes that the run was trained with."""
+    stream = TaskStream(
+        config.tasks,
+        meta_batch_size=config.meta_batch_size,
+        shots=config.shots,
+        query_shots=config.query_shots,
+        seed=0,
+        purpose="gradients",
+    )
+    return stream.take(0, 1).at(0)
+
+
+def _engine(
+    cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int, clip_norm: float | None = None
+) -> Engine:
+    return cls(
+        model,
+        inner=InnerLoop(config.inner_lr, steps),
+        meta_optimizer=MetaOptimizer(1e-3, clip_norm),
+        algorithm=ALGORITHMS[algorithm],
+        problem=config.tasks.problem,
+    )
+
+
+@torch.no_grad()
+def untraced(engine: VectorizedEngine, flat: Tensor, batch: TaskBatch) -> Tensor:
+    """The meta-gradient `[P]` without the trace that only pays when it is run many times."""
+    return engine.compose(flat, batch, lambda piece, *inputs: piece(*inputs)).gradient
+
+
+def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared:
+    """FOMAML's meta-gradient at `start` by every engine, and how far each is from that by `higher`.
+
+    The compiled engine takes part if its loop for this set-up is on disk: making one takes tens of seconds.
+    """
+    model = config.network()  # with values of its own, which `higher` overwrites
+    flat = Layout(model, ALGORITHMS["fomaml"]).flatten(start.theta)
+    batch = gradient_tasks(config)
+    rows: list[dict[str, object]] = []
+    reference: Tensor | None = None
+    lacks_loop = False
+    for cls in (ReferenceEngine, VectorizedEngine, CompiledEngine):
+        try:
+            engine = _engine(cls, model, config, "fomaml", config.inner_steps, config.clip_norm)
+        except EngineError as error:
+            rows.append({"Engine": cls.name, "Note": str(error)})
+            continue
+        if isinstance(engine, CompiledEngine) and not engine.is_ready_for(batch):
+            rows.append({"Engine": cls.name, "Note": "no compiled loop for this set-up is on disk yet"})
+            lacks_loop = True
+            continue
+        began = time.perf_counter()
+        found = _meta_gradient(engine, flat, batch)
+        if not isinstance(engine, ReferenceEngine):  # what the others pay once, for tracing or loading, does not count
+            began = time.perf_counter()
+            _meta_gradient(engine, flat, batch)
+        elapsed = time.perf_counter() - began
+        engine.close()
+        reference = found if reference is None else reference
+        difference = found - reference
+        rows.append(
+            {
+                "Engine": cls.name,
+                "Norm": float(found.norm()),
+                "Largest difference from higher": float(difference.abs().max()),
+                "Relative difference": float(difference.norm() / reference.norm().clamp(min=1e-30)),
+                "Milliseconds": 1e3 * elapsed,
+            }
+        )
+    return EnginesCompared(pd.DataFrame(rows), lacks_loop)
+
+
+def gradients_seconds(config: RunConfig) -> float:
+    """About how long `compare_engines` takes, most of it in `higher`."""
+    by_higher = config.with_settings({"engine": "higher", "algorithm": "fomaml"})
+    return by_higher.seconds_estimate(config.parameter_count())
+
+
+def _meta_gradient(engine: Engine, flat: Tensor, batch: TaskBatch) -> Tensor:
+    """The meta-gradient `[P]`; the compiled loop's is read off Adam's first moment after one meta-iteration."""
+    if not isinstance(engine, CompiledEngine):
+        return engine.meta_gradient(flat, batch).gradient
+    state = TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
+    after, rows = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
+    found: Tensor = after.exp_avg / (1 - BETAS[0])
+    length: Tensor = rows[0, 2] / found.norm().clamp(min=1e-30)  # as it was before clipping
+    return found * length
+
+
+def loop_config(config: RunConfig) -> RunConfig:
+    """The run whose compiled loop `compare_engines` would use: FOMAML in the shapes of `config`, without an average."""
+    return config.with_settings({"algorithm": "fomaml", "engine": "compiled", "ema_decay": None})
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Cosine of each algorithm's meta-gradient with FOMAML's."""
+
+    by_step: pd.DataFrame  # index: inner steps; a column per algorithm; NaN where a gradient is zero
+    by_layer: pd.DataFrame  # index: parameter names, at the run's own number of inner steps
+
+
+def cosines(config: RunConfig, start: Initialization, most_steps: int = 10) -> Cosines:
+    """Compare algorithms at `start`, over 0 to `most_steps` inner steps, and by layer."""
+    layout = Layout(start.model, ALGORITHMS["fomaml"])
+    flat, batch = layout.flatten(start.theta), gradient_tasks(config)
+
+    def gradient(name: str, steps: int) -> Tensor:
+        engine = _engine(VectorizedEngine, start.model, config, name, steps)
+        assert isinstance(engine, VectorizedEngine)
+        return untraced(engine, flat, batch)
+
+    by_step = {}
+    for steps in range(most_steps + 1):
+        own = gradient("fomaml", steps)
+        by_step[steps] = {name: _cosine(own, gradient(name, steps)) for name in COMPARED}
+    steps = min(max(config.inner_steps, 1), most_steps)
+    own_parts = layout.unflatten(gradient("fomaml", steps)).parameters
+    by_layer: dict[str, dict[str, float]] = {part: {} for part in own_parts}
+    for name in COMPARED:
+        for part, value in layout.unflatten(gradient(name, steps)).parameters.items():
+            by_layer[part][name] = _cosine(own_parts[part], value)
+    curves = pd.DataFrame.from_dict(by_step, orient="index")
+    curves.index.name = "Inner steps"
+    layers = pd.DataFrame.from_dict(by_layer, orient="index")
+    layers.index.name = "Parameter"
+    return Cosines(curves, layers)
+
+
+def _cosine(left: Tensor, right: Tensor) -> float:
+    size = left.norm() * right.norm()
+    return float((left * right).sum() / size) if size > 0 else float("nan")

@@ -1,0 +1,52 @@
+"""One task adapted from several initializations: what a run has learned, joint pretraining, and a random start."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from maml_core.evaluation.curves import random_start
+from maml_core.evaluation.of_runs import learned_by, pretrained_run
+from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.fresh_tasks import Tasks
+from maml_core.learning.initialization import Initialization
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.words import counted_steps
+
+NAMES = {"learned": "meta-learned", "pretrained": "pretrained", "random": "random"}
+"""What the compared initializations are called on screen, by the name they have in code."""
+
+
+class Ending(NamedTuple):
+    """What adaptation came to, in words."""
+
+    title: str
+    error: str
+
+
+def starts(store: Store, run: Run, learned: Initialization) -> dict[str, Initialization]:
+    """The initializations to compare with what `run` has learned, by name."""
+    found = {"learned": learned}
+    other = pretrained_run(store, run)
+    pretrained = learned_by(store, other) if other and other.iteration else None
+    if pretrained:
+        found["pretrained"] = pretrained
+    return found | {"random": random_start(run.config)}
+
+
+def fit_all(starts: Mapping[str, Initialization], tasks: Tasks, steps: int, inner_lr: float) -> dict[str, Fit]:
+    """The first of `tasks`, adapted from each initialization at that inner learning rate."""
+    return {name: fit_tasks(start.at_rate(inner_lr), tasks, steps)[0] for name, start in starts.items()}
+
+
+def endings(fits: Mapping[str, Fit]) -> list[Ending]:
+    """The error that each initialization ends with, and that of predicting the mean of the support points."""
+    found = []
+    for name, label in NAMES.items():
+        if name in fits:
+            fit = fits[name]
+            steps = len(fit.query_loss) - 1
+            error = "diverged" if fit.blew_up_at is not None else f"{float(fit.query_loss[-1]):.3g}"
+            found.append(Ending(f"{label.capitalize()}, after {counted_steps(steps)}", error))
+    truth, support = fits["learned"].truth, fits["learned"].support_y
+    against = support if truth is None else truth
+    return [*found, Ending("Predict the mean", f"{float(((against - support.mean()) ** 2).mean()):.3g}")]

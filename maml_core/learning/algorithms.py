@@ -1,0 +1,323 @@
+"""The maths of meta-learning, for one task: plain functions of parameters and points.
+
+Engines decide how a task's function is run (task by task, vectorized, compiled); what is computed stands here
+once. The reference engine alone does not use it: it is the oracle that this module is checked against.
+
+theta is what is meta-learned: the initialization and, for Meta-SGD, a factor of inner_lr for each parameter. phi is
+what a task adapts: the parameters, and what an algorithm must remember of its inner steps.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value
+
+from maml_core.learning.problems import Problem
+from maml_core.learning.tasks import TaskBatch
+
+Parameters = dict[str, Tensor]
+"""Tensors by the name that the model gives them."""
+Loss = Callable[[Parameters, Tensor, Tensor], Tensor]
+"""loss(parameters, x `[points, features]`, y `[points, outputs]`) -> scalar."""
+
+
+class Theta(NamedTuple):
+    """What is meta-learned."""
+
+    parameters: Parameters
+    rates: Parameters  # a factor of inner_lr for each parameter; empty where none is learned
+
+
+class Phi(NamedTuple):
+    """What one task carries from an inner step to the next."""
+
+    parameters: Parameters  # those that adapt
+    gradient_sums: Parameters  # sum of the inner gradients so far; empty where none is needed
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The settings of adaptation."""
+
+    lr: float | Tensor  # a tensor where it is an input of a compiled loop
+    steps: int
+
+
+def task_loss(model: nn.Module, problem: Problem) -> Loss:
+    """The loss of `model` on one task's points, as a function of its parameters."""
+
+    def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
+        return problem.loss(lambda inputs: functional_call(model, parameters, (inputs,)), x, y)
+
+    return loss
+
+
+class Algorithm(ABC):
+    """What an inner step is, and what the meta-gradient: for one task."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    is_first_order: ClassVar[bool]
+    """Whether the inner steps are forgotten once taken: memory is then flat in their number."""
+    learns_rates: ClassVar[bool] = False
+    needs_steps: ClassVar[bool] = False
+    """Whether the meta-gradient is zero without an inner step."""
+
+    @abstractmethod
+    def begin(self, theta: Theta) -> Phi:
+        """phi before the first inner step."""
+
+    @abstractmethod
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """One step of adaptation on the support set `[points, features]`."""
+
+    @abstractmethod
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """One task's meta-gradient, in the shape of theta, and its query loss after adaptation.
+
+        phi is adapted already if the algorithm is first-order, else it is what `begin` gave.
+        """
+
+
+class _AdaptsAll(Algorithm):
+    """Every parameter of the model adapts."""
+
+    def begin(self, theta: Theta) -> Phi:
+        """All of the initialization."""
+        return Phi(theta.parameters, {})
+
+
+class _AdaptsHead(Algorithm):
+    """The parameters of the model's last layer alone adapt."""
+
+    def begin(self, theta: Theta) -> Phi:
+        """The last layer: the parameters whose names share the last one's prefix."""
+        head = list(theta.parameters)[-1].rpartition(".")[0]
+        return Phi({name: value for name, value in theta.parameters.items() if name.rpartition(".")[0] == head}, {})
+
+
+class _OneRate(Algorithm):
+    """Gradient descent on the support set, at one rate for all parameters."""
+
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """phi' = phi - lr * grad L_support(phi)        (arXiv:1703.03400, equation 1)."""
+        gradient = grad(lambda values: loss(theta.parameters | values, x, y))(phi.parameters)
+        return Phi({name: value - lr * gradient[name] for name, value in phi.parameters.items()}, {})
+
+
+class _FirstOrder(Algorithm):
+    """The inner steps are held constant.
+
+    g = grad L_query(phi), applied to the initialization as it is: the Jacobian of phi with respect to the
+    initialization is taken as the identity (arXiv:1703.03400, section 5.2; arXiv:1803.02999, section 5).
+    """
+
+    is_first_order: ClassVar[bool] = True
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """The gradient of the query loss where adaptation ended."""
+        gradient, query_loss = grad_and_value(loss)(theta.parameters | phi.parameters, task.query_x, task.query_y)
+        return Theta(gradient, {}), query_loss
+
+
+class _SecondOrder(Algorithm):
+    """The derivative goes through every inner step.
+
+    g = d L_query(phi_k) / d theta        (arXiv:1703.03400, algorithm 1)
+    """
+
+    is_first_order: ClassVar[bool] = False
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """The derivative of the adapted query loss with respect to all of theta."""
+
+        def adapted_loss(start: Theta) -> Tensor:
+            adapted = self.begin(start)
+            for _ in range(inner.steps):
+                adapted = self.step(loss, start, adapted, task.support_x, task.support_y, inner.lr)
+            return loss(start.parameters | adapted.parameters, task.query_x, task.query_y)
+
+        return grad_and_value(adapted_loss)(theta)  # type: ignore[no-any-return]
+
+
+@final
+class FOMAML(_AdaptsAll, _OneRate, _FirstOrder):
+    """First-order MAML.
+
+    g = grad L_query(phi_k)        (arXiv:1703.03400, section 5.2; arXiv:1803.02999, section 5)
+    """
+
+    name: ClassVar[str] = "fomaml"
+    title: ClassVar[str] = "First-order MAML"
+    formula: ClassVar[str] = (
+        r"\varphi_{i} = \varphi_{i-1} - \alpha\,\nabla L_{\text{support}}(\varphi_{i-1}),\ \varphi_0=\theta,\qquad "
+        r"g = \nabla L_{\text{query}}(\varphi_k)"
+    )
+    source: ClassVar[str] = "arXiv:1703.03400, section 5.2"
+
+
+@final
+class MAML(_AdaptsAll, _OneRate, _SecondOrder):
+    """MAML with all its second derivatives.
+
+    g = d L_query(phi_k) / d theta, through every inner step        (arXiv:1703.03400, algorithm 1)
+    """
+
+    name: ClassVar[str] = "maml"
+    title: ClassVar[str] = "MAML (second-order)"
+    formula: ClassVar[str] = (
+        r"\varphi_{i} = \varphi_{i-1} - \alpha\,\nabla L_{\text{support}}(\varphi_{i-1}),\ \varphi_0=\theta,\qquad "
+        r"g = \nabla_{\theta}\, L_{\text{query}}(\varphi_k(\theta))"
+    )
+    source: ClassVar[str] = "arXiv:1703.03400, algorithm 1"
+
+
+@final
+class Reptile(_AdaptsAll, _OneRate):
+    """Reptile: move the initialization toward where the inner steps ended.
+
+    g = (theta - phi_k) / inner_lr        (arXiv:1803.02999, section 3)
+
+    The inner steps see the support set only, so that losses mean what they mean for every other algorithm.
+    """
+
+    name: ClassVar[str] = "reptile"
+    title: ClassVar[str] = "Reptile"
+    formula: ClassVar[str] = r"g = (\theta - \varphi_k)\,/\,\alpha"
+    source: ClassVar[str] = "arXiv:1803.02999, section 3"
+    is_first_order: ClassVar[bool] = True
+    needs_steps: ClassVar[bool] = True
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """The way back from phi to theta, in inner steps of unit rate."""
+        back = {name: (theta.parameters[name] - value) / inner.lr for name, value in phi.parameters.items()}
+        return Theta(back, {}), loss(phi.parameters, task.query_x, task.query_y)
+
+
+@final
+class FirstOrderANIL(_AdaptsHead, _OneRate, _FirstOrder):
+    """ANIL without second derivatives: the head alone adapts, every parameter is meta-trained.
+
+    g = grad L_query(body, adapted head)        (arXiv:1909.09157, section 5; first-order as arXiv:1803.02999)
+    """
+
+    name: ClassVar[str] = "fo-anil"
+    title: ClassVar[str] = "ANIL, first-order"
+    formula: ClassVar[str] = (
+        r"h_{i} = h_{i-1} - \alpha\,\nabla_h L_{\text{support}}(b, h_{i-1}),\ (b,h_0)=\theta,\qquad "
+        r"g = \nabla L_{\text{query}}(b, h_k)"
+    )
+    source: ClassVar[str] = "arXiv:1909.09157, section 5"
+
+
+@final
+class ANIL(_AdaptsHead, _OneRate, _SecondOrder):
+    """ANIL (almost no inner loop): the head alone adapts.
+
+    g = d L_query(body, head_k) / d theta        (arXiv:1909.09157, section 5)
+    """
+
+    name: ClassVar[str] = "anil"
+    title: ClassVar[str] = "ANIL (second-order)"
+    formula: ClassVar[str] = (
+        r"h_{i} = h_{i-1} - \alpha\,\nabla_h L_{\text{support}}(b, h_{i-1}),\ (b,h_0)=\theta,\qquad "
+        r"g = \nabla_{\theta}\, L_{\text{query}}(b, h_k(\theta))"
+    )
+    source: ClassVar[str] = "arXiv:1909.09157, section 5"
+
+
+@final
+class MetaSGD(_AdaptsAll, _SecondOrder):
+    """Meta-SGD: a rate for each parameter is learned along with the initialization.
+
+    phi' = phi - rate * grad L_support(phi), elementwise; g = d L_query(phi_k) / d (theta, rate)
+    (arXiv:1707.09835, equation 3). A rate is inner_lr times a learned factor that starts at 1: Adam's steps are of
+    one size for all it learns, and a rate itself, hundreds of times smaller than a weight, would leap with them.
+    """
+
+    name: ClassVar[str] = "meta-sgd"
+    title: ClassVar[str] = "Meta-SGD (second-order)"
+    formula: ClassVar[str] = (
+        r"\varphi_{i} = \varphi_{i-1} - \alpha \odot \nabla L_{\text{support}}(\varphi_{i-1}),\ \varphi_0=\theta,"
+        r"\qquad g = \nabla_{(\theta,\alpha)}\, L_{\text{query}}(\varphi_k(\theta,\alpha))"
+    )
+    source: ClassVar[str] = "arXiv:1707.09835, equation 3"
+    learns_rates: ClassVar[bool] = True
+
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """One step at the learned rates."""
+        gradient = grad(loss)(phi.parameters, x, y)
+        return Phi(_stepped(phi.parameters, gradient, theta.rates, lr), {})
+
+
+@final
+class FirstOrderMetaSGD(Algorithm):
+    """Meta-SGD without second derivatives.
+
+    With q = grad L_query(phi_k): g = q for the initialization, and -inner_lr * q * (sum of the inner gradients) for the
+    rates' factors: what is left of d phi_k / d rate when every inner gradient is held constant (arXiv:1707.09835,
+    equation 3).
+    """
+
+    name: ClassVar[str] = "fo-meta-sgd"
+    title: ClassVar[str] = "Meta-SGD, first-order"
+    formula: ClassVar[str] = (
+        r"\varphi_{i} = \varphi_{i-1} - \alpha \odot g_i,\ g_i = \nabla L_{\text{support}}(\varphi_{i-1}),\qquad "
+        r"g_\theta = \nabla L_{\text{query}}(\varphi_k),\ g_\alpha = -g_\theta \odot \textstyle\sum_i g_i"
+    )
+    source: ClassVar[str] = "arXiv:1707.09835, equation 3"
+    is_first_order: ClassVar[bool] = True
+    learns_rates: ClassVar[bool] = True
+
+    def begin(self, theta: Theta) -> Phi:
+        """The model's parameters, and no inner gradient yet."""
+        return Phi(theta.parameters, {name: torch.zeros_like(value) for name, value in theta.parameters.items()})
+
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """One step at the learned rates; its gradient is added to those before."""
+        gradient = grad(loss)(phi.parameters, x, y)
+        sums = {name: value + gradient[name] for name, value in phi.gradient_sums.items()}
+        return Phi(_stepped(phi.parameters, gradient, theta.rates, lr), sums)
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """Gradients of the initialization and of the rates."""
+        query, after = grad_and_value(loss)(phi.parameters, task.query_x, task.query_y)
+        rates = {name: -inner.lr * value * phi.gradient_sums[name] for name, value in query.items()}
+        return Theta(query, rates), after
+
+
+@final
+class Joint(_AdaptsAll, _OneRate):
+    """Joint pretraining, the baseline without meta-learning: one model for all tasks' points at once.
+
+    g = grad L_(support and query)(theta); adaptation then starts from it as from any initialization.
+    """
+
+    name: ClassVar[str] = "joint"
+    title: ClassVar[str] = "Joint pretraining (baseline)"
+    formula: ClassVar[str] = r"g = \nabla L_{\text{support}\,\cup\,\text{query}}(\theta)"
+    source: ClassVar[str] = "the pretrained baseline of arXiv:1703.03400, section 5.1"
+    is_first_order: ClassVar[bool] = True
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """The gradient before adaptation, on all of the task's points; the loss is that after it."""
+        x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
+        return Theta(grad(loss)(theta.parameters, x, y), {}), loss(phi.parameters, task.query_x, task.query_y)
+
+
+def _stepped(values: Parameters, gradient: Parameters, rates: Parameters, lr: float | Tensor) -> Parameters:
+    """A step at a rate of each parameter's own."""
+    return {name: value - lr * rates[name] * gradient[name] for name, value in values.items()}
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    algorithm.name: algorithm
+    for algorithm in (FOMAML(), MAML(), Reptile(), FirstOrderANIL(), ANIL(), FirstOrderMetaSGD(), MetaSGD(), Joint())
+}
+"""Every algorithm by the name a configuration gives it."""

@@ -1,0 +1,113 @@
+"""Tasks to adapt to outside training: freshly drawn ones, and a reader's own points."""
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maml_core.errors import ConfigError
+from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
+
+GRID_POINTS = 100
+"""Inputs at which a task's error is measured and its curve drawn, evenly spaced over the family's range of x."""
+
+MOST_POINTS = 100
+POINT_LIMIT = 1e6
+"""What a user's own points may be: no more of them, and none further from zero."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks to adapt to: their points, and what to call them."""
+
+    batch: TaskBatch  # [tasks, points, features]; the query points are a grid
+    labels: list[str]
+    seeds: list[int | None]  # which fresh task of the family each is; None for a reader's own points
+    is_known: bool = True  # whether the query values are the true curve
+
+    def __add__(self, other: "Tasks") -> "Tasks":
+        """Both, one after the other."""
+        parts = zip(self.batch, other.batch, strict=True)
+        return Tasks(
+            TaskBatch(*(torch.cat(pair) for pair in parts)), self.labels + other.labels, self.seeds + other.seeds
+        )
+
+
+def drawn_parameters(family: TaskFamily, seed: int) -> dict[str, float]:
+    """The parameters of the fresh task of that seed."""
+    drawn = family.sample_parameters((), seeded(f"fresh:{seed}"))
+    return {name: float(drawn[name]) for name in family.parameters}
+
+
+def draw_task(family: TaskFamily, seed: int, shots: int, given: Mapping[str, float] | None = None) -> Tasks:
+    """The fresh task of that seed, with some parameters replaced by those `given`.
+
+    Support inputs and noise depend on the seed alone, so that a parameter can be moved and nothing else moves.
+
+    Raises:
+        ConfigError: a name is no parameter of the family, or a value is not finite.
+    """
+    generator = seeded(f"fresh:{seed}")
+    drawn = {name: value[None] for name, value in family.sample_parameters((), generator).items()}
+    for name in given or {}:
+        drawn[name] = family.task(**{name: (given or {})[name]})[name][None]
+    x, y = family.sample_points(drawn, shots, generator)
+    label = ", ".join(f"{name} {float(drawn[name]):.2f}" for name in varying(family))
+    return Tasks(on_grid(family, drawn, x, y), [label], [seed])
+
+
+def draw_tasks(family: TaskFamily, seed: int, count: int, shots: int) -> Tasks:
+    """The fresh tasks of `count` seeds from that one on."""
+    return functools.reduce(operator.add, (draw_task(family, seed + i, shots) for i in range(count)))
+
+
+def points_task(family: TaskFamily, points: Sequence[tuple[float, float]]) -> Tasks:
+    """A task that is known by its support points alone."""
+    x, y = (torch.tensor([pair[i] for pair in points], dtype=torch.float64)[None, :, None] for i in (0, 1))
+    low, high = min(family.x.low, float(x.min())), max(family.x.high, float(x.max()))
+    grid = torch.linspace(low, high, GRID_POINTS, dtype=torch.float64)[None, :, None]
+    batch = TaskBatch(*(tensor.float() for tensor in (x, y, grid, torch.zeros_like(grid))))
+    return Tasks(batch, [f"{len(points)} points of your own"], [None], is_known=False)
+
+
+def read_points(text: str) -> list[tuple[float, float]]:
+    """Points from text: one `x, y` a line, or separated by semicolons.
+
+    Raises:
+        ConfigError: a sentence for the first thing wrong.
+    """
+    points = []
+    for number, line in enumerate(filter(str.strip, text.replace(";", "\n").splitlines()), start=1):
+        cells = line.replace(",", " ").replace("\t", " ").split()
+        try:
+            x, y = (float(cell) for cell in cells)
+        except ValueError:
+            raise ConfigError(
+                f"points, line {number} = {line.strip()[:40]!r} is not allowed: "
+                "it must be two numbers, such as 1.5, -0.3."
+            ) from None
+        if not (abs(x) <= POINT_LIMIT and abs(y) <= POINT_LIMIT):
+            raise ConfigError(
+                f"points, line {number} = {line.strip()[:40]!r} is not allowed: "
+                f"both numbers must be finite and at most {POINT_LIMIT:,.0f} in size; scale them down."
+            )
+        points.append((x, y))
+    if not 2 <= len(points) <= MOST_POINTS:
+        raise ConfigError(f"points = {len(points)} of them is not allowed: there must be from 2 to {MOST_POINTS}.")
+    if len({x for x, _ in points}) == 1:
+        raise ConfigError(f"points all have x = {points[0][0]:g}: at least two different x must be given.")
+    return points
+
+
+def on_grid(family: TaskFamily, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> TaskBatch:
+    """Tasks `[tasks]` with support points x, y, and the noise-free curve on a grid as their query points."""
+    grid = torch.linspace(*family.x.span, GRID_POINTS, dtype=torch.float64)[None, :, None].expand(x.shape[0], -1, -1)
+    return TaskBatch(*(tensor.float() for tensor in (x, y, grid, family.curve(parameters, grid))))
+
+
+def varying(family: TaskFamily) -> list[str]:
+    """Names of the parameters that differ between the family's tasks."""
+    return [name for name, dist in family.parameters.items() if dist.span[1] > dist.span[0]]

@@ -1,0 +1,83 @@
+"""An initialization: the central noun. What a run has learned, a random start, a pretrained one: each is one."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from maml_core.learning.algorithms import Algorithm, Parameters, Phi, Theta, task_loss
+from maml_core.learning.problems import Problem, Regression
+from maml_core.learning.tasks import TaskBatch
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Adaptation of one initialization to many tasks, step by step; step 0 is before adaptation."""
+
+    predictions: Tensor  # [steps + 1, tasks, points, outputs] at the query inputs
+    support_loss: Tensor  # [steps + 1, tasks]
+    query_loss: Tensor  # [steps + 1, tasks]: the problem's error on the query points
+
+    def last_finite_step(self, task: int = 0) -> int:
+        """The last step up to which this task's predictions and support loss are all finite."""
+        finite = torch.isfinite(self.predictions[:, task]).flatten(1).all(1) & torch.isfinite(
+            self.support_loss[:, task]
+        )
+        return max(0, int(finite.long().cumprod(0).sum()) - 1)
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """A starting point for adaptation, with all that adapting from it takes.
+
+    >>> from maml_core import RunConfig
+    >>> start = RunConfig().untrained()
+    >>> tasks = RunConfig().tasks.held_out(tasks=3, shots=5)
+    >>> start.adapt(tasks, steps=2).query_loss.shape
+    torch.Size([3, 3])
+    """
+
+    model: nn.Module  # gives the structure; its own values are not read
+    parameters: Parameters  # by the model's names
+    algorithm: Algorithm  # whose inner steps are taken
+    inner_lr: float
+    rates: Parameters = field(default_factory=dict)  # learned factors of inner_lr, where the algorithm learns them
+    problem: Problem = field(default_factory=Regression)
+
+    @property
+    def theta(self) -> Theta:
+        """What is meta-learned, as the algorithm takes it."""
+        return Theta(self.parameters, self.rates)
+
+    def at_rate(self, inner_lr: float) -> "Initialization":
+        """The same starting point, adapted with another step size; learned rates are scaled with it."""
+        return replace(self, inner_lr=inner_lr)
+
+    @torch.no_grad()
+    def adapt(self, tasks: TaskBatch, steps: int) -> Trajectory:
+        """Adapt to every task of `[tasks, points, features]`, and follow it on the query points.
+
+        The inner loop is that of training: the algorithm's own, on the whole support set at once.
+        """
+        theta, loss = self.theta, task_loss(self.model, self.problem)
+
+        def judge(phi: Phi, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            whole = theta.parameters | phi.parameters
+            predictions = functional_call(self.model, whole, (qx,))
+            return predictions, loss(whole, sx, sy), self.problem.error(predictions, qy)
+
+        def step(phi: Phi, sx: Tensor, sy: Tensor) -> Phi:
+            return self.algorithm.step(loss, theta, phi, sx, sy, self.inner_lr)
+
+        def for_each_task(values: Parameters) -> Parameters:
+            return {name: value.expand(tasks.support_x.shape[0], *value.shape) for name, value in values.items()}
+
+        begun = self.algorithm.begin(theta)
+        adapted = Phi(for_each_task(begun.parameters), for_each_task(begun.gradient_sums))
+        seen = []
+        for _ in range(steps):
+            seen.append(vmap(judge)(adapted, *tasks))
+            adapted = vmap(step)(adapted, tasks.support_x, tasks.support_y)
+        seen.append(vmap(judge)(adapted, *tasks))
+        return Trajectory(*(torch.stack(values) for values in zip(*seen, strict=True)))

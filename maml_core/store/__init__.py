@@ -1,0 +1,1 @@
+"""What is kept: runs, metrics, checkpoints; and how a run leaves one store and enters another."""

@@ -1,0 +1,99 @@
+"""What the parts of a store share: its database, and the plain records that go in and out."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from maml_core.store.database import Database
+from maml_core.store.run import Run
+from maml_core.store.schema import checkpoints, runs
+
+
+class Saved(NamedTuple):
+    """A checkpoint as bytes."""
+
+    iteration: int
+    data: bytes
+
+
+class Snapshot(NamedTuple):
+    """A checkpoint for a run's history, and how it was judged."""
+
+    iteration: int
+    held_out: float  # mean query loss on held-out tasks; infinite where it is not finite
+    data: bytes
+
+
+class Vitals(NamedTuple):
+    """How a run's training is going, as of a commit."""
+
+    rate: float | None = None  # meta-iterations per second
+    seconds: float = 0.0  # trained for, over all stretches
+    started: float | None = None  # seconds since the epoch
+    engine: str | None = None
+    swapped_at: int | None = None
+    device: str | None = None
+    message: str = ""
+
+
+class StorePart(ABC):
+    """A part of a store: all of them work on one database."""
+
+    def __init__(self, database: Database) -> None:
+        """Work on this database."""
+        self._database = database
+        self._transaction = database.transaction
+
+    @abstractmethod
+    def run(self, run_id: str) -> Run:
+        """The run with that id."""
+
+    def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
+        """Set columns of a run's row where the condition holds; whether it did."""
+        with self._transaction(write=True) as connection:
+            changed = connection.execute(sa.update(runs).where(runs.c.id == run_id, condition).values(values))
+        return changed.rowcount > 0
+
+
+def placed(owner: str | None) -> dict[str, Any]:
+    """What a run's row says when it waits for any worker, or when `owner` trains it."""
+    place: dict[str, Any] = {"command": "run", "message": "", "owner": owner, "heartbeat": 0}
+    if owner is None:
+        return place | {"status": "queued", "queued": time.time()}
+    return place | {"status": "running", "queued": None}
+
+
+def put_checkpoint(
+    connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes
+) -> None:
+    """Keep a checkpoint of that kind and iteration, in place of one that is there."""
+    same = sa.and_(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind, checkpoints.c.iteration == iteration)
+    connection.execute(sa.delete(checkpoints).where(same))
+    connection.execute(
+        sa.insert(checkpoints).values(run_id=run_id, kind=kind, iteration=iteration, held_out=held_out, data=data)
+    )
+
+
+def put_snapshots(connection: Connection, run_id: str, snapshots: Sequence[Snapshot]) -> None:
+    """Add to a run's history, and keep the best by held-out loss."""
+    best = connection.scalar(sa.select(runs.c.best_loss).where(runs.c.id == run_id))
+    for at, held_out, data in snapshots:
+        finite = held_out if math.isfinite(held_out) else None
+        put_checkpoint(connection, run_id, "history", at, finite, data)
+        if finite is not None and (best is None or finite < best):
+            best = finite
+            replace_checkpoint(connection, run_id, "best", at, finite, data)
+            connection.execute(sa.update(runs).where(runs.c.id == run_id).values(best_loss=finite, best_iteration=at))
+
+
+def replace_checkpoint(
+    connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes
+) -> None:
+    """Keep a checkpoint as the only one of its kind."""
+    connection.execute(sa.delete(checkpoints).where(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind))
+    put_checkpoint(connection, run_id, kind, iteration, held_out, data)

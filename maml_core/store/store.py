@@ -1,0 +1,209 @@
+"""The database: runs, metrics, checkpoints. The only channel between training and screens.
+
+A run's life, as its `status`:
+
+    queued ──> running ──> finished | diverged | failed
+      ^           ├──────> paused | stopped      (asked for)
+      │           └──────> interrupted           (its process is gone)
+      └── resume, step ──── paused, stopped, interrupted
+
+Only a `running` run has an owner. It is taken and given back by compare-and-set, so of two that want a run one
+gets it and the other is told. Metrics and state of one moment are committed in one transaction.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from maml_core.config import RunConfig
+from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
+from maml_core.milestones import MetricRow
+from maml_core.store.archive import Archive
+from maml_core.store.base import Saved, Snapshot, Vitals, placed, put_checkpoint, put_snapshots
+from maml_core.store.database import Database, store_url
+from maml_core.store.ownership import Ownership
+from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, Run, as_run
+from maml_core.store.schema import metrics, runs
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """A run that was trained elsewhere, checked and ready to be stored."""
+
+    config: RunConfig
+    name: str
+    preset: str | None
+    notes: str
+    status: str
+    created: float
+    vitals: Vitals
+    rows: list[MetricRow]
+    latest: Saved
+    snapshots: list[Snapshot]
+
+
+class Listing(NamedTuple):
+    """The runs of a store."""
+
+    runs: list[Run]  # pinned ones first, then the newest first
+    unreadable: int  # how many rows are damaged, and left as they are
+
+
+class Store(Archive, Ownership):
+    """Runs in a database. Safe to use from several threads and processes at once.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from maml_core import RunConfig, Store
+    >>> with TemporaryDirectory() as folder:
+    ...     store = Store(f"sqlite:///{folder}/runs.db")
+    ...     run = store.run(store.create_run(RunConfig(), name="my first"))
+    ...     store.close()
+    >>> run.name, run.status
+    ('my first', 'queued')
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        """Open the database at `url`, else at `$MAML_STORE`, else the default; create it on first use.
+
+        Raises:
+            StoreError: the database cannot be opened, is damaged, or is of a newer version.
+        """
+        self.url = store_url(url)
+        super().__init__(Database(self.url))
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._database.close()
+
+    # Runs ------------------------------------------------------------------------------------------------------
+
+    def create_run(
+        self,
+        config: RunConfig,
+        *,
+        preset: str | None = None,
+        name: str | None = None,
+        steps: int | None = None,
+        owner: str | None = None,
+    ) -> str:
+        """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once."""
+        run_id = secrets.token_hex(4)
+        now = time.time()
+        with self._transaction(write=True) as connection:
+            count = connection.scalar(sa.select(sa.func.count()).select_from(runs)) or 0
+            connection.execute(
+                sa.insert(runs).values(
+                    id=run_id,
+                    name=(name or f"{preset or config.tasks.family} {count + 1}")[:NAME_LENGTH],
+                    preset=preset,
+                    config=config.to_json(),
+                    meta_iterations=config.meta_iterations,
+                    until=steps,
+                    created=now,
+                    **placed(owner),
+                )
+            )
+        return run_id
+
+    def add_run(self, imported: ImportedRun) -> str:
+        """Add a run that was trained elsewhere, with its metrics and checkpoints, and return its new id."""
+        run_id = secrets.token_hex(4)
+        last = imported.rows[-1] if imported.rows else None
+        with self._transaction(write=True) as connection:
+            connection.execute(
+                sa.insert(runs).values(
+                    id=run_id,
+                    name=imported.name,
+                    preset=imported.preset,
+                    notes=imported.notes,
+                    config=imported.config.to_json(),
+                    status=imported.status,
+                    created=imported.created,
+                    meta_iterations=imported.config.meta_iterations,
+                    iteration=imported.latest.iteration,
+                    pre_loss=last and last.pre_loss,
+                    post_loss=last and last.post_loss,
+                    **imported.vitals._asdict(),
+                )
+            )
+            if imported.rows:
+                connection.execute(sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in imported.rows])
+            put_snapshots(connection, run_id, imported.snapshots)
+            put_checkpoint(connection, run_id, "latest", imported.latest.iteration, None, imported.latest.data)
+        return run_id
+
+    def run(self, run_id: str) -> Run:
+        """The run with that id.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        self.mark_interrupted()
+        with self._transaction() as connection:
+            row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
+        if row is None:
+            raise RunNotFoundError(
+                f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`."
+            )
+        return as_run(row)
+
+    def listing(self) -> Listing:
+        """Every run that can be read, and how many cannot."""
+        self.mark_interrupted()
+        with self._transaction() as connection:
+            rows = (
+                connection.execute(sa.select(runs).order_by(runs.c.pinned.desc(), runs.c.created.desc()))
+                .mappings()
+                .all()
+            )
+        found, unreadable = [], 0
+        for row in rows:
+            try:
+                found.append(as_run(row))
+            except StoreError:
+                unreadable += 1
+        return Listing(found, unreadable)
+
+    def all_runs(self) -> list[Run]:
+        """Every run that can be read, pinned ones first, then the newest first."""
+        return self.listing().runs
+
+    def count(self, *statuses: str) -> int:
+        """How many runs have one of these statuses."""
+        with self._transaction() as connection:
+            query = sa.select(sa.func.count()).select_from(runs).where(runs.c.status.in_(statuses))
+            return connection.scalar(query) or 0
+
+    def edit(
+        self, run_id: str, *, name: str | None = None, notes: str | None = None, pinned: bool | None = None
+    ) -> None:
+        """Change a run's name, notes, or whether it is pinned; what is None stays.
+
+        Raises:
+            StoreError: the name is empty or too long, or the notes are too long.
+            RunNotFoundError: there is no such run.
+        """
+        if name is not None:
+            name = name.strip()
+            if not 1 <= len(name) <= NAME_LENGTH:
+                raise StoreError(f"name = {name[:90]!r} is not allowed: it must have 1 to {NAME_LENGTH} characters.")
+        if notes is not None and len(notes) > NOTES_LENGTH:
+            raise StoreError(f"notes of {len(notes):,} characters are not allowed: at most {NOTES_LENGTH:,}.")
+        values = {"name": name, "notes": notes, "pinned": pinned}
+        if not self._update(run_id, sa.true(), {key: value for key, value in values.items() if value is not None}):
+            self.run(run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run with its metrics and checkpoints.
+
+        Raises:
+            RunBusyError: the run is training.
+        """
+        run = self.run(run_id)
+        with self._transaction(write=True) as connection:
+            gone = connection.execute(sa.delete(runs).where(runs.c.id == run_id, runs.c.status != "running"))
+        if not gone.rowcount:
+            raise RunBusyError(f"run = {run_id} ({run.name}) is training: stop it before deleting it.")

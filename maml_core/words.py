@@ -1,0 +1,21 @@
+"""Numbers as people write them."""
+
+
+def counted_steps(count: int) -> str:
+    """1 step, 5 steps."""
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def loss(value: float | None) -> str:
+    """A loss in four digits, or a dash where there is none yet."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

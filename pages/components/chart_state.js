@@ -1,0 +1,149 @@
+// @ts-check
+// What the live chart decides, as pure functions of plain data: no element, no clock, no Plotly.
+// The types are the browser's half of the contract in maml_core/figures.
+
+/**
+ * @typedef {{trace: number, x?: number[][], y: number[][]}} Moving a trace's values at every frame
+ * @typedef {{trace: number, frame: number}} Ghost a trace that stays behind once its frame is over
+ * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[]}} Replay
+ * @typedef {Record<string, any>} Trace
+ * @typedef {{data: Trace[], layout: Record<string, any>, replay?: Replay, handle?: number}} Figure
+ * @typedef {{x: number, y: number}} Point
+ * @typedef {[number, number]} Pair
+ * @typedef {{text: string, background: string, font: string, grid: string, fullscreen: boolean}} Theme
+ */
+
+/**
+ * A figure with its handle where the pointer holds it, and the arrows that start from the handle with it.
+ * @param {Figure} figure
+ * @param {Point | null | undefined} at
+ * @returns {Figure}
+ */
+export function held(figure, at) {
+  if (!at || figure.handle === undefined) return figure;
+  const home = figure.data[figure.handle];
+  const [dx, dy] = [at.x - home.x[0], at.y - home.y[0]];
+  const data = figure.data.slice();
+  data[figure.handle] = { ...home, x: [at.x], y: [at.y] };
+  const annotations = (figure.layout.annotations || []).map((/** @type {any} */ arrow) => ({
+    ...arrow, x: arrow.x + dx, y: arrow.y + dy, ax: arrow.ax + dx, ay: arrow.ay + dy,
+  }));
+  return { ...figure, data, layout: { ...figure.layout, annotations } };
+}
+
+/**
+ * Where a figure's handle is, as the server knows it.
+ * @param {Figure} figure
+ * @returns {Point}
+ */
+export function home(figure) {
+  const trace = figure.data[figure.handle ?? -1];
+  return { x: trace.x[0], y: trace.y[0] };
+}
+
+/**
+ * Whether two places are the same to the precision that the server keeps.
+ * @param {Point} one
+ * @param {Point} other
+ */
+export function near(one, other) {
+  return Math.hypot(one.x - other.x, one.y - other.y) < 0.01;
+}
+
+/**
+ * A place no further out than the figure's own ranges, which the server keeps to as well: the reader may have zoomed out.
+ * @param {Figure} figure
+ * @param {Point} at
+ * @returns {Point}
+ */
+export function within(figure, at) {
+  const along = (/** @type {number} */ value, /** @type {string} */ axis) => {
+    const [low, high] = figure.layout[axis].range;
+    return Math.min(high, Math.max(low, value));
+  };
+  return { x: along(at.x, "xaxis"), y: along(at.y, "yaxis") };
+}
+
+/**
+ * A layout in the page's own colors.
+ * @param {Record<string, any>} layout
+ * @param {Theme} theme
+ * @returns {Record<string, any>}
+ */
+export function themed(layout, theme) {
+  /** @type {Record<string, any>} */
+  const full = {
+    ...layout,
+    paper_bgcolor: theme.fullscreen ? theme.background : "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: theme.font, size: 13, color: theme.text },
+    hoverlabel: { bgcolor: theme.background, bordercolor: theme.grid, font: { color: theme.text } },
+    autosize: true,
+  };
+  for (const key of Object.keys(full)) {
+    if (/^[xy]axis/.test(key)) full[key] = { gridcolor: theme.grid, linecolor: theme.grid, automargin: true, ...full[key] };
+  }
+  return full;
+}
+
+/**
+ * A color that the browser computed, as Plotly reads it: `color(srgb 0 0.5 1 / 0.2)` becomes `rgba(0,128,255,0.2)`.
+ * @param {string} color
+ */
+export function plain(color) {
+  return color.replace(/^color\(srgb (\S+) (\S+) (\S+) \/ (.*)\)$/, (_, r, g, b, a) =>
+    `rgba(${[r, g, b].map((value) => Math.round(value * 255)).join(",")},${a})`);
+}
+
+/**
+ * What changes in a chart to show one frame of its replay. Traces that keep their x have none in the answer's `x`.
+ * @param {Replay} replay
+ * @param {number} frame
+ */
+export function atFrame(replay, frame) {
+  return {
+    text: `step ${replay.steps[frame]} of ${replay.steps[replay.steps.length - 1]} · ${replay.labels[frame]}`,
+    traces: replay.moving.map((part) => part.trace),
+    x: replay.moving.map((part) => part.x?.[frame]),
+    y: replay.moving.map((part) => part.y[frame]),
+    ghosts: replay.ghosts.map((ghost) => ghost.trace),
+    visible: replay.ghosts.map((ghost) => ghost.frame < frame),
+  };
+}
+
+/**
+ * How many seconds a replay of that many frames takes.
+ * @param {number} frames the last frame's number
+ */
+export function seconds(frames) {
+  return Math.min(5, Math.max(1.5, frames * 0.3));
+}
+
+/**
+ * The frame to show `elapsed` seconds after the first.
+ * @param {number} elapsed
+ * @param {number} last the last frame's number
+ */
+export function frameAt(elapsed, last) {
+  return Math.min(last, Math.floor((elapsed / seconds(last)) * last + 1e-6));
+}
+
+/**
+ * Points after one has been added, moved or deleted: pressing on none adds one, on one and dragging moves it, on one
+ * and letting go deletes it.
+ * @param {Pair[]} points
+ * @param {number} index the point that was pressed on, or -1
+ * @param {boolean} moved whether the pointer was dragged
+ * @param {Pair} at where it was let go
+ * @returns {Pair[]}
+ */
+export function edited(points, index, moved, at) {
+  const round = (/** @type {number} */ value) => Number(value.toPrecision(4));
+  /** @type {Pair} */
+  const here = [round(at[0]), round(at[1])];
+  if (index < 0) return [...points, here];
+  const rest = points.slice();
+  if (moved) rest[index] = here;
+  else rest.splice(index, 1);
+  return rest;
+}

@@ -1,0 +1,141 @@
+"""An input for one field of a specification, chosen by the kind of value it holds; bounds and help are the field's."""
+
+import json
+import math
+from typing import Any
+
+import streamlit as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from maml_core.errors import ConfigError
+from maml_core.fields import (
+    FieldKind,
+    base_type,
+    bounds,
+    check,
+    choices,
+    is_optional,
+    kind_of,
+    label,
+    list_text,
+    read_list,
+)
+
+_LARGEST_INTEGER = 2**53 - 1
+"""What a browser's numbers hold exactly."""
+
+
+def field_input(
+    name: str, field: FieldInfo, key: str, *, title: str | None = None, help_text: str | None = None, place: Any = st
+) -> Any:
+    """Draw the input and return what it says, as plain data for a configuration.
+
+    Its value lives in the session state: under `key`, or for a nested specification under `key.part` for each part.
+    """
+    title, help_text = title or label(name), help_text or field.description
+    try:
+        kind = kind_of(field)
+    except TypeError:  # no test has seen such a field: JSON can say anything
+        kind = FieldKind.MAPPING
+    if kind is FieldKind.NESTED:
+        spec: type[BaseModel] = base_type(field.annotation)
+        words: dict[str, str] = getattr(spec, "parts", {})
+        columns = place.columns(len(spec.model_fields))
+        return {
+            part: field_input(
+                part,
+                inner,
+                f"{key}.{part}",
+                title=f"{title} {words.get(part, label(part).lower())}" if i == 0 else words.get(part),
+                help_text=inner.description or help_text,
+                place=columns[i],
+            )
+            for i, (part, inner) in enumerate(spec.model_fields.items())
+        }
+    optional = is_optional(field)
+    if kind is FieldKind.BOOLEAN and not optional:
+        return place.toggle(title, key=key, help=help_text)
+    if kind in (FieldKind.CHOICE, FieldKind.BOOLEAN):
+        options = [*((None,) if optional else ()), *(choices(field) or (True, False))]
+        return place.selectbox(
+            title, options, format_func=lambda value: "off" if value is None else str(value), key=key, help=help_text
+        )
+    if kind is FieldKind.INTEGER:
+        limits = bounds(field)
+        low = None if limits.low is None else int(limits.low)
+        high = _LARGEST_INTEGER if limits.high is None else int(limits.high)
+        return place.number_input(title, low, high, step=1, key=key, help=help_text, **_when_off(optional))
+    if kind is FieldKind.REAL:
+        limits = bounds(field)
+        return place.number_input(
+            title,
+            limits.low,
+            limits.high,
+            step=_step(field),
+            format="%.6g",
+            key=key,
+            help=help_text,
+            **_when_off(optional),
+        )
+    hints = {FieldKind.LIST: " Write them with commas: 40, 40.", FieldKind.MAPPING: " Write it as JSON."}
+    text = place.text_input(title, key=key, help=f"{help_text or ''}{hints.get(kind, '')}", **_when_off(optional))
+    if optional and not text:
+        return None
+    if kind is FieldKind.LIST:
+        return read_list(text)
+    if kind is FieldKind.MAPPING:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def number_in_url(name: str, field: FieldInfo, default: float, *, help_text: str) -> Any:
+    """An input for one number of a page, with the field's bounds, kept in the URL under the field's name.
+
+    Raises:
+        ConfigError: what was typed breaks the field's rule.
+    """
+    key = f"input.{name}"
+    if key not in st.session_state:
+        st.session_state[key] = default
+        try:
+            asked = type(default)(st.query_params.get(name, default))
+            check(name, field, asked)
+            st.session_state[key] = asked
+        except (ValueError, ConfigError):  # a stale or hand-edited link: the page's own value stands
+            pass
+    value = field_input(name, field, key, help_text=help_text)
+    check(name, field, value)
+    st.query_params[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return value
+
+
+def widget_values(spec: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """What the inputs of a specification hold in the session state, by dotted name."""
+    values: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if isinstance(value, BaseModel):
+            values |= widget_values(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple | list):
+            values[prefix + name] = list_text(value)
+        elif isinstance(value, dict):
+            values[prefix + name] = json.dumps(value)
+        elif value is None and kind_of(field) in (FieldKind.TEXT, FieldKind.LIST, FieldKind.MAPPING):
+            values[prefix + name] = ""
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def _when_off(optional: bool) -> dict[str, Any]:
+    return {"value": None, "placeholder": "off"} if optional else {}
+
+
+def _step(field: FieldInfo) -> float:
+    """One in the default's leading digit."""
+    default = field.get_default()
+    return 10.0 ** math.floor(math.log10(abs(default))) if isinstance(default, float) and default else 0.1
