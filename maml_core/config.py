@@ -216,7 +216,7 @@ class RunConfig(Spec):
             *parents, last = key.split(".")
             node = data
             for parent in parents:
-                node = node.setdefault(parent, {}) if isinstance(node, dict) else None  # type: ignore[assignment]
+                node = node.setdefault(parent, {}) if isinstance(node, dict) else None
             if not isinstance(node, dict):
                 raise ConfigError(f"{key} is not a field: a run has {', '.join(type(self).model_fields)}.")
             node[last] = value

@@ -128,15 +128,15 @@ def list_text(values: Iterable[Any]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def read_list(text: str) -> list[Any]:
-    """What `list_text` wrote: numbers where the parts are numbers, else words."""
-    parts: list[Any] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        try:
-            parts.append(json.loads(part))
-        except ValueError:
-            parts.append(part)
-    return parts
+def read_list(text: str, field: FieldInfo) -> list[Any] | str:
+    """What `list_text` wrote; the text itself where its parts are not what the field's list holds."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if base_type(get_args(base_type(field.annotation))[0]) is str:
+        return parts
+    try:
+        return [json.loads(part) for part in parts]
+    except ValueError:
+        return text
 
 
 def is_optional(field: FieldInfo) -> bool:

@@ -20,6 +20,13 @@ FILTERS = {
     "Finished": ("finished",),
     "Failed": ("diverged", "failed"),
 }
+_EARLIER_FILTERS = {
+    "all": "All",
+    "active": "Active",
+    "can go on": "Resumable",
+    "finished": "Finished",
+    "in trouble": "Failed",
+}
 LIVE_SECONDS = 1.0
 WATCH_SECONDS = 3.0
 
@@ -150,6 +157,8 @@ def importer(session: TrainingSession) -> None:
 def main() -> None:
     """Lay the page out."""
     session = open_page("pages/2_Runs.py")
+    if st.query_params.get("filter") in _EARLIER_FILTERS:  # a link that an earlier version of the page made
+        st.session_state["filter"] = st.query_params["filter"] = _EARLIER_FILTERS[st.query_params["filter"]]
     with st.container(horizontal=True, vertical_alignment="center", gap="large"):
         st.markdown("#### Every run", width="content")
         kind = st.segmented_control(

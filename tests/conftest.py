@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from maml_core.config import RunConfig
+from maml_core.learning.families import Sine
 from maml_core.learning.models import MLP
-from maml_core.learning.tasks import Sine
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
 from tests.lab import browser, new_tab, server

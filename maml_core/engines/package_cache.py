@@ -40,7 +40,7 @@ class PackageCache:
         except Exception:  # damaged or of another build: as good as none
             path.unlink(missing_ok=True)
             return None
-        return loop  # type: ignore[no-any-return]
+        return loop
 
     def add(self, name: str, program: torch.export.ExportedProgram) -> Callable[..., Any]:
         """Compile `program`, keep it under that name, and return it ready to call."""
@@ -49,10 +49,10 @@ class PackageCache:
         with tempfile.TemporaryDirectory(dir=place, prefix="making-") as making:
             made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(making) / "loop.pt2"))
             if place is None:
-                return torch._inductor.aoti_load_package(made)  # type: ignore[no-any-return]
+                return torch._inductor.aoti_load_package(made)
             os.replace(made, self._path(name))
         self._prune()
-        return torch._inductor.aoti_load_package(str(self._path(name)))  # type: ignore[no-any-return]
+        return torch._inductor.aoti_load_package(str(self._path(name)))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.pt2"

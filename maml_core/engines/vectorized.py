@@ -42,12 +42,12 @@ class VectorizedEngine(Engine):
         """The first inner step, from one flat initialization `[P]` shared by all tasks, to `[tasks, *shape]`."""
         theta = self.layout.unflatten(parameters)
         phi = self.algorithm.begin(theta)
-        return vmap(self._inner_step, (None, None, 0, 0))(theta, phi, support_x, support_y)  # type: ignore[no-any-return]
+        return vmap(self._inner_step, (None, None, 0, 0))(theta, phi, support_x, support_y)
 
     def next_step(self, parameters: Tensor, adapted: Phi, support_x: Tensor, support_y: Tensor) -> Phi:
         """A further inner step, of parameters `[tasks, *shape]` that are each task's own."""
         theta = self.layout.unflatten(parameters)
-        return vmap(self._inner_step, (None, 0, 0, 0))(theta, adapted, support_x, support_y)  # type: ignore[no-any-return]
+        return vmap(self._inner_step, (None, 0, 0, 0))(theta, adapted, support_x, support_y)
 
     def finish(self, parameters: Tensor, adapted: Phi | None, *tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean meta-gradient `[P]` and mean query loss before and after adaptation."""

@@ -143,7 +143,7 @@ class _SecondOrder(Algorithm):
                 adapted = self.step(loss, start, adapted, task.support_x, task.support_y, inner.lr)
             return loss(start.parameters | adapted.parameters, task.query_x, task.query_y)
 
-        return grad_and_value(adapted_loss)(theta)  # type: ignore[no-any-return]
+        return grad_and_value(adapted_loss)(theta)
 
 
 @final

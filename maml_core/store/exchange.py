@@ -118,7 +118,7 @@ def export_run(store: Store, run_id: str) -> bytes:
         name=run.name,
         preset=run.preset,
         notes=run.notes,
-        status=run.status if run.status in _KINDS else "stopped",  # type: ignore[arg-type]
+        status=run.status if run.status in _KINDS else "stopped",
         message=run.message if run.status == "diverged" else "",
         iteration=state.iteration,
         seconds=run.seconds,
@@ -170,7 +170,7 @@ def _rest(config: RunConfig) -> list[str]:
 
 
 def _weights(layout: Layout, parameters: Tensor) -> bytes:
-    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()})  # type: ignore[no-any-return]
+    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()})
 
 
 # In ------------------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def _tensors(data: bytes, names: set[str], where: str) -> dict[str, Tensor]:
     header = json.loads(data[8 : 8 + length])
     if set(header) - {"__metadata__"} != names:
         raise _refused(f"{where} does not hold just the tensors that the configuration asks for")
-    return load(data)  # type: ignore[no-any-return]
+    return load(data)
 
 
 def _state(config: RunConfig, layout: Layout, parts: dict[str, bytes], iteration: int) -> tuple[TrainingState, Tensor]:

@@ -83,7 +83,7 @@ def field_input(
     if optional and not text:
         return None
     if kind is FieldKind.LIST:
-        return read_list(text)
+        return read_list(text, field)
     if kind is FieldKind.MAPPING:
         try:
             return json.loads(text)

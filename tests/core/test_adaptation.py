@@ -6,21 +6,24 @@ import torch
 from torch.nn.functional import mse_loss
 
 from maml_core.errors import ConfigError
-from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate, evaluation_tasks, untrained
-from maml_core.learning.adaptation import adapt, draw_task, fit_tasks, landscape, points_task, read_points
+from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate, evaluation_tasks, random_start
+from maml_core.learning.adaptation import fit_tasks, landscape
+from maml_core.learning.families import Sine
+from maml_core.learning.fresh_tasks import draw_task, draw_tasks, points_task, read_points
 from maml_core.learning.models import MLP, build_model
-from maml_core.learning.tasks import Sine, TaskStream
+from maml_core.learning.tasks import TaskStream
 from maml_core.presets import PRESETS
+from tests.core.starts import start_of
 
 
 def test_trajectory_equals_plain_gradient_descent() -> None:
     model = build_model(MLP(hidden_sizes=(16,)), seed=1)
-    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    values = {name: value.detach().clone() for name, value in model.named_parameters()}
     batch = TaskStream(Sine(), meta_batch_size=3, shots=6, query_shots=4, seed=0).take(0, 1).at(0)
-    trajectory = adapt(model, start, batch, inner_lr=0.01, inner_steps=5)
+    trajectory = start_of(model).adapt(batch, steps=5)
     assert trajectory.predictions.shape == (6, 3, 4, 1)
     for task in range(3):
-        model.load_state_dict(start)
+        model.load_state_dict(values)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for step in range(6):
             prediction = model(batch.query_x[task])
@@ -33,9 +36,8 @@ def test_trajectory_equals_plain_gradient_descent() -> None:
 
 
 def test_adaptation_that_blows_up_is_cut_at_the_last_finite_step() -> None:
-    model = build_model(MLP(hidden_sizes=(16,)), seed=1)
-    start = {name: value.detach() for name, value in model.named_parameters()}
-    fits = fit_tasks(model, start, draw_task(Sine(), 0, 5) + draw_task(Sine(), 1, 5), inner_lr=1e3, inner_steps=40)
+    start = start_of(build_model(MLP(hidden_sizes=(16,)), seed=1), inner_lr=1e3)
+    fits = fit_tasks(start, draw_tasks(Sine(), 0, 2, 5), steps=40)
     for fit in fits:
         assert fit.blew_up_at is not None
         assert len(fit.predictions) == len(fit.query_loss) == fit.blew_up_at
@@ -43,11 +45,9 @@ def test_adaptation_that_blows_up_is_cut_at_the_last_finite_step() -> None:
 
 
 def test_fresh_tasks_depend_on_their_seed_alone() -> None:
-    model = build_model(MLP(), seed=1)
-    start = {name: value.detach() for name, value in model.named_parameters()}
-    first, again, other = (
-        fit_tasks(model, start, draw_task(Sine(), seed, 5), inner_lr=0.01, inner_steps=1)[0] for seed in (3, 3, 4)
-    )
+    start = start_of(build_model(MLP(), seed=1))
+    first, again, other = (fit_tasks(start, draw_task(Sine(), seed, 5), steps=1)[0] for seed in (3, 3, 4))
+    assert (first.seed, other.seed) == (3, 4)
     assert (first.support_x == again.support_x).all()
     assert (first.support_x != other.support_x).any()
     assert "amplitude" in first.label
@@ -58,7 +58,7 @@ def test_evaluation_equals_a_naive_loop() -> None:
     config = PRESETS["paper-5-shot"].config
     model = build_model(config.model, config.seed)
     parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
-    result = evaluate(config, parameters, tasks=7, steps=2, seed=5)
+    result = evaluate(config.untrained(), config, tasks=7, steps=2, seed=5)
     batch = evaluation_tasks(config, 7, 5)
     errors = []
     for task in range(7):
@@ -91,12 +91,10 @@ def test_moving_a_parameter_moves_nothing_else() -> None:
 
 
 def test_a_cell_of_the_landscape_is_the_task_it_opens() -> None:
-    model = build_model(MLP(hidden_sizes=(16,)), seed=1)
-    start = {name: value.detach() for name, value in model.named_parameters()}
-    found = landscape(model, start, Sine(), ("amplitude", "phase"), seed=3, given={}, shots=8, inner_lr=0.01,
-                      inner_steps=4, cells=5)  # fmt: skip
+    start = start_of(build_model(MLP(hidden_sizes=(16,)), seed=1))
+    found = landscape(start, Sine(), ("amplitude", "phase"), seed=3, given={}, shots=8, steps=4, cells=5)
     given = {"amplitude": float(found.values[0][3]), "phase": float(found.values[1][1])}
-    fit = fit_tasks(model, start, draw_task(Sine(), 3, 8, given), inner_lr=0.01, inner_steps=4)[0]
+    fit = fit_tasks(start, draw_task(Sine(), 3, 8, given), steps=4)[0]
     assert found.error[1, 3] == pytest.approx(fit.query_loss[-1], rel=1e-5)
     assert found.values[0][0] < found.trained[0][0] < found.trained[0][1] < found.values[0][-1]
 
@@ -105,19 +103,10 @@ def test_points_are_read_in_every_way_people_write_them() -> None:
     expected = [(1.0, 2.0), (-0.5, 3e-1)]
     for text in ("1, 2\n-0.5, 0.3", "1,2;-0.5,0.3", "1\t2\n-0.5\t.3\n", " 1 2 \n\n-0.5 0.3"):
         assert read_points(text) == expected
-    fit = fit_tasks(
-        build_model(MLP(), 0), dict(build_model(MLP(), 0).named_parameters()), points_task(Sine(), expected),
-        inner_lr=0.01, inner_steps=2,
-    )[0]  # fmt: skip
+    fit = fit_tasks(start_of(build_model(MLP(), 0)), points_task(Sine(), expected), steps=2)[0]
+    assert fit.seed is None
     assert fit.truth is None
     assert fit.query_loss.tolist() == fit.support_loss.tolist()
-
-
-def test_interval_agrees_with_a_bootstrap() -> None:
-    errors = torch.rand(1, 400, generator=torch.Generator().manual_seed(0)) ** 2
-    picks = torch.randint(400, (4000, 400), generator=torch.Generator().manual_seed(1))
-    means = errors[0][picks].mean(1)
-    assert ErrorCurve.of(errors).ci95[0] == pytest.approx(float(1.96 * means.std()), rel=0.06)
 
 
 def test_evaluation_goes_through_json_and_takes_turns() -> None:
@@ -128,12 +117,12 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
         seen.append(done)
         return nullcontext()
 
-    start = untrained(config)
-    result = evaluate(config, start, tasks=300, steps=2, pretrained=start, turn=turn)
+    start = random_start(config)
+    result = evaluate(start, config, tasks=300, steps=2, pretrained=start, turn=turn)
     assert Evaluation.from_json(result.to_json()) == result
     assert seen == sorted(seen)
     assert len(seen) == 6
     assert result.pretrained == result.random
     assert list(result.table()) == [
-        "meta_learned", "meta_learned_ci95", "pretrained", "pretrained_ci95", "random", "random_ci95",
+        "learned", "learned_ci95", "pretrained", "pretrained_ci95", "random", "random_ci95",
     ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Every algorithm in every engine against autograd alone, and second-order ones against finite differences."""
 
+import inspect
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,11 +9,12 @@ from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
 from maml_core.config import RunConfig
-from maml_core.engines import MetaOptimizer, VectorizedEngine, initial_state
-from maml_core.errors import ConfigError
-from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.engines import MetaOptimizer, ReferenceEngine, VectorizedEngine, initial_state
+from maml_core.errors import ConfigError, EngineError
+from maml_core.learning.algorithms import ALGORITHMS, FOMAML, InnerLoop
+from maml_core.learning.families import Sine
 from maml_core.learning.models import MLP, build_model
-from maml_core.learning.tasks import FAMILIES, Sine, TaskBatch, TaskStream
+from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskStream, parse_family
 from maml_core.presets import PRESETS
 from maml_core.training.trainer import Trainer
 from tests.core.test_engines import SUITE
@@ -88,7 +91,7 @@ def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_
     model, batch = setup()
     algorithm = ALGORITHMS[name]
     engine = SUITE[engine_name](
-        model, inner_lr=INNER_LR, inner_steps=steps, meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
+        model, inner=InnerLoop(INNER_LR, steps), meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
     )
     state = initial_state(model, algorithm)
     generator = torch.Generator().manual_seed(1)
@@ -109,7 +112,7 @@ def test_second_order_gradients_equal_finite_differences(name: str) -> None:
     model, batch = setup()
     algorithm = ALGORITHMS[name]
     engine = VectorizedEngine(
-        model, inner_lr=INNER_LR, inner_steps=2, meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
+        model, inner=InnerLoop(INNER_LR, 2), meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
     )
     flat = initial_state(model, algorithm).parameters
     found = engine.meta_gradient(flat, batch).gradient
@@ -139,11 +142,11 @@ def test_every_algorithm_lowers_the_loss_on_every_family(name: str, family: str,
     """The same tasks 20 times, support points as query points: what every algorithm descends on, without luck."""
     algorithm = ALGORITHMS[name]
     model = build_model(MLP(hidden_sizes=(6,), activation="tanh"), seed=3)
-    stream = TaskStream(FAMILIES[family](), meta_batch_size=3, shots=5, query_shots=5, seed=1)
+    stream = TaskStream(parse_family({"family": family}), meta_batch_size=3, shots=5, query_shots=5, seed=1)
     x, y, _, _ = (tensor.expand(20, *tensor.shape[1:]) for tensor in stream.take(0, 1))
     chunk = TaskBatch(x, y, x, y)
     engine = SUITE[engine_name](
-        model, inner_lr=0.01, inner_steps=1, meta_optimizer=MetaOptimizer(0.01, clip_norm=10.0), algorithm=algorithm
+        model, inner=InnerLoop(0.01, 1), meta_optimizer=MetaOptimizer(0.01, clip_norm=10.0), algorithm=algorithm
     )
     _, rows = engine.run(initial_state(model, algorithm), chunk)
     assert rows.isfinite().all()
@@ -158,5 +161,24 @@ def test_reptile_without_inner_steps_is_refused_in_one_sentence() -> None:
 
 def test_every_algorithm_says_what_it_does() -> None:
     for algorithm in ALGORITHMS.values():
-        assert algorithm.source in algorithm.formula + algorithm.source
         assert len(type(algorithm).__doc__ or "") > 80
+        assert "arXiv:" in algorithm.source
+        assert "g" in algorithm.formula
+        assert algorithm.title not in [other.title for other in ALGORITHMS.values() if other is not algorithm]
+
+
+def test_an_algorithm_is_abstract_or_final() -> None:
+    """Nothing concrete is a base of something else, so what a class does stands in it or in an abstract base."""
+    for algorithm in ALGORITHMS.values():
+        for base in type(algorithm).__mro__[1:-2]:
+            assert base is object or inspect.isabstract(base), f"{type(algorithm).__name__} overrides {base.__name__}"
+        assert getattr(type(algorithm), "__final__", False)
+
+
+def test_the_reference_refuses_an_algorithm_that_it_does_not_know() -> None:
+    class Unheard(FOMAML):  # type: ignore[misc]  # final: a test may
+        name = "unheard"
+
+    model, _ = setup()
+    with pytest.raises(EngineError, match="does not know algorithm = 'unheard'"):
+        ReferenceEngine(model, inner=InnerLoop(0.1, 1), meta_optimizer=MetaOptimizer(0.1), algorithm=Unheard())

@@ -11,23 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from maml_core.config import RunConfig
-from maml_core.engines import CompiledEngine, MetaOptimizer
+from maml_core.engines import Compilation, CompiledEngine, CompileStage, MetaOptimizer
 from maml_core.engines.package_cache import PackageCache
+from maml_core.learning.algorithms import InnerLoop
 from maml_core.learning.models import build_model
 from maml_core.learning.tasks import TaskBatch
 from maml_core.training.compile_job import CompileJob
 from maml_core.training.trainer import Progress, Trainer, make_engine, training_stream
 from tests.conftest import ROOT
+from tests.core.starts import FOMAML
 
 
 class FakeJob:
     """A compilation that ends when the test says so."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.answer: str | None = None
+        self.answer = Compilation(CompileStage.WORKING)
         self.canceled = False
 
-    def result(self) -> str | None:
+    def status(self) -> Compilation:
         return self.answer
 
     def cancel(self) -> None:
@@ -48,7 +50,7 @@ def run(trainer: Trainer, job_is_done_at: int | None = None) -> list[Progress]:
         reports.append(progress)
         job = trainer.engine._job  # type: ignore[attr-defined]
         if job is not None and job_is_done_at is not None and progress.state.iteration >= job_is_done_at:
-            job.answer = ""
+            job.answer = Compilation(CompileStage.READY)
     return reports
 
 
@@ -79,9 +81,11 @@ def test_trouble_is_said_once_and_training_goes_on(config: RunConfig) -> None:
     trainer = Trainer(config, start_job=FakeJob)
     for _ in trainer.run():
         if trainer.engine._job is not None:  # type: ignore[attr-defined]
-            trainer.engine._job.answer = "The compiled loop cannot be made (no compiler)."  # type: ignore[attr-defined]
+            reason = "The compiled loop cannot be made (no compiler)."
+            trainer.engine._job.answer = Compilation(CompileStage.FAILED, reason)  # type: ignore[attr-defined]
     assert trainer.state.iteration == 60
     assert trainer.engine.swapped_at is None
+    assert trainer.engine.notice is not None
     assert "no compiler" in trainer.engine.notice
     assert "goes on with the vectorized engine" in trainer.engine.notice
 
@@ -108,7 +112,7 @@ def test_a_job_makes_the_loop_and_a_new_process_finds_it(
     monkeypatch.setenv("MAML_CACHE", str(tmp_path / "cache"))
     job = CompileJob(small_config)
     job._process.wait(timeout=200)
-    assert job.result() == ""
+    assert job.status().stage is CompileStage.READY
     job.cancel()
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
     trainer = Trainer(small_config)
@@ -167,20 +171,20 @@ def test_the_name_of_a_loop_tells_apart_whatever_changes_it() -> None:
         model = nn.Sequential(nn.Linear(1, 4), nn.LeakyReLU(slope), nn.Linear(4, 1))
         if hook:
             model.register_forward_hook(lambda module, given, out: 2 * out)
-        settings = {"inner_lr": 0.01, "inner_steps": 2, "meta_optimizer": MetaOptimizer(0.001)} | parts
+        settings = {"inner": InnerLoop(0.01, 2), "meta_optimizer": MetaOptimizer(0.001), "algorithm": FOMAML} | parts
         return CompiledEngine(model, **settings)._package_name(tasks)  # type: ignore[arg-type]
 
     names = [
         name(),
         name(slope=0.2),
         name(hook=True),
-        name(inner_steps=3),
+        name(inner=InnerLoop(0.01, 3)),
         name(meta_optimizer=MetaOptimizer(0.001, clip_norm=1.0)),
         name(tasks=TaskBatch(*(torch.zeros(3, 6, 1) for _ in range(4)))),
     ]
     assert len(set(names)) == len(names)
     assert name() == names[0]
-    assert name(inner_lr=0.5) == names[0]  # rates are inputs of a loop, so one serves all
+    assert name(inner=InnerLoop(0.5, 2)) == names[0]  # rates are inputs of a loop, so one serves all
     assert name(meta_optimizer=MetaOptimizer(0.1)) == names[0]
 
 
@@ -195,9 +199,9 @@ def test_a_model_of_ones_own_is_named_by_its_operations() -> None:
 
     tasks = TaskBatch(*(torch.zeros(3, 5, 1) for _ in range(4)))
     names = {
-        CompiledEngine(Scaled(scale), inner_lr=0.01, inner_steps=1, meta_optimizer=MetaOptimizer(0.1))._package_name(
-            tasks
-        )
+        CompiledEngine(
+            Scaled(scale), inner=InnerLoop(0.01, 1), meta_optimizer=MetaOptimizer(0.1), algorithm=FOMAML
+        )._package_name(tasks)
         for scale in (1.5, 2.5)
     }
     assert len(names) == 2

@@ -4,13 +4,15 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
 from maml_core.fields import bounds, choices, is_optional
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.families import Line, Sine
 from maml_core.learning.models import MLP, MODELS, Linear
-from maml_core.learning.tasks import FAMILIES, Line, Sine
+from maml_core.learning.tasks import FAMILIES
 from maml_core.presets import PRESETS, get_preset
 
 NUMERIC = [name for name, field in RunConfig.model_fields.items() if bounds(field).low is not None]
@@ -153,7 +155,7 @@ def test_text_that_is_no_config(text: str) -> None:
 
 
 def test_every_field_has_help() -> None:
-    specs = [RunConfig, *FAMILIES.values(), *MODELS.values()]
+    specs: list[type[BaseModel]] = [RunConfig, *FAMILIES.values(), *MODELS.values()]
     for spec in specs:
         for name, field in spec.model_fields.items():
             assert field.description or name in ("family", "kind"), f"{spec.__name__}.{name}"

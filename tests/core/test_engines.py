@@ -22,8 +22,10 @@ from maml_core.engines import (
 from maml_core.engines.compiled import _ChunkLoop
 from maml_core.engines.meta_optimizer import BETAS
 from maml_core.errors import EngineError
+from maml_core.learning.algorithms import InnerLoop
 from maml_core.learning.models import MLP, FourierMLP, Linear, build_model
-from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskFamily, TaskStream
+from maml_core.learning.tasks import TaskBatch, TaskFamily, TaskStream, parse_family
+from tests.core.starts import FOMAML
 
 INNER_LR = 0.01
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -38,7 +40,8 @@ class BareParameter(nn.Module):
         self.scale = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.layers(x)
+        scaled: Tensor = self.scale * self.layers(x)
+        return scaled
 
 
 def make_model(name: str) -> nn.Module:
@@ -60,7 +63,8 @@ def make_model(name: str) -> nn.Module:
 
 def make_engine(cls: type[Engine], model: nn.Module, inner_steps: int, **options: object) -> Engine:
     optimizer = MetaOptimizer(0.001, **options)  # type: ignore[arg-type]
-    return cls(model, inner_lr=INNER_LR, inner_steps=inner_steps, meta_optimizer=optimizer)
+    inner = InnerLoop(INNER_LR, inner_steps)
+    return cls(model, inner=inner, meta_optimizer=optimizer, algorithm=FOMAML)
 
 
 def tasks(family: TaskFamily, count: int = 1, dtype: torch.dtype = torch.float32) -> TaskBatch:
@@ -77,7 +81,8 @@ class InterpretedEngine(CompiledEngine):
         def run(count: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("maml_core.engines.compiled.while_loop", plain_while_loop)
-                return loop(count, *inputs)
+                found: tuple[Tensor, ...] = loop(count, *inputs)
+                return found
 
         return run
 
@@ -93,7 +98,7 @@ SUITE: dict[str, type[Engine]] = ENGINES | {"compiled": InterpretedEngine}
 
 def one_gradient(engine: Engine, model: nn.Module, batch: TaskBatch) -> Tensor:
     """The meta-gradient of `batch`, read back from Adam's first moment after one meta-iteration."""
-    state, _ = engine.run(initial_state(model), TaskBatch(*(tensor[None] for tensor in batch)))
+    state, _ = engine.run(initial_state(model, FOMAML), TaskBatch(*(tensor[None] for tensor in batch)))
     return state.exp_avg / (1 - BETAS[0])
 
 
@@ -129,11 +134,11 @@ def test_meta_gradient_equals_one_written_by_hand(
     name: str, model_name: str, family: str, inner_steps: int, dtype: torch.dtype
 ) -> None:
     model = make_model(model_name).to(dtype)
-    batch = tasks(FAMILIES[family](), dtype=dtype).at(0)
+    batch = tasks(parse_family({"family": family}), dtype=dtype).at(0)
     engine = make_engine(SUITE[name], model, inner_steps)
     found = one_gradient(engine, model, batch)
     assert difference(found, by_hand(model, batch, inner_steps)) < TOLERANCE[dtype]
-    assert all(part.abs().sum() > 0 for part in engine.layout.unflatten(found).values())
+    assert all(part.abs().sum() > 0 for part in engine.layout.unflatten(found).parameters.values())
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ def test_native_code_gives_the_same_meta_gradient(
     model_name: str, family: str, inner_steps: int, dtype: torch.dtype
 ) -> None:
     model = make_model(model_name).to(dtype)
-    batch = tasks(FAMILIES[family](), dtype=dtype).at(0)
+    batch = tasks(parse_family({"family": family}), dtype=dtype).at(0)
     found = one_gradient(make_engine(CompiledEngine, model, inner_steps), model, batch)
     assert difference(found, by_hand(model, batch, inner_steps)) < TOLERANCE[dtype]
 
@@ -162,7 +167,7 @@ def test_same_curve_as_the_reference_over_50_iterations(name: str, clip_norm: fl
     for cls in (ReferenceEngine, ENGINES[name]):
         model = make_model("relu")
         engine = make_engine(cls, model, 5, clip_norm=clip_norm)
-        _, metrics = engine.run(initial_state(model), tasks(FAMILIES["sine"](), 50))
+        _, metrics = engine.run(initial_state(model, FOMAML), tasks(parse_family({"family": "sine"}), 50))
         curves.append(metrics)
     torch.testing.assert_close(curves[0], curves[1], rtol=1e-4, atol=1e-5)
 
@@ -172,7 +177,11 @@ def test_same_bits_twice_and_in_any_chunks(name: str) -> None:
     def train(chunks: list[int]) -> tuple[TrainingState, Tensor]:
         model = make_model("relu")
         engine = make_engine(ENGINES[name], model, 2, schedule="cosine", total=20, ema_decay=0.9)
-        state, seen, batch = initial_state(model, averages=True), [], tasks(FAMILIES["sine"](), 20)
+        state, seen, batch = (
+            initial_state(model, FOMAML, averages=True),
+            [],
+            tasks(parse_family({"family": "sine"}), 20),
+        )
         for size in chunks:
             state, metrics = engine.run(state, batch.at(slice(state.iteration, state.iteration + size)))
             seen.append(metrics)
@@ -193,8 +202,8 @@ def test_the_average_is_that_of_the_reference_and_changes_nothing_else(name: str
     for cls, averages in ((ReferenceEngine, True), (SUITE[name], True), (SUITE[name], False)):
         model = make_model("tanh").double()
         engine = make_engine(cls, model, 2, ema_decay=0.9 if averages else None)
-        state = initial_state(model, averages=averages)
-        batch = tasks(FAMILIES["sine"](), 15, dtype=torch.float64)
+        state = initial_state(model, FOMAML, averages=averages)
+        batch = tasks(parse_family({"family": "sine"}), 15, dtype=torch.float64)
         ends[cls.name, averages], _ = engine.run(state, batch)
     reference, found, plain = ends["higher", True], ends[name, True], ends[name, False]
     assert difference(found.learned, reference.learned) < 1e-10
@@ -207,10 +216,12 @@ def test_the_average_is_that_of_the_reference_and_changes_nothing_else(name: str
 def test_first_order_is_not_second_order(inner_steps: int) -> None:
     """At zero steps they coincide, so only one step and more can tell them apart."""
     model = make_model("tanh").double()
-    batch = tasks(FAMILIES["sine"](), dtype=torch.float64).at(0)
+    batch = tasks(parse_family({"family": "sine"}), dtype=torch.float64).at(0)
     second = by_hand(model, batch, inner_steps, second_order=True)
     first = (
-        make_engine(ReferenceEngine, model, inner_steps).meta_gradient(initial_state(model).parameters, batch).gradient
+        make_engine(ReferenceEngine, model, inner_steps)
+        .meta_gradient(initial_state(model, FOMAML).parameters, batch)
+        .gradient
     )
     assert difference(first, second) > 1e-3
     assert difference(by_hand(model, batch, 0, second_order=True), by_hand(model, batch, 0)) < 1e-12
@@ -227,14 +238,14 @@ def test_first_order_is_not_second_order(inner_steps: int) -> None:
 )
 def test_other_inner_optimizers_match_torch(optimizer: object) -> None:
     model = make_model("tanh").double()
-    batch = tasks(FAMILIES["sine"](), dtype=torch.float64).at(0)
+    batch = tasks(parse_family({"family": "sine"}), dtype=torch.float64).at(0)
     engine = ReferenceEngine(
         model,
-        inner_lr=INNER_LR,
-        inner_steps=3,
+        inner=InnerLoop(INNER_LR, 3),
         meta_optimizer=MetaOptimizer(0.001),
-        inner_optimizer=optimizer,  # type: ignore[arg-type]
+        algorithm=FOMAML,
     )
+    engine.inner_optimizer = optimizer  # type: ignore[assignment]
     expected = torch.zeros(engine.layout.size, dtype=torch.float64)
     for sx, sy, qx, qy in zip(*batch, strict=True):
         adapted = copy.deepcopy(model)
@@ -246,12 +257,12 @@ def test_other_inner_optimizers_match_torch(optimizer: object) -> None:
         gradient = torch.autograd.grad(mse_loss(adapted(qx), qy), list(adapted.parameters()))
         expected += torch.cat([g.reshape(-1) for g in gradient]) / 4
     # `higher` guards Adam's square root with an epsilon of its own.
-    assert difference(engine.meta_gradient(initial_state(model).parameters, batch).gradient, expected) < 1e-4
+    assert difference(engine.meta_gradient(initial_state(model, FOMAML).parameters, batch).gradient, expected) < 1e-4
 
 
 def _query_loss_backward(steps: int, **context: bool) -> list[Tensor | None]:
     model = make_model("tanh")
-    batch = tasks(FAMILIES["sine"]()).at(0)
+    batch = tasks(parse_family({"family": "sine"})).at(0)
     with higher.innerloop_ctx(model, torch.optim.SGD(model.parameters(), lr=INNER_LR), **context) as (adapted, inner):
         for _ in range(steps):
             inner.step(mse_loss(adapted(batch.support_x[0]), batch.support_y[0]))
@@ -273,7 +284,7 @@ def test_known_mistake_copied_weights_leave_every_gradient_none() -> None:
 
 def test_known_mistake_default_tracking_is_second_order() -> None:
     model = make_model("tanh")
-    one_task = TaskBatch(*(tensor[:1] for tensor in tasks(FAMILIES["sine"]()).at(0)))
+    one_task = TaskBatch(*(tensor[:1] for tensor in tasks(parse_family({"family": "sine"})).at(0)))
     found = torch.cat([g.reshape(-1) for g in _query_loss_backward(1, copy_initial_weights=False) if g is not None])
     assert difference(found, by_hand(model, one_task, 1, second_order=True)) < 1e-5
     assert difference(found, by_hand(model, one_task, 1)) > 1e-3
@@ -295,7 +306,7 @@ def test_memory_is_flat_in_the_number_of_inner_steps() -> None:
     def peak(inner_steps: int) -> int:
         model = make_model("relu")
         engine = make_engine(VectorizedEngine, model, inner_steps)
-        batch, theta = tasks(FAMILIES["sine"]()).at(0), initial_state(model).parameters
+        batch, theta = tasks(parse_family({"family": "sine"})).at(0), initial_state(model, FOMAML).parameters
         engine.meta_gradient(theta, batch)  # traced, and warm
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             engine.meta_gradient(theta, batch)

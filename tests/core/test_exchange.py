@@ -12,15 +12,12 @@ from safetensors.torch import load, save_file
 
 from maml_core.cli import main
 from maml_core.config import RunConfig
-from maml_core.engines import Layout, initial_state
 from maml_core.errors import CheckpointError, RunNotFoundError, StoreError
-from maml_core.learning.adaptation import adapt
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.models import build_model
 from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
 from maml_core.processes import this_process
-from maml_core.store.checkpoint import load_checkpoint, run_layout
+from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.exchange import export_run, export_weights, import_run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
@@ -85,7 +82,7 @@ def test_weights_alone_are_the_parameters_by_name(store: Store, small_config: Ru
     tensors = load(export_weights(store, run_id))
     model.load_state_dict(tensors)
     state = load_checkpoint(store.checkpoint(run_id) or b"", small_config).state
-    assert torch.equal(Layout(model).flatten(tensors), state.parameters)
+    assert torch.equal(small_config.layout().from_file(tensors), state.parameters)
 
 
 def test_what_cannot_be_exported_is_named(store: Store, small_config: RunConfig) -> None:
@@ -121,10 +118,9 @@ def test_the_script_adapts_with_torch_and_safetensors_alone(
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     printed = torch.tensor([float(line.split(",")[1]) for line in done.stdout.split()])
-    model = build_model(config.model, config.seed)
     batch = TaskBatch(*(tensor[None, :, None] for tensor in (x, y, query, torch.zeros(7))))
-    parameters = load(export_weights(store, run_id))
-    expected = adapt(model, parameters, batch, inner_lr=config.inner_lr, inner_steps=config.inner_steps)
+    learned = config.layout().from_file(load(export_weights(store, run_id)))
+    expected = config.initialization(learned).adapt(batch, config.inner_steps)
     torch.testing.assert_close(printed, expected.predictions[-1, 0, :, 0], rtol=1e-5, atol=1e-6)
 
 
@@ -157,10 +153,11 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
     config = PRESETS["sine"].config.with_settings(
         {"algorithm": algorithm, "model.kind": "fourier-mlp", "model.activation": "sine", "inner_steps": 3}
     )
-    layout = run_layout(config)
-    flat = initial_state(build_model(config.model, 1), ALGORITHMS[algorithm]).parameters * 1.1
-    learned = layout.unflatten(flat)
-    save_file({name: value.contiguous() for name, value in learned.items()}, tmp_path / "weights.safetensors")
+    layout = config.layout()
+    flat = layout.start(config.network(seed=1)) * 1.1
+    save_file(
+        {name: value.contiguous() for name, value in layout.to_file(flat).items()}, tmp_path / "weights.safetensors"
+    )
     (tmp_path / "adapt.py").write_text(adapt_script(config))
     (tmp_path / "support.csv").write_text("0.5,1.0\n2.0,-1.0\n")
     (tmp_path / "query.csv").write_text("1.0\n3.0\n")
@@ -172,8 +169,6 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
     found = [float(line.split(",")[1]) for line in done.stdout.splitlines()]
     support_x, support_y = torch.tensor([[[0.5], [2.0]]]), torch.tensor([[[1.0], [-1.0]]])
     query_x = torch.tensor([[[1.0], [3.0]]])
-    trajectory = adapt(
-        build_model(config.model, 0), learned, TaskBatch(support_x, support_y, query_x, torch.zeros(1, 2, 1)),
-        inner_lr=config.inner_lr, inner_steps=3, algorithm=ALGORITHMS[algorithm],
-    )  # fmt: skip
+    batch = TaskBatch(support_x, support_y, query_x, torch.zeros(1, 2, 1))
+    trajectory = config.initialization(flat).adapt(batch, steps=3)
     assert found == pytest.approx(trajectory.predictions[-1, 0, :, 0].tolist(), rel=1e-4, abs=1e-5)

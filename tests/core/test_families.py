@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from maml_core.config import RunConfig
 from maml_core.learning.families import GaussianProcess, Mixture
 from maml_core.learning.models import MODELS
-from maml_core.learning.tasks import FAMILIES, Normal, TaskStream, Uniform, seeded
+from maml_core.learning.tasks import FAMILIES, Normal, TaskStream, Uniform, parse_family, seeded
 from maml_core.training.trainer import Trainer
 
 
@@ -21,7 +21,7 @@ from maml_core.training.trainer import Trainer
 @given(seed=st.integers(0, 2**32 - 1), shots=st.integers(1, 7), query_shots=st.integers(1, 7))
 def test_support_and_query_come_from_one_function(name: str, seed: int, shots: int, query_shots: int) -> None:
     """The batch that engines see, against the curves of the parameters drawn by a generator of the same seed."""
-    family = FAMILIES[name](noise=0.0)
+    family = parse_family({"family": name, "noise": 0.0})
     batch = family.sample_batch((5,), shots, query_shots, seeded(f"{seed}"), dtype=torch.float64)
     drawn = family.sample_parameters((5,), seeded(f"{seed}"))
     for x, y, points in (
@@ -37,7 +37,7 @@ def test_support_and_query_come_from_one_function(name: str, seed: int, shots: i
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_varies_in_each_of_its_parameters(name: str) -> None:
-    family = FAMILIES[name](noise=0.0)
+    family = parse_family({"family": name, "noise": 0.0})
     generator = seeded("test")
     drawn = family.sample_parameters((20,), generator)
     assert family.sample_points(drawn, 15, generator)[1].std() > 0.05
@@ -53,7 +53,7 @@ numbers = st.floats(-1e3, 1e3, allow_nan=False)
 @given(data=st.data())
 def test_drawn_parameters_keep_to_the_declared_ranges_and_moments(name: str, data: st.DataObject) -> None:
     ranges: dict[str, Uniform | Normal] = {}
-    for parameter, declared in FAMILIES[name]().parameters.items():
+    for parameter, declared in parse_family({"family": name}).parameters.items():
         if isinstance(declared, Normal):
             ranges[parameter] = Normal(mean=data.draw(numbers), std=abs(data.draw(numbers)))
         else:
@@ -62,7 +62,7 @@ def test_drawn_parameters_keep_to_the_declared_ranges_and_moments(name: str, dat
     try:
         family = FAMILIES[name](**ranges)
     except ValidationError:  # a family may bound its own ranges: a kernel's length is positive
-        family = FAMILIES[name]()
+        family = parse_family({"family": name})
     count = 4000
     drawn = family.sample_parameters((count,), seeded(f"moments {data.draw(st.integers(0, 2**31))}"))
     for parameter, dist in family.parameters.items():

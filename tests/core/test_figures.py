@@ -1,12 +1,11 @@
 import base64
-import functools
-import operator
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from maml_core.evaluation.curves import ErrorCurve, Evaluation
+from maml_core.evaluation.listing import sparkline
 from maml_core.figures import (
     COLORS,
     MAX_POINTS,
@@ -14,13 +13,14 @@ from maml_core.figures import (
     landscape_figure,
     loss_curve,
     replay_figure,
-    sparkline,
     task_figure,
     task_grid,
 )
-from maml_core.learning.adaptation import Fit, Landscape, draw_task, fit_tasks
+from maml_core.learning.adaptation import Fit, Landscape, fit_tasks
+from maml_core.learning.families import Sine
+from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.models import MLP, build_model
-from maml_core.learning.tasks import Sine
+from tests.core.starts import start_of
 
 
 def unpack(packed: dict[str, str]) -> np.ndarray:
@@ -29,10 +29,7 @@ def unpack(packed: dict[str, str]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fits() -> list[Fit]:
-    model = build_model(MLP(), seed=0)
-    start = {name: value.detach() for name, value in model.named_parameters()}
-    tasks = functools.reduce(operator.add, (draw_task(Sine(), seed, 5) for seed in range(6)))
-    return fit_tasks(model, start, tasks, inner_lr=0.01, inner_steps=3)
+    return fit_tasks(start_of(build_model(MLP(), seed=0)), draw_tasks(Sine(), 0, 6, 5), steps=3)
 
 
 def frame(rows: int) -> pd.DataFrame:
@@ -44,7 +41,7 @@ def test_colors_mean_one_thing(fits: list[Fit]) -> None:
     for figure in (
         task_figure(fits[0]),
         task_grid(fits),
-        replay_figure({"after": fits[0], "random": fits[1], "pretrained": fits[2]}),
+        replay_figure({"learned": fits[0], "random": fits[1], "pretrained": fits[2]}),
         loss_curve(frame(9)),
     ):
         for trace in figure["data"]:
@@ -56,6 +53,7 @@ def test_colors_mean_one_thing(fits: list[Fit]) -> None:
 
 def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
     traces = {trace["meta"]: trace for trace in task_figure(fits[0])["data"]}
+    assert fits[0].truth is not None
     np.testing.assert_allclose(unpack(traces["truth"]["y"]), fits[0].truth)
     np.testing.assert_allclose(unpack(traces["before"]["y"]), fits[0].predictions[0])
     np.testing.assert_allclose(unpack(traces["after"]["y"]), fits[0].predictions[3])
@@ -92,19 +90,19 @@ def test_empty_and_tiny_runs_can_be_drawn() -> None:
 
 
 def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:
-    figure = replay_figure({"after": fits[0], "random": fits[1]})
+    figure = replay_figure({"learned": fits[0], "random": fits[1]})
     replay = figure["replay"]
-    assert replay["steps"] == 3
+    assert replay["steps"] == [0, 1, 2, 3]
     assert len(replay["labels"]) == 4
     for part in replay["moving"]:
         assert len(part["y"]) == 4
         meaning = figure["data"][part["trace"]]["meta"]
-        fit = fits[0] if meaning == "after" else fits[1]
+        fit = fits[0] if meaning == "learned" else fits[1]
         if "x" in part:
             np.testing.assert_allclose([y[0] for y in part["y"]], fit.query_loss, rtol=1e-5)
         else:
             np.testing.assert_allclose(part["y"], fit.predictions, rtol=1e-3, atol=1e-4)
-    assert [ghost["step"] for ghost in replay["ghosts"]] == [0, 1, 2]
+    assert [ghost["frame"] for ghost in replay["ghosts"]] == [0, 1, 2]
 
 
 def test_landscape_marks_what_was_trained_and_what_diverged() -> None:
@@ -122,5 +120,5 @@ def test_error_curves_show_each_model_with_its_band() -> None:
     curve = ErrorCurve([2.0, 1.0], [0.5, 0.25])
     figure = error_curves(Evaluation(10, 0, learned=curve, random=curve, predict_mean=3.0))
     bands = [trace for trace in figure["data"] if trace.get("fill")]
-    assert [band["meta"] for band in bands] == ["random", "after"]
+    assert [band["meta"] for band in bands] == ["random", "learned"]
     np.testing.assert_allclose(unpack(bands[0]["y"]), [2.5, 1.25, 0.75, 1.5])

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
-from maml_core.engines import CompiledEngine, MetaOptimizer, initial_state
-from maml_core.evaluation.gradients import TOY_TARGETS, cosines, engines_table, gradient_tasks, loop_config, toy
+from maml_core.engines import CompiledEngine, MetaOptimizer
+from maml_core.evaluation.gradients import compare_engines, cosines, gradient_tasks, loop_config
+from maml_core.evaluation.toy import TOY_TARGETS, toy
+from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.initialization import Initialization
 from maml_core.learning.models import build_model
 from maml_core.presets import PRESETS
 from maml_core.training.trainer import make_engine, training_stream
@@ -13,15 +15,15 @@ from maml_core.training.trainer import make_engine, training_stream
 CONFIG = PRESETS["paper-10-shot"].config.with_settings({"model.hidden_sizes": [12, 12], "inner_steps": 2})
 
 
-def start() -> torch.Tensor:
-    return initial_state(build_model(CONFIG.model, CONFIG.seed)).parameters
+def start() -> Initialization:
+    return CONFIG.untrained()
 
 
 def test_engines_agree_and_say_when_one_is_missing() -> None:
-    table = engines_table(CONFIG, start()).set_index("engine")
-    assert table.loc["higher", "largest difference"] == 0
-    assert table.loc["vectorized", "relative"] < 1e-5
-    assert table.loc["higher", "norm"] > 0
+    table = compare_engines(CONFIG, start()).table.set_index("Engine")
+    assert table["Largest difference from higher"].astype(float)["higher"] == 0
+    assert table["Relative difference"].astype(float)["vectorized"] < 1e-5
+    assert table["Norm"].astype(float)["higher"] > 0
     assert "compiled" in table.index
 
 
@@ -30,9 +32,11 @@ def test_the_loop_that_is_offered_is_the_one_that_is_looked_for(preset: str) -> 
     config = PRESETS[preset].config
     made = make_engine(loop_config(config), build_model(config.model, 0))
     looked_for = CompiledEngine(
-        build_model(config.model, 0), inner_lr=1.0, inner_steps=config.inner_steps,
+        config.network(),
+        inner=InnerLoop(1.0, config.inner_steps),
         meta_optimizer=MetaOptimizer(1e-3, config.clip_norm),
-    )  # fmt: skip
+        algorithm=ALGORITHMS["fomaml"],
+    )
     assert isinstance(made, CompiledEngine)
     tasks = training_stream(config).take(0, 1).at(0)
     assert made._package_names(tasks) == looked_for._package_names(gradient_tasks(config))
@@ -42,7 +46,7 @@ def test_cosines_begin_at_one_and_fall() -> None:
     found = cosines(CONFIG, start(), most_steps=4)
     assert found.by_step.index.tolist() == [0, 1, 2, 3, 4]
     assert found.by_step.loc[0, "maml"] == pytest.approx(1, abs=1e-6)  # without inner steps they are the same
-    assert np.isnan(found.by_step.loc[0, "reptile"])  # it has no gradient then
+    assert found.by_step["reptile"].isna()[0]  # it has no gradient then
     maml = found.by_step["maml"].tolist()
     assert maml[4] < maml[1] < 1
     assert list(found.by_layer.index) == [name for name, _ in build_model(CONFIG.model, 0).named_parameters()]

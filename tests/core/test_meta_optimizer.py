@@ -17,7 +17,7 @@ def test_equals_torch_adam_with_clipping_and_schedule(clip_norm: float | None, s
     rule = (lambda i: (1 + math.cos(math.pi * i / 25)) / 2) if schedule == "cosine" else (lambda i: 1.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(adam, rule)
     ours = MetaOptimizer(0.01, clip_norm, schedule, total=25)
-    vectors = (start, torch.zeros_like(start), torch.zeros_like(start))
+    vectors: tuple[torch.Tensor, ...] = (start, torch.zeros_like(start), torch.zeros_like(start))
     for gradient, rates in zip(gradients, ours.rates(0, 25, start), strict=True):
         parameter.grad = gradient.clone()
         if clip_norm is not None:
@@ -36,7 +36,8 @@ def test_the_average_begins_short_and_then_is_that_of_torch() -> None:
     ours = MetaOptimizer(0.05, total=60, ema_decay=0.8)
     plain = MetaOptimizer(0.05, total=60)
     zeros = torch.zeros_like(start)
-    vectors, iterates = (start, zeros, zeros, start), []
+    vectors: tuple[torch.Tensor, ...] = (start, zeros, zeros, start)
+    iterates = []
     unaveraged: tuple[torch.Tensor, ...] = (start, zeros, zeros)
     for gradient, rates in zip(gradients, ours.rates(0, 60, start), strict=True):
         vectors, _ = ours.update(vectors, gradient, rates)

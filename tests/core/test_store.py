@@ -6,10 +6,11 @@ import pytest
 
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
+from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
+from maml_core.store.base import Saved
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.store import Store
-from maml_core.training.trainer import MetricRow
 from maml_core.training.worker import train_run
 
 DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"
@@ -105,7 +106,7 @@ def test_a_run_whose_process_is_gone_is_interrupted_and_resumes(store: Store, sm
 def test_a_heartbeat_from_elsewhere_is_trusted_until_it_stops(
     store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maml_core.store.store.HEARTBEAT_TIMEOUT", 0.2)
+    monkeypatch.setattr("maml_core.store.ownership.HEARTBEAT_TIMEOUT", 0.2)
     run_id = store.create_run(small_config)
     store.claim("another-host:1:1.00", run_id)
     assert store.run(run_id).status == "running"
@@ -118,7 +119,7 @@ def test_a_worker_that_lost_its_run_writes_nothing(store: Store, small_config: R
     run_id = store.create_run(small_config)
     store.claim("another-host:1:1.00", run_id)
     with pytest.raises(RunBusyError):
-        store.commit(run_id, "somebody:2:2.00", rows=[MetricRow(1, 1.0, 1.0, 1.0)], latest=(1, b"x"))
+        store.commit(run_id, "somebody:2:2.00", rows=[MetricRow(1, 1.0, 1.0, 1.0)], latest=Saved(1, b"x"))
     assert store.metrics(run_id).empty
     assert store.checkpoint(run_id) is None
 

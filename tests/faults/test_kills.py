@@ -101,7 +101,7 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
     """Train, and die just before or after the n-th time that a commit comes to `point`."""
     import sqlalchemy as sa
 
-    from maml_core import worker
+    from maml_core.training import worker
 
     worker.COMMIT_SECONDS = 0.02
     store = Store(url)
@@ -132,7 +132,7 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
             if counts and when == "after":
                 arrive()
 
-        engine.dialect.do_commit = commit
+        engine.dialect.do_commit = commit  # type: ignore[method-assign,assignment]  # there is no event for it
     else:
         sa.event.listen(engine, f"{when}_cursor_execute", at_statement)
     train_run(store, run, this_process())

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 
 from maml_core.errors import RunBusyError
 from maml_core.presets import PRESETS
@@ -28,7 +29,7 @@ def test_eight_threads_at_once(store_url: str) -> None:
     sine = PRESETS["sine"].config.with_settings({"engine": "vectorized"})
     run_id = session.start(sine.with_settings({"meta_iterations": 1_000_000}))
     short = sine.with_settings({"meta_iterations": 3})
-    actions = {
+    actions: dict[str, Callable[[], object]] = {
         "start": lambda: session.start(short),
         "pause": lambda: store.ask(run_id, "pause"),
         "resume": lambda: session.resume(run_id),

@@ -1,13 +1,14 @@
 """What a run is held against: its own recipe, and what others have published."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from maml_core import measured
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation.curves import ErrorCurve, Evaluation
+from maml_core.evaluation import of_runs
+from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate
 from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction
 from maml_core.evaluation.published import PROTOCOL, PUBLISHED, comparable, comparison
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
@@ -61,10 +62,14 @@ def test_an_evaluation_is_computed_once_for_each_checkpoint(
     store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    evaluate = measured.evaluate
-    monkeypatch.setattr(measured, "evaluate", lambda *given, **named: made.append(1) or evaluate(*given, **named))
+
+    def counted(*given: Any, **named: Any) -> Evaluation:
+        made.append(given)
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr(of_runs, "evaluate", counted)
     for at in ("latest", 0, "latest", 0):
-        measure(store, run, tasks=10, steps=1, at=at)  # type: ignore[arg-type]
+        measure(store, run, tasks=10, steps=1, at=at)
     assert len(made) == 2
 
 
