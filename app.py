@@ -88,9 +88,13 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
             act(lambda: session.store.ask(run.id, "stop"))
             st.rerun()
         if st.button(
-            "Reset", icon=":material/restart_alt:", disabled=run is None or active, on_click=reset, args=(run,),
+            "Reset",
+            icon=":material/restart_alt:",
+            disabled=run is None or active,
+            on_click=reset,
+            args=(run,),
             help="Back to this run's initialization, untrained. The run itself is kept on the Runs page.",
-        ):  # fmt: skip
+        ):
             st.rerun()
         if st.button("New task", icon=":material/casino:", help="Draw other tasks to adapt to."):
             st.query_params["task"] = str(task_seed() + 1 + SMALL_TASKS)
@@ -142,14 +146,19 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
         with computing():
             main, *small = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)
         live_chart(
-            task_figure(main), key="task", revision=f"{name}:{seed}",
+            task_figure(main),
+            key="task",
+            revision=f"{name}:{seed}",
             alt="A fresh task: true function, support points, the model before and after adaptation",
-        )  # fmt: skip
+        )
     st.caption("Six more fresh tasks: error before adaptation → **after**")
     live_chart(
-        task_grid(small, columns=SMALL_TASKS), key="small-tasks", revision=f"{name}:{seed}", height=170,
+        task_grid(small, columns=SMALL_TASKS),
+        key="small-tasks",
+        revision=f"{name}:{seed}",
+        height=170,
         alt="Six more fresh tasks before and after adaptation",
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

@@ -103,11 +103,12 @@ class _Process:
     """An engine in a process of its own, which measures one round at a time when asked."""
 
     def __init__(self, config: RunConfig, engine: str, environment: dict[str, str]) -> None:
+        self._complained = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `end`)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "maml_core.bench", engine, config.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complained,
             text=True,
             env=environment,
         )
@@ -120,11 +121,14 @@ class _Process:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the measuring process ended with status {self._process.wait()}")
+            self._complained.seek(0)
+            lines = self._complained.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise RuntimeError(f"the measuring process ended with status {self._process.wait()}: {lines[-1]}")
         return json.loads(line)  # type: ignore[no-any-return]
 
     def end(self) -> None:
         self._process.communicate()
+        self._complained.close()
 
 
 def _measure(engine_name: str, config: RunConfig) -> None:

@@ -18,8 +18,10 @@ from maml_core.errors import ConfigError, MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at, measure, reproduction
 from maml_core.evaluation.published import comparable, comparison
 from maml_core.learning.models import brief, own_models
+from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
 from maml_core.processes import this_process
+from maml_core.store.database import log_path, store_url
 from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights, import_run
 from maml_core.store.run import Run
 from maml_core.store.script import adapt_script
@@ -108,6 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `runs | head -1`: whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        url = store_url(getattr(options, "store", None))
+        log_to(log_path(url), "terminal")
+        LOG.exception("`%s` failed by a defect", options.command)
+        print(f"A defect of the lab ended this ({brief(error)}); the log {log_path(url)} has more.", file=sys.stderr)
+        return 1
     if options.json:
         print(json.dumps(result))
     return 1 if result.get("status") in ("diverged", "failed") else 0
@@ -131,6 +142,7 @@ def _resume(options: argparse.Namespace) -> dict[str, Any]:
 def _work(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None) -> dict[str, Any]:
     """Train a run that is this process's own, with a progress bar on stderr."""
     owner, run = this_process(), store.run(run_id)
+    log_to(log_path(store.url), "terminal")
     print(f"run {run.id} ({run.name})", file=sys.stderr)
     with tqdm(total=run.meta_iterations, initial=run.iteration, unit="it", file=sys.stderr, mininterval=0.2) as bar:
 

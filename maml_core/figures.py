@@ -134,10 +134,16 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False)
         layout["annotations"].append(
             {
                 "text": f"{mark}{_number(fit.query_loss[0])} → <b>{_ending(fit)}</b>",
-                "x": (left + right) / 2, "y": top, "xref": "paper", "yref": "paper",
-                "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 12},
+                "x": (left + right) / 2,
+                "y": top,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "center",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 12},
             }
-        )  # fmt: skip
+        )
     return {"data": traces, "layout": layout}
 
 
@@ -169,9 +175,18 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     ]
     for ghost in ghosts:
         step = frames[ghost["frame"]]
-        traces.append(_line(main.x, main.predictions[step], "before" if step == 0 else "learned",
-                            "before" if step == 0 else "earlier", opacity=0.85 if step == 0 else 0.25, width=1.4,
-                            showlegend=step == 0, hoverinfo="skip"))  # fmt: skip
+        traces.append(
+            _line(
+                main.x,
+                main.predictions[step],
+                "before" if step == 0 else "learned",
+                "before" if step == 0 else "earlier",
+                opacity=0.85 if step == 0 else 0.25,
+                width=1.4,
+                showlegend=step == 0,
+                hoverinfo="skip",
+            )
+        )
     for meaning in reversed(NAMES):  # the meta-learned one last: on top
         if meaning not in fits:
             continue
@@ -185,24 +200,51 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
         traces.append(_line(np.arange(last + 1), fit.query_loss, meaning, NAMES[meaning], showlegend=False, **right))
         marks = [[float(f"{fit.query_loss[k]:.6g}")] for k in at]
         moving.append({"trace": len(traces), "x": [[k] for k in at], "y": marks})
-        traces.append(_line(np.array([last]), fit.query_loss[-1:], meaning, NAMES[meaning], mode="markers", size=11,
-                            showlegend=False, hoverinfo="skip", **right))  # fmt: skip
+        traces.append(
+            _line(
+                np.array([last]),
+                fit.query_loss[-1:],
+                meaning,
+                NAMES[meaning],
+                mode="markers",
+                size=11,
+                showlegend=False,
+                hoverinfo="skip",
+                **right,
+            )
+        )
     if main.truth is not None:
-        traces.append(_line(np.arange(len(main.support_loss)), main.support_loss, "support", "loss on support",
-                            dash="dot", width=1.6, **right))  # fmt: skip
+        traces.append(
+            _line(
+                np.arange(len(main.support_loss)),
+                main.support_loss,
+                "support",
+                "loss on support",
+                dash="dot",
+                width=1.6,
+                **right,
+            )
+        )
     traces.append(_line(main.support_x, main.support_y, "support", "support", mode="markers", size=11))
     layout = _layout(x=_x_title(main), y="y", left=44)
     layout["hovermode"] = "closest"
     layout["xaxis"] |= {"domain": [0, 0.62], "range": [float(main.x[0]), float(main.x[-1])]}
     layout["yaxis"]["range"] = _value_range(main)
     layout["xaxis2"] = {
-        "domain": [0.7, 1], "anchor": "y2", "title": {"text": "adaptation step", "standoff": 6}, "zeroline": False,
+        "domain": [0.7, 1],
+        "anchor": "y2",
+        "title": {"text": "adaptation step", "standoff": 6},
+        "zeroline": False,
         "range": [-0.03 * max(steps, 1), 1.04 * max(steps, 1)],
-    }  # fmt: skip
+    }
     layout["yaxis2"] = {
-        "anchor": "x2", "type": "log", "dtick": "D2", "exponentformat": "power", "zeroline": False,
+        "anchor": "x2",
+        "type": "log",
+        "dtick": "D2",
+        "exponentformat": "power",
+        "zeroline": False,
         "title": {"text": "mean squared error", "standoff": 4},
-    }  # fmt: skip
+    }
 
     def said(meaning: str, step: int) -> str:
         losses = fits[meaning].query_loss
@@ -235,8 +277,15 @@ def error_curves(result: Evaluation) -> Figure:
         mse, half = np.asarray(curve.mse), np.asarray(curve.ci95)
         steps = np.arange(len(mse))
         low = np.maximum(mse - half, 1e-3 * np.abs(mse))
-        band = _line(np.concatenate([steps, steps[::-1]]), np.concatenate([mse + half, low[::-1]]), meaning,
-                     f"{NAMES[meaning]}, 95 %", width=0, showlegend=False, hoverinfo="skip")  # fmt: skip
+        band = _line(
+            np.concatenate([steps, steps[::-1]]),
+            np.concatenate([mse + half, low[::-1]]),
+            meaning,
+            f"{NAMES[meaning]}, 95 %",
+            width=0,
+            showlegend=False,
+            hoverinfo="skip",
+        )
         traces += [
             band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"},
             _line(steps, mse, meaning, NAMES[meaning], mode="lines+markers", width=3 if meaning == "learned" else 2),
@@ -258,23 +307,35 @@ def landscape_figure(found: Landscape) -> Figure:
     ticks = list(range(math.floor(low), math.ceil(high) + 1))
     (x0, x1), (y0, y1) = found.trained
     heat = {
-        "type": "heatmap", "x": _rounded(across), "y": _rounded(up), "zmin": low, "zmax": high,
+        "type": "heatmap",
+        "x": _rounded(across),
+        "y": _rounded(up),
+        "zmin": low,
+        "zmax": high,
         "z": [[None if not np.isfinite(v) else round(float(v), 4) for v in row] for row in level],
         "customdata": [[f"{v:.3g}" if np.isfinite(v) else "diverged" for v in row] for row in found.error],
-        "colorscale": "Viridis", "meta": "error",
+        "colorscale": "Viridis",
+        "meta": "error",
         "hovertemplate": f"{found.names[0]} %{{x:.3g}}<br>{found.names[1]} %{{y:.3g}}<br>"
         "error %{customdata}<extra></extra>",
         "colorbar": {"title": {"text": "error"}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]},
-    }  # fmt: skip
+    }
     layout = _layout(x=found.names[0], y=found.names[1], left=56)
     layout["hovermode"] = "closest"
     layout["shapes"] = [
         {"type": "rect", "x0": x0, "x1": x1, "y0": y0, "y1": y1, "line": {"color": "#ffffff", "width": 3}}
     ]
     layout["annotations"] = [
-        {"text": "trained here", "x": x0, "y": y1, "xanchor": "left", "yanchor": "bottom", "showarrow": False,
-         "font": {"color": "#ffffff", "size": 14}}
-    ]  # fmt: skip
+        {
+            "text": "trained here",
+            "x": x0,
+            "y": y1,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"color": "#ffffff", "size": 14},
+        }
+    ]
     return {"data": [heat], "layout": layout}
 
 
@@ -285,8 +346,9 @@ def cosine_figure(frame: pd.DataFrame) -> Figure:
     """Cosine with FOMAML's meta-gradient over inner steps, a line for each column."""
     traces = []
     for name in frame:
-        line = _line(frame.index.to_numpy(), frame[name].to_numpy(dtype=np.float64), "after", str(name),
-                     mode="lines+markers")  # fmt: skip
+        line = _line(
+            frame.index.to_numpy(), frame[name].to_numpy(dtype=np.float64), "after", str(name), mode="lines+markers"
+        )
         color = ALGORITHM_COLORS[str(name)]
         line |= {"line": {"color": color, "width": 2.4}, "marker": {"color": color, "size": 6}, "meta": str(name)}
         traces.append(line)
@@ -300,11 +362,18 @@ def toy_figure(found: Toy, a: float, b: float) -> Figure:
     surface = np.log10(np.maximum(found.meta_loss, 1e-6))
     gray = "rgba(139,147,161,{})".format
     contour = {
-        "type": "contour", "meta": "meta-loss", "x": _rounded(found.axis), "y": _rounded(found.axis),
-        "z": [_rounded(row) for row in surface], "ncontours": 26,
-        "colorscale": [[0, gray(0)], [1, gray(0.75)]], "opacity": 0.5,
-        "line": {"color": gray(1), "width": 1}, "showscale": False, "hoverinfo": "skip",
-    }  # fmt: skip
+        "type": "contour",
+        "meta": "meta-loss",
+        "x": _rounded(found.axis),
+        "y": _rounded(found.axis),
+        "z": [_rounded(row) for row in surface],
+        "ncontours": 26,
+        "colorscale": [[0, gray(0)], [1, gray(0.75)]],
+        "opacity": 0.5,
+        "line": {"color": gray(1), "width": 1},
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
     traces = [contour]
     arrows = [("task", update, COLORS["truth"], 2.0, 0.7) for update in found.task_updates]
     arrows += [(name, update, ALGORITHM_COLORS[name], 3.5, 1.0) for name, update in found.updates.items()]
@@ -313,14 +382,36 @@ def toy_figure(found: Toy, a: float, b: float) -> Figure:
         size = math.hypot(dx, dy)
         if not size:
             continue
-        annotations.append({
-            "x": a + length * dx / size, "y": b + length * dy / size, "ax": a, "ay": b, "xref": "x", "yref": "y",
-            "axref": "x", "ayref": "y", "showarrow": True, "arrowhead": 2, "arrowsize": 1, "arrowwidth": width,
-            "arrowcolor": color, "text": "",
-        })  # fmt: skip
+        annotations.append(
+            {
+                "x": a + length * dx / size,
+                "y": b + length * dy / size,
+                "ax": a,
+                "ay": b,
+                "xref": "x",
+                "yref": "y",
+                "axref": "x",
+                "ayref": "y",
+                "showarrow": True,
+                "arrowhead": 2,
+                "arrowsize": 1,
+                "arrowwidth": width,
+                "arrowcolor": color,
+                "text": "",
+            }
+        )
         if name != "task":
-            traces.append({"type": "scatter", "mode": "lines", "x": [None], "y": [None], "name": name, "meta": name,
-                           "line": {"color": color, "width": 4}})  # fmt: skip
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": [None],
+                    "y": [None],
+                    "name": name,
+                    "meta": name,
+                    "line": {"color": color, "width": 4},
+                }
+            )
     targets = np.array(TOY_TARGETS)
     traces.append(_line(targets[:, 0], targets[:, 1], "truth", "tasks", mode="markers", size=9))
     handle = _line(np.array([a]), np.array([b]), "support", "initialization: drag it", mode="markers", size=18)
@@ -351,9 +442,17 @@ def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) ->
 
 
 def _line(
-    x: np.ndarray, y: np.ndarray, meaning: str, name: str, *, mode: str = "lines", width: float = 2.0,
-    dash: str = "solid", size: float = 6, **extra: Any,
-) -> dict[str, Any]:  # fmt: skip
+    x: np.ndarray,
+    y: np.ndarray,
+    meaning: str,
+    name: str,
+    *,
+    mode: str = "lines",
+    width: float = 2.0,
+    dash: str = "solid",
+    size: float = 6,
+    **extra: Any,
+) -> dict[str, Any]:
     color = COLORS[meaning]
     trace = {"type": "scatter", "mode": mode, "x": _packed(x), "y": _packed(y), "name": name, "meta": meaning, **extra}
     if "lines" in mode:

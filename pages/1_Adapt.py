@@ -92,10 +92,14 @@ def replay(
             icon=":material/warning:",
         )
     live_chart(
-        replay_figure(fits), key="replay", revision=f"{run.id}:{task_seed()}:{steps}", height=470,
+        replay_figure(fits),
+        key="replay",
+        revision=f"{run.id}:{task_seed()}:{steps}",
+        height=470,
         alt="A task: true function, support points, and each model at the adaptation step chosen below",
-        on_points=load_points if points is not None else None, points=points or (),
-    )  # fmt: skip
+        on_points=load_points if points is not None else None,
+        points=points or (),
+    )
     pretraining_button(session, run)
 
 
@@ -117,14 +121,18 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     left, right = st.columns([3, 2])
     with left:
         live_chart(
-            error_curves(result), key="quality", revision=f"{run.id}:{steps}", height=470,
+            error_curves(result),
+            key="quality",
+            revision=f"{run.id}:{steps}",
+            height=470,
             alt="Error on held-out tasks against adaptation steps, with 95 % bands",
-        )  # fmt: skip
+        )
     with right:
         st.dataframe(
-            result.table(), height=400,
+            result.table(),
+            height=400,
             column_config={str(name): st.column_config.NumberColumn(format="%.4g") for name in result.table()},
-        )  # fmt: skip
+        )
         st.download_button(
             "Download as CSV", result.table().to_csv(), f"{run.id}-evaluation.csv", icon=":material/download:"
         )
@@ -164,9 +172,13 @@ def breaking(
         st.session_state["view"] = VIEWS[0]
 
     live_chart(
-        landscape_figure(found), key="landscape", revision=f"{run.id}:{across}:{up}", height=520, on_pick=open_cell,
+        landscape_figure(found),
+        key="landscape",
+        revision=f"{run.id}:{across}:{up}",
+        height=520,
+        on_pick=open_cell,
         alt=f"Error after {steps} steps over {across} and {up}; the training range is outlined",
-    )  # fmt: skip
+    )
     st.caption("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
 
 
@@ -184,9 +196,13 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
         st.session_state["view"] = VIEWS[0]
 
     live_chart(
-        figure, key="wall", revision=f"{run.id}:{seed}", height=440, on_pick=open_task,
+        figure,
+        key="wall",
+        revision=f"{run.id}:{seed}",
+        height=440,
+        on_pick=open_task,
         alt="Twelve fresh tasks before and after adaptation",
-    )  # fmt: skip
+    )
     st.caption("Error before adaptation → **after**. Click a picture to open its task.")
 
 
@@ -210,9 +226,14 @@ def views(session: TrainingSession, run: Run) -> None:
     if view == VIEWS[0] and tasks is None:
         st.info("Place at least two points: click in the picture, or type them in the sidebar.", icon=":material/edit:")
         live_chart(
-            points_figure(points or (), run.config.tasks.x.span), key="replay", revision="empty", height=470,
-            alt="An empty picture to place points in", on_points=load_points, points=points or (),
-        )  # fmt: skip
+            points_figure(points or (), run.config.tasks.x.span),
+            key="replay",
+            revision="empty",
+            height=470,
+            alt="An empty picture to place points in",
+            on_points=load_points,
+            points=points or (),
+        )
     elif view == VIEWS[0] and tasks:
         replay(session, run, learned, tasks, points, steps, inner_lr)
     elif view == VIEWS[1]:

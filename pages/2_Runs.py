@@ -73,21 +73,52 @@ def downloads(session: TrainingSession, run: Run) -> None:
         elif not run.iteration:
             st.caption("Nothing is trained yet: there are no weights to export.")
         for label, name, make, needs_model, text in (
-            ("The whole run", f"run-{run.id}.zip", lambda: export_run(store, run.id), True,
-             "Configuration, weights, metrics and history; a lab on another machine imports it and goes on with it."),
-            ("Weights", f"run-{run.id}.safetensors", lambda: export_weights(store, run.id), True,
-             "The learned initialization by parameter name, as safetensors."),
-            ("Python script", "adapt.py", lambda: adapt_script(run.config), True,
-             "Adapts the weights to new data with nothing but torch and safetensors."),
-            ("Metrics CSV", f"run-{run.id}-metrics.csv", lambda: store.metrics(run.id).to_csv(index=False), False,
-             "Losses and gradient norm over training."),
-            ("Config JSON", f"run-{run.id}-config.json", lambda: run.config.to_json(indent=2), False,
-             "Every setting of the run."),
-        ):  # fmt: skip
+            (
+                "The whole run",
+                f"run-{run.id}.zip",
+                lambda: export_run(store, run.id),
+                True,
+                "Configuration, weights, metrics and history; a lab on another machine imports it and goes on with it.",
+            ),
+            (
+                "Weights",
+                f"run-{run.id}.safetensors",
+                lambda: export_weights(store, run.id),
+                True,
+                "The learned initialization by parameter name, as safetensors.",
+            ),
+            (
+                "Python script",
+                "adapt.py",
+                lambda: adapt_script(run.config),
+                True,
+                "Adapts the weights to new data with nothing but torch and safetensors.",
+            ),
+            (
+                "Metrics CSV",
+                f"run-{run.id}-metrics.csv",
+                lambda: store.metrics(run.id).to_csv(index=False),
+                False,
+                "Losses and gradient norm over training.",
+            ),
+            (
+                "Config JSON",
+                f"run-{run.id}-config.json",
+                lambda: run.config.to_json(indent=2),
+                False,
+                "Every setting of the run.",
+            ),
+        ):
             st.download_button(
-                label, make, name, icon=":material/download:", on_click="ignore", help=text, width="stretch",
+                label,
+                make,
+                name,
+                icon=":material/download:",
+                on_click="ignore",
+                help=text,
+                width="stretch",
                 disabled=needs_model and (is_own or not run.iteration),
-            )  # fmt: skip
+            )
 
 
 def go_on(session: TrainingSession, run: Run) -> None:

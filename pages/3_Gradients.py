@@ -51,9 +51,12 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
     with left:
         st.markdown("##### Where other algorithms point")
         live_chart(
-            cosine_figure(found.by_step), key="cosines", revision=run.id, height=380,
+            cosine_figure(found.by_step),
+            key="cosines",
+            revision=run.id,
+            height=380,
             alt="Cosine of the meta-gradients of MAML, Reptile and joint pretraining with that of FOMAML",
-        )  # fmt: skip
+        )
     with right:
         st.markdown("##### The same, layer by layer")
         st.dataframe(
@@ -111,9 +114,14 @@ def toy_part() -> None:
             st.session_state[f"toy.{name}"] = round(min(high, max(low, float(value))), 2)
 
     live_chart(
-        toy_figure(found, a, b), key="toy", revision="toy", height=520, on_pick=move, drags=True,
+        toy_figure(found, a, b),
+        key="toy",
+        revision="toy",
+        height=520,
+        on_pick=move,
+        drags=True,
         alt="Contours of the meta-loss after the inner steps, and the update of each algorithm at the initialization",
-    )  # fmt: skip
+    )
     st.caption(
         f"Contours: the true meta-loss after {steps} inner steps at inner_lr = {TOY_RATE:g}. Thick arrows: the "
         "direction in which each algorithm moves the initialization; thin ones: each task's own, by FOMAML. "

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,9 +19,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).parent.parent
 
 _FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass
@@ -36,20 +42,33 @@ def start_server(store_url: str, *options: str) -> Server:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    output = tempfile.TemporaryFile()  # noqa: SIM115 (the server has it open as long as it lives)
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}",
-         *options],
-        cwd=ROOT, env=os.environ | {"MAML_STORE": store_url}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "streamlit",
+            "run",
+            "app.py",
+            "--server.headless=true",
+            f"--server.port={port}",
+            *options,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"MAML_STORE": store_url},
+        stdout=output,
+        stderr=output,
+    )
     url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
+    for _ in range(1200):
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
                 return Server(url, store_url, process)
         except OSError:
             time.sleep(0.1)
     process.kill()
-    raise AssertionError("the server did not start")
+    output.seek(0)
+    raise AssertionError(f"the server did not start: {output.read().decode(errors='replace')}")
 
 
 def stop_server(server: Server, signal_number: signal.Signals = signal.SIGINT) -> int:

@@ -14,9 +14,20 @@ from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOP_LEVEL = {
-    "app.py", "pages", "maml_core", "tests", "requirements.txt", "README.md", ".streamlit", "requirements-dev.txt",
-    "pyproject.toml", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md",
-}  # fmt: skip
+    "app.py",
+    "pages",
+    "maml_core",
+    "tests",
+    "requirements.txt",
+    "README.md",
+    ".streamlit",
+    "requirements-dev.txt",
+    "pyproject.toml",
+    ".ci",
+    ".gitignore",
+    "LICENSE",
+    "CHANGELOG.md",
+}
 
 
 def tracked() -> list[str]:

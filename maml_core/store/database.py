@@ -150,6 +150,16 @@ def database_path(url: str) -> Path | None:
     return Path(str(parsed.database)) if is_file else None
 
 
+def log_path(url: str) -> Path:
+    """Where the log of whoever uses this database is kept: beside its file, or where the default store would be.
+
+    Raises:
+        StoreError: this is not a database URL.
+    """
+    path = database_path(url) or database_path(DEFAULT_URL) or Path("maml.db")
+    return path.with_suffix(".log")
+
+
 def set_aside(url: str) -> Path:
     """Give a damaged database another name, so that a new one can be made in its place; return that name.
 

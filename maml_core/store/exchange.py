@@ -194,8 +194,15 @@ def import_run(store: Store, file: bytes) -> str:
 
 
 _DAMAGE = (
-    zipfile.BadZipFile, zlib.error, SafetensorError, ValueError, KeyError, TypeError, RecursionError, EOFError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+    EOFError,
+)
 
 
 def _read(file: bytes) -> ImportedRun:
@@ -224,8 +231,11 @@ def _read(file: bytes) -> ImportedRun:
     state, pending = _state(config, layout, parts, manifest.iteration)
     return ImportedRun(
         config=config,
-        status="finished" if manifest.iteration == config.meta_iterations else
-        "diverged" if manifest.status == "diverged" else "stopped",
+        status="finished"
+        if manifest.iteration == config.meta_iterations
+        else "diverged"
+        if manifest.status == "diverged"
+        else "stopped",
         name=manifest.name,
         preset=manifest.preset,
         notes=manifest.notes,
@@ -238,7 +248,7 @@ def _read(file: bytes) -> ImportedRun:
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
         latest=Saved(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.swapped_at))),
         snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
-    )  # fmt: skip
+    )
 
 
 def _open(file: bytes) -> zipfile.ZipFile:

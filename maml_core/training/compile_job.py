@@ -1,6 +1,7 @@
 """Compiling a run's loop in a process of its own: slow, at low priority, and gone when its parent is."""
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from maml_core.config import RunConfig
 from maml_core.engines import Compilation, CompileStage
 from maml_core.errors import MamlError
 from maml_core.learning.models import own_models, own_models_allowed
+from maml_core.logs import LOG
 from maml_core.processes import child_environment, when_parent_is_gone
 
 
@@ -20,6 +22,7 @@ class CompileJob:
     def __init__(self, config: RunConfig) -> None:
         """Start it."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `cancel`)
+        self._complained = tempfile.TemporaryFile()  # noqa: SIM115
         command = [
             sys.executable,
             "-m",
@@ -32,23 +35,38 @@ class CompileJob:
             command + ["--own-models"] * own_models_allowed(),
             stdin=subprocess.DEVNULL,
             stdout=self._said,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complained,
             # One thread: more would be taken from the training that goes on meanwhile.
             env=child_environment() | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
+        self._ended: Compilation | None = None
 
     def status(self) -> Compilation:
         """Whether it works, has put the loop on disk, or failed."""
-        status = self._process.poll()
-        if status is None:
-            return Compilation(CompileStage.WORKING)
+        if self._ended is None:
+            status = self._process.poll()
+            if status is None:
+                return Compilation(CompileStage.WORKING)
+            self._ended = self._read(status)
+        return self._ended
+
+    def _read(self, status: int) -> Compilation:
+        """What the process that has ended says; what it complained of goes to the log."""
+        said, complained = (
+            [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            for file in (self._said, self._complained)
+            if file.seek(0) == 0
+        )
+        if complained:
+            LOG.log(
+                logging.WARNING if status else logging.INFO, "a compile job said:\n%s", "\n".join(complained[-200:])
+            )
         if status == 0:
             return Compilation(CompileStage.READY)
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"The compiled loop cannot be made (exit status {status})."
-        return Compilation(CompileStage.FAILED, reason)
+        return Compilation(
+            CompileStage.FAILED, said[-1] if said else f"The compiled loop cannot be made (exit status {status})."
+        )
 
     def cancel(self) -> None:
         """End it."""
@@ -56,6 +74,7 @@ class CompileJob:
             self._process.kill()
             self._process.wait()
         self._said.close()
+        self._complained.close()
 
 
 def main() -> int:

@@ -19,8 +19,9 @@ from maml_core.config import RunConfig
 from maml_core.engines import Compilation, CompileStage
 from maml_core.errors import StoreDamagedError
 from maml_core.learning.models import OwnModel
+from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
-from maml_core.store.database import set_aside, store_url
+from maml_core.store.database import log_path, set_aside, store_url
 from maml_core.store.exchange import import_run
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
@@ -66,11 +67,13 @@ class TrainingSession:
             StoreError: the store cannot be opened.
         """
         self.notice: str | None = None
+        log_to(log_path(store_url(url)), "server", "streamlit.error_util")
         try:
             self.store = Store(url)
         except StoreDamagedError:
             aside = set_aside(store_url(url))
             self.store = Store(url)
+            LOG.error("the store %s is damaged and was set aside as %s", store_url(url), aside)
             self.notice = f"The store was damaged. It was set aside as {aside}, untouched; this is a new, empty one."
         self.limit = limit or default_limit()
         self.ensure_workers()

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from maml_core.engines import TrainingState
 from maml_core.errors import EngineError, MamlError, RunBusyError, StoreError
+from maml_core.logs import LOG, log_to
 from maml_core.milestones import MetricRow
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.processes import this_process, when_parent_is_gone
 from maml_core.store.base import Saved, Snapshot, Vitals
 from maml_core.store.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
+from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.compile_job import CompileJob
@@ -58,10 +60,14 @@ def train_run(
     try:
         trainer = trainer or _trainer_of(store, run)
     except MamlError as error:
+        LOG.warning("run %s cannot be trained: %s", run.id, error)
         store.release(run.id, owner, "failed", str(error))
         return "failed"
     try:
-        return _Stretch(store, run, owner, trainer, should_end, report).train()
+        LOG.info("run %s begins at iteration %d", run.id, trainer.state.iteration)
+        status = _Stretch(store, run, owner, trainer, should_end, report).train()
+        LOG.info("run %s is %s after iteration %d", run.id, status, trainer.state.iteration)
+        return status
     except EngineError as error:
         store.release(run.id, owner, "failed", str(error))
         return "failed"
@@ -167,8 +173,10 @@ def serve(url: str, parent: int) -> None:
     torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
     ending = threading.Event()
     when_parent_is_gone(parent, lambda: _end(ending))
+    log_to(log_path(url), "worker")
     store = Store(url)
     owner = this_process()
+    LOG.info("ready for runs")
     _warm_up()
     kept: dict[str, tuple[str, str]] = {}  # run: status and message that it could not be given back with
     while not ending.is_set():
@@ -183,7 +191,8 @@ def serve(url: str, parent: int) -> None:
             end = _train_safely(store, run, owner, ending)
             if end:
                 kept[run.id] = end
-        except StoreError:
+        except StoreError as error:
+            LOG.warning("%s", error)
             ending.wait(1.0)  # a full disk or a locked database: what is committed stays, so try again
 
 
@@ -201,9 +210,12 @@ def _train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -
     except RunBusyError:
         return None  # deleted or taken over: the owner is the one that goes on
     except StoreError as error:
+        LOG.warning("run %s is interrupted: %s", run.id, error)
         return "interrupted", f"{error} Training was interrupted; resume it from its last commit."
     except Exception as error:  # a defect must not take the worker with it, and must be seen
-        return "failed", f"Training failed: {type(error).__name__}: {error}"[:500]
+        LOG.exception("run %s failed by a defect", run.id)
+        reason = f"{type(error).__name__}: {error}"[:300]
+        return "failed", f"Training failed by a defect of the lab ({reason}); the log {log_path(store.url)} has more."
     return None
 
 

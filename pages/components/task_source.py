@@ -51,9 +51,13 @@ def pick_task(family: TaskFamily, shots: int) -> tuple[Tasks | None, list[list[f
     """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
     has_points = "points" in st.query_params
     source = st.segmented_control(
-        "Task", [DRAWN, OWN], default=OWN if has_points else DRAWN, key="source", label_visibility="collapsed",
+        "Task",
+        [DRAWN, OWN],
+        default=OWN if has_points else DRAWN,
+        key="source",
+        label_visibility="collapsed",
         width="stretch",
-    )  # fmt: skip
+    )
     tasks, points, given = None, None, {}
     if source == OWN:
         tasks, points = _own_points(family)
@@ -69,9 +73,12 @@ def _sliders(family: TaskFamily) -> dict[str, float]:
     """A slider for each parameter that varies, reaching beyond the training range; what differs from the draw."""
     drawn = drawn_parameters(family, task_seed())
     st.button(
-        "New task", icon=":material/casino:", width="stretch", help="Draw another task of the family.",
+        "New task",
+        icon=":material/casino:",
+        width="stretch",
+        help="Draw another task of the family.",
         on_click=lambda: load_task(task_seed() + STRIDE),
-    )  # fmt: skip
+    )
     given = {}
     for name in varying(family):
         low, high = family.parameters[name].span
@@ -81,16 +88,22 @@ def _sliders(family: TaskFamily) -> dict[str, float]:
         if key not in st.session_state:
             st.session_state[key] = float(min(max(start, low - room), high + room))
         value = st.slider(
-            label(name), low - room, high + room, step=(high - low) / 200, key=key,
-            format="%.3g", help=f"Trained on {low:g} to {high:g}.",
-        )  # fmt: skip
+            label(name),
+            low - room,
+            high + room,
+            step=(high - low) / 200,
+            key=key,
+            format="%.3g",
+            help=f"Trained on {low:g} to {high:g}.",
+        )
         if abs(value - drawn[name]) > 1e-9:
             given[name] = value
             st.query_params[_PREFIX + name] = f"{value:.6g}"
     outside = [
-        name for name, value in given.items()
+        name
+        for name, value in given.items()
         if not family.parameters[name].span[0] <= value <= family.parameters[name].span[1]
-    ]  # fmt: skip
+    ]
     if outside:
         st.caption(f"Beyond the training range: {', '.join(outside)}.")
     return given
@@ -100,9 +113,15 @@ def _own_points(family: TaskFamily) -> tuple[Tasks | None, list[list[float]]]:
     text = st.query_params.get("points", "")
     st.caption("Click in the picture to add a point, drag to move it, click it to delete it.")
     st.text_area(
-        "Points: x, y", value=text.replace(";", "\n").replace(",", ", "), height=150, key=f"points-{text}",
-        placeholder="-2, 1.5\n0, 0\n2, -1.5", help="One point a line.", on_change=_paste, args=(f"points-{text}",),
-    )  # fmt: skip
+        "Points: x, y",
+        value=text.replace(";", "\n").replace(",", ", "),
+        height=150,
+        key=f"points-{text}",
+        placeholder="-2, 1.5\n0, 0\n2, -1.5",
+        help="One point a line.",
+        on_change=_paste,
+        args=(f"points-{text}",),
+    )
     st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text, on_click=lambda: load_points([]))
     raw: list[list[float]] = []
     try:
@@ -136,9 +155,15 @@ def _kept(tasks: Tasks | None) -> None:
         kept[f"{len(kept) + 1}: {tasks.labels[0]}"] = here
     if kept:
         st.selectbox(
-            "Kept tasks", list(kept), index=None, placeholder="Go back to a kept task", key="back",
-            on_change=_go_back, args=(kept,), label_visibility="collapsed",
-        )  # fmt: skip
+            "Kept tasks",
+            list(kept),
+            index=None,
+            placeholder="Go back to a kept task",
+            key="back",
+            on_change=_go_back,
+            args=(kept,),
+            label_visibility="collapsed",
+        )
 
 
 def _go_back(kept: dict[str, dict[str, Any]]) -> None:

@@ -124,5 +124,10 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
     assert len(seen) == 6
     assert result.pretrained == result.random
     assert list(result.table()) == [
-        "learned", "learned_ci95", "pretrained", "pretrained_ci95", "random", "random_ci95",
-    ]  # fmt: skip
+        "learned",
+        "learned_ci95",
+        "pretrained",
+        "pretrained_ci95",
+        "random",
+        "random_ci95",
+    ]

@@ -28,8 +28,16 @@ def setup() -> tuple[nn.Module, TaskBatch]:
     return model, stream.take(0, 1).at(0)
 
 
-def adapted_losses(model: nn.Module, start: list[Tensor], rates: list[Tensor], batch: TaskBatch, steps: int,
-                   *, first_order: bool, only_head: bool) -> list[tuple[list[Tensor], Tensor]]:  # fmt: skip
+def adapted_losses(
+    model: nn.Module,
+    start: list[Tensor],
+    rates: list[Tensor],
+    batch: TaskBatch,
+    steps: int,
+    *,
+    first_order: bool,
+    only_head: bool,
+) -> list[tuple[list[Tensor], Tensor]]:
     """phi and query loss of each task, with autograd alone."""
     names = [name for name, _ in model.named_parameters()]
     found = []
@@ -53,8 +61,9 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
     ]
     fixed = torch.tensor(INNER_LR, dtype=torch.float64)
     start, rates = shaped[: len(sizes)], [fixed * factor for factor in shaped[len(sizes) :]] or [fixed] * len(sizes)
-    tasks = adapted_losses(model, start, rates, batch, steps, first_order=algorithm.is_first_order,
-                           only_head="anil" in name)  # fmt: skip
+    tasks = adapted_losses(
+        model, start, rates, batch, steps, first_order=algorithm.is_first_order, only_head="anil" in name
+    )
     total = torch.zeros_like(flat)
     for i, (phi, loss) in enumerate(tasks):
         if name == "reptile":
@@ -127,9 +136,15 @@ def test_second_order_gradients_equal_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_trains(name: str, engine: str) -> None:
     config = PRESETS["paper-10-shot"].config.with_settings(
-        {"algorithm": name, "engine": engine, "inner_steps": 2, "meta_iterations": 20, "meta_lr": 0.01,
-         "model.hidden_sizes": [16]}
-    )  # fmt: skip
+        {
+            "algorithm": name,
+            "engine": engine,
+            "inner_steps": 2,
+            "meta_iterations": 20,
+            "meta_lr": 0.01,
+            "model.hidden_sizes": [16],
+        }
+    )
     rows = [row for progress in Trainer(config).run() for row in progress.rows]
     first, last = (sum(row.post_loss for row in part) / 5 for part in (rows[:5], rows[-5:]))
     assert last < first < float("inf")

@@ -128,10 +128,18 @@ def test_a_job_makes_the_loop_and_a_new_process_finds_it(
 def test_without_a_compiler_it_says_so(small_config: RunConfig, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "maml_core.training.compile_job", "--parent", str(os.getpid()), small_config.to_json()],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-        env=os.environ | {"MAML_CACHE": str(tmp_path), "CXX": "/nonexistent", "PATH": "/nonexistent",
-                          "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env=os.environ
+        | {
+            "MAML_CACHE": str(tmp_path),
+            "CXX": "/nonexistent",
+            "PATH": "/nonexistent",
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        },
+    )
     assert done.returncode == 1
     assert "a C++ compiler is needed" in done.stdout.splitlines()[-1]
 

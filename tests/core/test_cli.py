@@ -101,7 +101,11 @@ def test_divergence_exits_1_and_says_what_to_try(store_url: str, capsys: pytest.
 def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "maml_core", "train", "--preset", "linear", "--set", "meta_iterations=5", "--json"],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ,
+        check=True,
+    )
     assert json.loads(done.stdout)["status"] == "finished"
     assert "5/5" in done.stderr

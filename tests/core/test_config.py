@@ -137,8 +137,12 @@ def test_change_of_family_starts_from_its_defaults() -> None:
 
 def test_settings_are_json_or_a_bare_word() -> None:
     assert parse_settings(["a=1", "b=[1, 2]", "c=word", "d=null", "e="]) == {
-        "a": 1, "b": [1, 2], "c": "word", "d": None, "e": "",
-    }  # fmt: skip
+        "a": 1,
+        "b": [1, 2],
+        "c": "word",
+        "d": None,
+        "e": "",
+    }
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         parse_settings(["inner_lr"])
 

@@ -45,16 +45,30 @@ def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig
     assert export_run(store, run_id) == file
     arrived = other.run(import_run(other, file))
     sent = store.run(run_id)
-    for name in ("name", "preset", "config", "status", "iteration", "pre_loss", "post_loss", "best_loss",
-                 "best_iteration", "notes", "created", "seconds"):  # fmt: skip
+    for name in (
+        "name",
+        "preset",
+        "config",
+        "status",
+        "iteration",
+        "pre_loss",
+        "post_loss",
+        "best_loss",
+        "best_iteration",
+        "notes",
+        "created",
+        "seconds",
+    ):
         assert getattr(arrived, name) == getattr(sent, name), name
     assert arrived.id != run_id
     assert other.metrics(arrived.id).equals(store.metrics(run_id))
     assert other.checkpoint(arrived.id) == store.checkpoint(run_id)
     assert other.history(arrived.id) == store.history(run_id)
     for at, _ in other.history(arrived.id):
-        states = [load_checkpoint(s.checkpoint(i, "history", at) or b"", small_config).state.learned
-                  for s, i in ((store, run_id), (other, arrived.id))]  # fmt: skip
+        states = [
+            load_checkpoint(s.checkpoint(i, "history", at) or b"", small_config).state.learned
+            for s, i in ((store, run_id), (other, arrived.id))
+        ]
         assert torch.equal(*states)
     assert import_run(other, file) != arrived.id  # twice is two runs, neither in the other's way
     other.close()
@@ -115,8 +129,11 @@ def test_the_script_adapts_with_torch_and_safetensors_alone(
     assert "maml_core" not in script
     done = subprocess.run(
         [sys.executable, "-I", "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     printed = torch.tensor([float(line.split(",")[1]) for line in done.stdout.split()])
     batch = TaskBatch(*(tensor[None, :, None] for tensor in (x, y, query, torch.zeros(7))))
     learned = config.layout().from_file(load(export_weights(store, run_id)))
@@ -163,8 +180,11 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
     (tmp_path / "query.csv").write_text("1.0\n3.0\n")
     done = subprocess.run(
         [sys.executable, "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found = [float(line.split(",")[1]) for line in done.stdout.splitlines()]
     support_x, support_y = torch.tensor([[[0.5], [2.0]]]), torch.tensor([[[1.0], [-1.0]]])

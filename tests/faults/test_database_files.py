@@ -22,8 +22,15 @@ CASES = [
     *(f"truncated {part}" for part in (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97, 0.999)),
     *(f"flipped {seed}" for seed in range(16)),
     *(f"zeroed {seed}" for seed in range(6)),
-    "empty", "text", "zip", "random", "header only", "newer 3", "newer 99", "foreign",
-]  # fmt: skip
+    "empty",
+    "text",
+    "zip",
+    "random",
+    "header only",
+    "newer 3",
+    "newer 99",
+    "foreign",
+]
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +184,11 @@ def test_a_program_that_ends_badly_leaves_no_traceback(tmp_path: Path) -> None:
     path.write_bytes(b"my notes\n" * 500)
     done = subprocess.run(
         [sys.executable, "-m", "maml_core", "runs", "--store", f"sqlite:///{path}"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "not a database" in done.stderr

@@ -79,10 +79,12 @@ HOSTILE: dict[str, tuple[Callable[[Parts], Parts], str]] = {
     "nested json": (entry("run.json", b"[" * 100_000), "damaged"),
     "giant header": (entry("weights.safetensors", struct.pack("<Q", 2**40) + b"{}"), "header"),
     "wrong shape": (
-        tensors("weights.safetensors", lambda t: t.update({"0.weight": torch.zeros(9, 1)})), "another model: 0.weight",
+        tensors("weights.safetensors", lambda t: t.update({"0.weight": torch.zeros(9, 1)})),
+        "another model: 0.weight",
     ),
     "wrong dtype": (
-        tensors("weights.safetensors", lambda t: t.update({"0.bias": t["0.bias"].double()})), "another model: 0.bias",
+        tensors("weights.safetensors", lambda t: t.update({"0.bias": t["0.bias"].double()})),
+        "another model: 0.bias",
     ),
     "missing tensor": (tensors("weights.safetensors", lambda t: t.pop("0.bias")), "just the tensors"),
     "further tensor": (tensors("state.safetensors", lambda t: t.update(more=torch.zeros(5))), "just the tensors"),
@@ -102,7 +104,7 @@ HOSTILE: dict[str, tuple[Callable[[Parts], Parts], str]] = {
         entry("metrics.json", b'{"iteration":[1],"pre_loss":[1e999],"post_loss":[1],"gradient_norm":[1]}'),
         "a row that is not of this run",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -24,9 +24,14 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.warm", "maml_core.cli"])
 PACE = 250.0
 CONFIG = RunConfig(
-    model=MLP(hidden_sizes=(8,), activation="tanh"), shots=5, query_shots=5, meta_batch_size=3,
-    meta_iterations=400, inner_steps=2, engine="vectorized",
-)  # fmt: skip
+    model=MLP(hidden_sizes=(8,), activation="tanh"),
+    shots=5,
+    query_shots=5,
+    meta_batch_size=3,
+    meta_iterations=400,
+    inner_steps=2,
+    engine="vectorized",
+)
 
 
 def fingerprint(store: Store, run_id: str) -> str:

@@ -12,9 +12,16 @@ from maml_core.training.session import TrainingSession
 ROUNDS = 50
 THREADS = 8
 LEGAL = {
-    ("queued", "running"), ("queued", "paused"), ("queued", "stopped"), ("running", "paused"), ("running", "stopped"),
-    ("running", "finished"), ("paused", "stopped"), ("paused", "queued"), ("stopped", "queued"),
-}  # fmt: skip
+    ("queued", "running"),
+    ("queued", "paused"),
+    ("queued", "stopped"),
+    ("running", "paused"),
+    ("running", "stopped"),
+    ("running", "finished"),
+    ("paused", "stopped"),
+    ("paused", "queued"),
+    ("stopped", "queued"),
+}
 
 
 def test_eight_threads_at_once(store_url: str) -> None:
