@@ -17,7 +17,15 @@ remedy. Anything else that escapes is a defect of ours, not of the user's input.
 
 
 class MamlError(Exception):
-    """Base of all errors whose text is fit for a screen or a terminal."""
+    """Base of all errors whose text is fit for a screen or a terminal.
+
+    >>> from maml_core import RunConfig
+    >>> try:
+    ...     RunConfig.from_dict({"shots": 0})
+    ... except MamlError as error:
+    ...     print(error)
+    shots = 0 is not allowed: it must be a whole number from 1 to 1,000; try 10.
+    """
 
 
 class ConfigError(MamlError):

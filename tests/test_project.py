@@ -1,33 +1,67 @@
 """What the project promises of itself: its layout, its imports, its README."""
 
 import ast
+import doctest
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import maml_core
 from maml_core.cli import build_parser
 from maml_core.presets import PRESETS
 from pages.components.frame import PAGES
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TOP_LEVEL = {
-    "app.py",
-    "pages",
-    "maml_core",
-    "tests",
-    "requirements.txt",
-    "README.md",
-    ".streamlit",
-    "requirements-dev.txt",
-    "pyproject.toml",
-    ".ci",
-    ".gitignore",
-    "LICENSE",
-    "CHANGELOG.md",
-}
+    "app.py", "pages", "maml_core", "tests", "requirements.txt", "README.md", ".streamlit", "requirements-dev.txt",
+    "pyproject.toml", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".pre-commit-config.yaml",
+}  # fmt: skip  # one name a line would hide how few they are
+
+FLOORS: list[set[str]] = [
+    {"errors", "fields", "logs", "milestones", "processes", "words"},
+    {"learning"},
+    {"config", "presets", "engines"},
+    {"store"},
+    {"training", "evaluation"},
+    {"figures", "bench", "cli", "__main__"},
+    {"pages", "app"},
+]
+"""The rooms from the ground up. A module imports from its own room and from floors below; two rooms of one floor know
+nothing of each other, but for the exceptions below."""
+NEIGHBORS = {("fields", "errors"), ("presets", "config"), ("cli", "bench"), ("__main__", "cli"), ("app", "pages")}
+
+SOURCES = [ROOT / "app.py", *sorted((ROOT / "pages").rglob("*.py")), *sorted((ROOT / "maml_core").rglob("*.py"))]
+PAGE_SOURCES = [path for path in SOURCES if "maml_core" not in path.parts]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def room_of(module: str) -> str:
+    """The room of a module by its dotted name."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "maml_core" and len(parts) > 1 else parts[0]
+
+
+def floor_of(room: str) -> int:
+    return next(floor for floor, rooms in enumerate(FLOORS) if room in rooms)
 
 
 def tracked() -> list[str]:
@@ -41,17 +75,126 @@ def test_top_level_is_the_agreed_one() -> None:
     assert {name.split("/")[0] for name in tracked()} <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "maml_core").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_import_runs_upward(path: Path) -> None:
+    here = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if here == "__init__":  # maml_core/__init__.py only says where its names live
+        return
+    for module in imports(path):
+        if module.split(".")[0] not in ("maml_core", "pages"):
+            continue
+        there = room_of(module)
+        if here == there or (here, there) in NEIGHBORS:
+            continue
+        assert floor_of(there) < floor_of(here), f"{here} imports {module}, which is not below it"
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {
+        path.relative_to(ROOT / "maml_core").parts[0].removesuffix(".py")
+        for path in SOURCES
+        if "maml_core" in path.parts
+    }
+    assert rooms - {"__init__"} <= set().union(*FLOORS)
+
+
+def test_the_trainer_knows_no_store_and_no_screen() -> None:
+    loaded = "[m for m in sys.modules if m.startswith(('maml_core.store', 'streamlit'))]"
+    code = f"import sys, maml_core.training.trainer; print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "maml_core" in path.parts], ids=name_of)
 def test_the_library_never_imports_streamlit(path: Path) -> None:
+    assert not any(module.split(".")[0] in ("streamlit", "pages") for module in imports(path))
+
+
+PAGES_MAY_IMPORT = {
+    "collections.abc", "contextlib", "json", "math", "pathlib", "re", "typing",
+    "streamlit", "streamlit.components.v1", "plotly", "pydantic", "pydantic.fields",
+    "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.presets",
+    "maml_core.words", "maml_core.engines", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
+    "maml_core.learning.fresh_tasks", "maml_core.learning.initialization", "maml_core.learning.models",
+    "maml_core.learning.tasks",
+    "maml_core.evaluation.curves", "maml_core.evaluation.gradients", "maml_core.evaluation.listing",
+    "maml_core.evaluation.of_runs", "maml_core.evaluation.side_by_side", "maml_core.evaluation.toy",
+    "maml_core.store.exchange", "maml_core.store.run", "maml_core.store.script", "maml_core.training.session",
+}  # fmt: skip  # a list to be read as a whole
+ONLY = {
+    "maml_core.learning.models": {"MODELS", "OwnModel"},  # the form's choices; no network is built
+    "maml_core.learning.algorithms": {"ALGORITHMS"},  # for their titles and formulas
+    "maml_core.learning.initialization": {"Initialization"},  # to pass on
+    "maml_core.engines": {"CompileStage"},
+}
+
+
+def array_fields() -> set[str]:
+    """Names of all fields that hold an array or a tensor, of the records that pages are given."""
+    found: set[str] = set()
+    given = [ROOT / "maml_core/learning/adaptation.py", ROOT / "maml_core/learning/initialization.py"]
+    for path in [*given, *(ROOT / "maml_core/evaluation").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for part in node.body:
+                if (
+                    isinstance(part, ast.AnnAssign)
+                    and isinstance(part.target, ast.Name)
+                    and re.search(r"\b(ndarray|Tensor|list\[float\]|Parameters)\b", ast.unparse(part.annotation))
+                ):
+                    found.add(part.target.id)
+    return found
+
+
+def test_the_list_of_array_fields_is_found() -> None:
+    assert {"predictions", "query_loss", "support_y", "error"} <= array_fields()
+
+
+@pytest.mark.parametrize("path", PAGE_SOURCES, ids=name_of)
+def test_a_page_imports_from_a_short_list(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not any(name.split(".")[0] in ("streamlit", "pages") for name in names)
+        if isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= PAGES_MAY_IMPORT
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            assert module in PAGES_MAY_IMPORT or module.startswith("pages.components"), module
+            if module in ONLY:
+                assert {alias.name for alias in node.names} <= ONLY[module]
 
 
-@pytest.mark.parametrize("path", [ROOT / "app.py", *(ROOT / "pages").rglob("*.py")], ids=lambda path: path.name)
-def test_a_page_computes_nothing(path: Path) -> None:
-    assert not re.search(r"^\s*(import|from) (torch|higher|numpy)\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+@pytest.mark.parametrize("path", PAGE_SOURCES, ids=name_of)
+def test_a_page_reads_no_array(path: Path) -> None:
+    """A page passes records on; what is inside them is for the library to work out, so no arithmetic on it here."""
+    arrays = array_fields() - {"error", "x"}  # also the text of an ending, and the range of a family's inputs
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            is_of_streamlit = isinstance(node.value, ast.Name) and node.value.id == "st"
+            if node.attr == "parameters" and ast.unparse(node.value) == "family":
+                continue  # a family's declared parameters, not a model's
+            assert is_of_streamlit or node.attr not in arrays, f"line {node.lineno} reads .{node.attr}"
+
+
+def test_the_public_names_are_these() -> None:
+    assert maml_core.__all__ == [
+        "Initialization", "MamlError", "Normal", "RunConfig", "Store", "TaskBatch", "TaskFamily", "Uniform", "evaluate",
+        "train",
+    ]  # fmt: skip  # one line of names reads best
+    for name in maml_core.__all__:
+        thing = getattr(maml_core, name)
+        assert thing.__module__.startswith("maml_core.")
+        assert name in (maml_core.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    "name", ["Initialization", "RunConfig", "Store", "TaskBatch", "TaskFamily", "evaluate", "train"]
+)
+def test_the_example_of_a_public_name_runs(name: str) -> None:
+    thing = getattr(maml_core, name)
+    globals_of = vars(import_module(thing.__module__))
+    (example,) = doctest.DocTestFinder(recurse=False).find(thing, name, globs=dict(globals_of))
+    assert example.examples, f"the docstring of {name} has no example"
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_requirements_are_pinned_and_explained() -> None:
@@ -63,7 +206,8 @@ def test_requirements_are_pinned_and_explained() -> None:
 
 def test_readme_names_every_command_option_preset_and_page() -> None:
     commands = next(action for action in build_parser()._actions if action.dest == "command")
-    for name, command in commands.choices.items():  # type: ignore[union-attr]
+    assert isinstance(commands.choices, dict)
+    for name, command in commands.choices.items():
         assert f"python -m maml_core {name}" in README
         for action in command._actions:
             for option in action.option_strings:
@@ -74,18 +218,26 @@ def test_readme_names_every_command_option_preset_and_page() -> None:
         assert f"**{label}**" in README
 
 
-def test_readme_tree_is_the_real_one() -> None:
-    tree = README.split("```text")[1].split("```")[0]
-    named = re.findall(r"^\s*(\S+\.(?:py|js|toml|txt|md)|\.ci/run)\s", tree, re.MULTILINE)
-    files = {Path(name).name for name in tracked()}
-    for name in named:
-        assert Path(name).name in files, f"{name} is in the README's tree only"
-    for path in (ROOT / "maml_core").rglob("*.py"):
-        assert path.name in {Path(name).name for name in named} | {"__init__.py"}, (
-            f"{path.name} is not in the README's tree"
-        )
+def test_the_tree_of_the_code_is_the_real_one() -> None:
+    """CONTRIBUTING.md shows every folder and module, and nothing that is not there."""
+    tree = CONTRIBUTING.split("```text")[1].split("```")[0]
+    named, folders = set(), [""]
+    for line in tree.strip("\n").splitlines():
+        depth, entry = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth + 1 :] = [folders[depth] + entry]
+        if not entry.endswith("/"):
+            named.add(folders[depth] + entry)
+    real = {name for name in tracked() if name.endswith((".py", ".js", ".css")) and not name.startswith("tests/")}
+    assert named == {name for name in real if not name.endswith("__init__.py") or name == "maml_core/__init__.py"}
 
 
-def test_readme_images_exist() -> None:
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).is_file()
+def test_images_of_the_documents_exist() -> None:
+    for text in (README, CONTRIBUTING):
+        for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            assert (ROOT / path).is_file()
+
+
+def test_the_readme_is_short() -> None:
+    """What a user needs: its prose, without tables and code, in about a thousand words."""
+    prose = re.sub(r"```.*?```|^\|.*$", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert len(prose.split()) < 1200

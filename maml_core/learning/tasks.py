@@ -19,7 +19,11 @@ from maml_core.learning.problems import Problem, Regression
 
 
 class Uniform(Spec):
-    """A parameter drawn uniformly from [low, high]; written `[low, high]` in JSON."""
+    """A parameter drawn uniformly from [low, high]; written `[low, high]` in JSON.
+
+    >>> Uniform(low=0.1, high=5.0).span
+    (0.1, 5.0)
+    """
 
     rule: ClassVar[str] = "[low, high], two finite numbers with low <= high"
     parts: ClassVar[dict[str, str]] = {"low": "from", "high": "to"}
@@ -58,7 +62,11 @@ class Uniform(Spec):
 
 
 class Normal(Spec):
-    """A parameter drawn from a normal distribution; written `{"mean": m, "std": s}` in JSON."""
+    """A parameter drawn from a normal distribution; written `{"mean": m, "std": s}` in JSON.
+
+    >>> Normal(mean=0.0, std=1.0).span
+    (-3.0, 3.0)
+    """
 
     rule: ClassVar[str] = "an object with a finite mean and a std of at least 0"
     parts: ClassVar[dict[str, str]] = {"mean": "mean", "std": "std"}
@@ -85,6 +93,10 @@ class TaskBatch(NamedTuple):
     """Support and query points of many tasks; of one task they come from the same function.
 
     All four have shape `[..., tasks, points, features]`; a leading dimension may hold meta-iterations.
+
+    >>> x, y = torch.zeros(3, 5, 1), torch.zeros(3, 5, 1)
+    >>> TaskBatch(x, y, x, y).at(0).support_x.shape
+    torch.Size([5, 1])
     """
 
     support_x: Tensor
@@ -102,7 +114,15 @@ class TaskBatch(NamedTuple):
 
 
 class TaskFamily(Spec):
-    """A distribution over functions of one variable. Subclasses add parameters and `function`."""
+    """A distribution over functions of one variable. Subclasses add parameters and `function`.
+
+    >>> from maml_core import RunConfig
+    >>> family = RunConfig().tasks
+    >>> family.title, sorted(family.parameters)
+    ('Sine waves', ['amplitude', 'frequency', 'phase'])
+    >>> family.held_out(tasks=2, shots=5, query_shots=7).query_y.shape
+    torch.Size([2, 7, 1])
+    """
 
     rule: ClassVar[str] = "a task family with its ranges"
     title: ClassVar[str]

@@ -1,0 +1,20 @@
+"""Plotly figures from plain arrays, as dictionaries ready for JSON."""
+
+from maml_core.figures.charts import cosine_figure, error_curves, landscape_figure, loss_curve, toy_figure
+from maml_core.figures.style import COLORS, MAX_POINTS, Figure
+from maml_core.figures.tasks import points_figure, replay_figure, task_figure, task_grid
+
+__all__ = [
+    "COLORS",
+    "MAX_POINTS",
+    "Figure",
+    "cosine_figure",
+    "error_curves",
+    "landscape_figure",
+    "loss_curve",
+    "points_figure",
+    "replay_figure",
+    "task_figure",
+    "task_grid",
+    "toy_figure",
+]

@@ -1,0 +1,193 @@
+"""Charts of losses and errors: over training, over steps, over parameters; and of gradients."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from maml_core.evaluation.curves import Evaluation
+from maml_core.evaluation.side_by_side import NAMES
+from maml_core.evaluation.toy import TOY_RANGE, TOY_TARGETS, Toy
+from maml_core.figures.style import ALGORITHM_COLORS, COLORS, FAINT, Figure, base_layout, rounded, thin, trace_of
+from maml_core.learning.adaptation import Landscape
+
+
+def loss_curve(frame: pd.DataFrame, *, smoothing: float = 0.0, log_axis: bool = True) -> Figure:
+    """The meta-loss over training, before and after adaptation: smoothed lines over faint raw ones.
+
+    `frame` has columns iteration, pre_loss, post_loss. `smoothing` in [0, 1) is the weight of the past in an
+    exponential mean. Smoothed first and thinned out for drawing afterwards: the other order bends the curve.
+    """
+    traces = []
+    iteration = frame["iteration"].to_numpy(dtype=np.float64)
+    for column, meaning, label in (
+        ("pre_loss", "before", "before adaptation"),
+        ("post_loss", "after", "after adaptation"),
+    ):
+        raw = frame[column].to_numpy(dtype=np.float64)
+        if smoothing > 0:
+            traces.append(
+                trace_of(
+                    *thin(iteration, raw), meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"
+                )
+            )
+            raw = frame[column].ewm(alpha=1 - smoothing).mean().to_numpy(dtype=np.float64)
+        traces.append(trace_of(*thin(iteration, raw), meaning, label, width=2.2))
+    layout = base_layout(x="meta-iteration", y="meta-loss (MSE on query points)", left=56)
+    layout["yaxis"] |= (
+        {"type": "log", "dtick": "D2", "exponentformat": "power"} if log_axis else {"rangemode": "tozero"}
+    )
+    return {"data": traces, "layout": layout}
+
+
+def error_curves(result: Evaluation) -> Figure:
+    """Error on held-out tasks against adaptation steps, each with its 95 % band."""
+    traces = []
+    curves = {"random": result.random, "pretrained": result.pretrained, "learned": result.learned}
+    for meaning, curve in curves.items():
+        if curve is None:
+            continue
+        mse, half = np.asarray(curve.mse), np.asarray(curve.ci95)
+        steps = np.arange(len(mse))
+        low = np.maximum(mse - half, 1e-3 * np.abs(mse))
+        band = trace_of(
+            np.concatenate([steps, steps[::-1]]),
+            np.concatenate([mse + half, low[::-1]]),
+            meaning,
+            f"{NAMES[meaning]}, 95 %",
+            width=0,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+        traces += [
+            band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"},
+            trace_of(steps, mse, meaning, NAMES[meaning], mode="lines+markers", width=3 if meaning == "learned" else 2),
+        ]
+    steps = np.arange(len(result.learned.mse))
+    mean = np.full(len(steps), result.predict_mean)
+    traces.append(trace_of(steps, mean, "truth", "predict the mean of the support", dash="dash"))
+    layout = base_layout(x="adaptation step", y="mean squared error", left=56)
+    layout["yaxis"] |= {"type": "log", "dtick": "D2", "exponentformat": "power"}
+    return {"data": traces, "layout": layout}
+
+
+def landscape_figure(found: Landscape) -> Figure:
+    """Error after adaptation over two task parameters, the training range outlined."""
+    across, up = found.values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.log10(found.error)
+    low, high = (float(np.nanpercentile(level, q)) for q in (1, 99)) if np.isfinite(level).any() else (-1.0, 1.0)
+    ticks = list(range(math.floor(low), math.ceil(high) + 1))
+    (x0, x1), (y0, y1) = found.trained
+    heat = {
+        "type": "heatmap",
+        "x": rounded(across),
+        "y": rounded(up),
+        "zmin": low,
+        "zmax": high,
+        "z": [[None if not np.isfinite(v) else round(float(v), 4) for v in row] for row in level],
+        "customdata": [[f"{v:.3g}" if np.isfinite(v) else "diverged" for v in row] for row in found.error],
+        "colorscale": "Viridis",
+        "meta": "error",
+        "hovertemplate": f"{found.names[0]} %{{x:.3g}}<br>{found.names[1]} %{{y:.3g}}<br>"
+        "error %{customdata}<extra></extra>",
+        "colorbar": {"title": {"text": "error"}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]},
+    }
+    layout = base_layout(x=found.names[0], y=found.names[1], left=56)
+    layout["hovermode"] = "closest"
+    layout["shapes"] = [
+        {"type": "rect", "x0": x0, "x1": x1, "y0": y0, "y1": y1, "line": {"color": "#ffffff", "width": 3}}
+    ]
+    layout["annotations"] = [
+        {
+            "text": "trained here",
+            "x": x0,
+            "y": y1,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"color": "#ffffff", "size": 14},
+        }
+    ]
+    return {"data": [heat], "layout": layout}
+
+
+def cosine_figure(frame: pd.DataFrame) -> Figure:
+    """Cosine with FOMAML's meta-gradient over inner steps, a line for each column."""
+    traces = []
+    for name in frame:
+        line = trace_of(
+            frame.index.to_numpy(), frame[name].to_numpy(dtype=np.float64), "after", str(name), mode="lines+markers"
+        )
+        color = ALGORITHM_COLORS[str(name)]
+        line |= {"line": {"color": color, "width": 2.4}, "marker": {"color": color, "size": 6}, "meta": str(name)}
+        traces.append(line)
+    layout = base_layout(x="inner steps", y="cosine with FOMAML", left=52)
+    layout["yaxis"]["range"] = [min(-0.05, float(np.nanmin(frame.to_numpy())) - 0.05), 1.05]
+    return {"data": traces, "layout": layout}
+
+
+def toy_figure(found: Toy, a: float, b: float) -> Figure:
+    """Contours of the toy's meta-loss, and arrows from the initialization (a, b)."""
+    surface = np.log10(np.maximum(found.meta_loss, 1e-6))
+    gray = "rgba(139,147,161,{})".format
+    contour = {
+        "type": "contour",
+        "meta": "meta-loss",
+        "x": rounded(found.axis),
+        "y": rounded(found.axis),
+        "z": [rounded(row) for row in surface],
+        "ncontours": 26,
+        "colorscale": [[0, gray(0)], [1, gray(0.75)]],
+        "opacity": 0.5,
+        "line": {"color": gray(1), "width": 1},
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
+    traces = [contour]
+    arrows = [("task", update, COLORS["truth"], 2.0, 0.7) for update in found.task_updates]
+    arrows += [(name, update, ALGORITHM_COLORS[name], 3.5, 1.0) for name, update in found.updates.items()]
+    annotations = []
+    for name, (dx, dy), color, width, length in arrows:
+        size = math.hypot(dx, dy)
+        if not size:
+            continue
+        annotations.append(
+            {
+                "x": a + length * dx / size,
+                "y": b + length * dy / size,
+                "ax": a,
+                "ay": b,
+                "xref": "x",
+                "yref": "y",
+                "axref": "x",
+                "ayref": "y",
+                "showarrow": True,
+                "arrowhead": 2,
+                "arrowsize": 1,
+                "arrowwidth": width,
+                "arrowcolor": color,
+                "text": "",
+            }
+        )
+        if name != "task":
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": [None],
+                    "y": [None],
+                    "name": name,
+                    "meta": name,
+                    "line": {"color": color, "width": 4},
+                }
+            )
+    targets = np.array(TOY_TARGETS)
+    traces.append(trace_of(targets[:, 0], targets[:, 1], "truth", "tasks", mode="markers", size=9))
+    handle = trace_of(np.array([a]), np.array([b]), "support", "initialization: drag it", mode="markers", size=18)
+    traces.append(handle | {"meta": "handle", "x": [a], "y": [b]})
+    moved = len(traces) - 1
+    layout = base_layout(x="a", y="b", left=44)
+    layout |= {"hovermode": "closest", "dragmode": False, "annotations": annotations}
+    layout["xaxis"]["range"] = layout["yaxis"]["range"] = list(TOY_RANGE)
+    return {"data": traces, "layout": layout, "handle": moved}

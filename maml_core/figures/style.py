@@ -1,0 +1,125 @@
+"""What every figure is made of: the contract with the browser, colors, lines, numbers.
+
+Dictionaries, not `go.Figure`: a live chart is rebuilt several times a second, and validation would cost more than
+the training step it shows. Arrays travel as base64 float32, a third of their size as text.
+"""
+
+import base64
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from tsdownsample import MinMaxLTTBDownsampler
+
+Trace = dict[str, Any]
+"""One Plotly trace."""
+
+
+class Moving(TypedDict):
+    """A trace that moves in a replay: its values at every frame."""
+
+    trace: int
+    x: NotRequired[list[list[float]]]
+    y: list[list[float]]
+
+
+class Ghost(TypedDict):
+    """A trace that stays behind in a replay, once its frame is over."""
+
+    trace: int
+    frame: int
+
+
+class Replay(TypedDict):
+    """What a browser needs to play adaptation without asking the server."""
+
+    steps: list[int]  # the adaptation step of each frame
+    moving: list[Moving]
+    ghosts: list[Ghost]
+    labels: list[str]  # what to say at each frame
+
+
+class Figure(TypedDict):
+    """A Plotly figure, and what the live chart adds to it. The browser's half of this contract is in chart_state.js."""
+
+    data: list[Trace]
+    layout: dict[str, Any]
+    replay: NotRequired[Replay]
+    handle: NotRequired[int]  # the trace whose one point the reader may drag
+
+
+COLORS = {
+    "truth": "#8b93a1",
+    "support": "#d6407a",
+    "before": "#e8853d",
+    "after": "#2f80e7",
+    "learned": "#2f80e7",
+    "pretrained": "#2a9d74",
+    "random": "#9b6dd0",
+}
+"""One meaning per color, on every page and in both themes; what is learned is shown after adaptation."""
+
+
+FAINT = 0.28
+MAX_POINTS = 500
+"""Points drawn per curve: more cannot be told apart on a screen, and an update stays under 50 KB."""
+
+
+ALGORITHM_COLORS = {"fomaml": "#2f80e7", "maml": "#e8853d", "reptile": "#2a9d74", "joint": "#9b6dd0"}
+
+
+def trace_of(
+    x: np.ndarray,
+    y: np.ndarray,
+    meaning: str,
+    name: str,
+    *,
+    mode: str = "lines",
+    width: float = 2.0,
+    dash: str = "solid",
+    size: float = 6,
+    **extra: Any,
+) -> Trace:
+    """A trace in the color of its meaning, which it carries in `meta`."""
+    color = COLORS[meaning]
+    trace = {"type": "scatter", "mode": mode, "x": packed(x), "y": packed(y), "name": name, "meta": meaning, **extra}
+    if "lines" in mode:
+        trace["line"] = {"color": color, "width": width, "dash": dash}
+    if "markers" in mode:
+        trace["marker"] = {"color": color, "size": size, "line": {"color": "rgba(255,255,255,0.85)", "width": 1}}
+    return trace
+
+
+def base_layout(*, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
+    """Margins, legend and axis titles that all figures share."""
+    return {
+        "margin": {"l": left, "r": 10, "t": 48, "b": 42},
+        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}, "itemwidth": 30},
+        "hovermode": "x unified",
+        "xaxis": {"title": {"text": x, "standoff": 6}, "zeroline": False},
+        "yaxis": {"title": {"text": y, "standoff": 4}, "zeroline": False},
+    }
+
+
+def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve in at most `MAX_POINTS` points that look like all of them."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    keep = MinMaxLTTBDownsampler().downsample(x, y, n_out=MAX_POINTS)
+    return x[keep], y[keep]
+
+
+def packed(values: np.ndarray) -> dict[str, str]:
+    """An array as Plotly's base64 float32."""
+    return {"dtype": "f4", "bdata": base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()}
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """Numbers as JSON in the five digits that a screen can show."""
+    return [float(f"{value:.5g}") for value in values]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits, but no power of ten where the whole number is short enough."""
+    if abs(value) >= 1e4:
+        return f"{value:.1e}"
+    return f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
