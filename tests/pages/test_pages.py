@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from maml_core.evaluation.of_runs import measure, pretrained_run
 from maml_core.learning.models import own_models
+from maml_core.learning.tasks import Uniform
 from maml_core.presets import PRESETS
 from maml_core.processes import this_process
 from maml_core.store.run import Run
@@ -16,6 +17,7 @@ from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from pages.components.frame import PAGES, training_session
 from tests.conftest import ROOT, wait_for
+from tests.core.test_fields import Everything
 
 
 @pytest.fixture(autouse=True)
@@ -415,3 +417,94 @@ def test_the_update_rule_of_the_chosen_algorithm_is_shown() -> None:
     page = open_page("app.py", preset="best-5-shot")
     assert any("Meta-SGD, first-order" in expander.label for expander in page.expander)
     assert len(page.latex) == 1
+
+
+def every_kind_of_input() -> None:
+    """A page of its own, run by AppTest: it may use nothing from outside."""
+    import streamlit as st
+
+    from pages.components.field_input import field_input, widget_values
+    from tests.core.test_fields import Everything
+
+    for name, value in widget_values(Everything()).items():
+        st.session_state.setdefault(f"form.{name}", value)
+    fields = Everything.model_fields.items()
+    st.session_state["answer"] = {name: field_input(name, field, f"form.{name}") for name, field in fields}
+
+
+def test_there_is_an_input_for_every_kind_of_field() -> None:
+    page = AppTest.from_function(every_kind_of_input).run()
+    assert not page.exception
+    assert Everything.model_validate(page.session_state["answer"]) == Everything()
+    page.toggle(key="form.yes").set_value(False)
+    page.selectbox(key="form.maybe").set_value(True)
+    page.number_input(key="form.size").set_value(7)
+    page.text_input(key="form.note").set_value("well")
+    page.selectbox(key="form.other").set_value("b")
+    page.text_input(key="form.widths").set_value("1, 2, 3")
+    page.text_input(key="form.names").set_value("x, y")
+    page.text_input(key="form.extra").set_value('{"b": 2}')
+    page.number_input(key="form.span.high").set_value(3.0).run()
+    assert not page.exception
+    assert Everything.model_validate(page.session_state["answer"]) == Everything(
+        yes=False,
+        maybe=True,
+        size=7,
+        note="well",
+        other="b",
+        widths=(1, 2, 3),
+        names=("x", "y"),
+        extra={"b": 2},
+        span=Uniform(low=0.0, high=3.0),
+    )
+
+
+def test_a_field_of_an_unknown_kind_stops_no_page() -> None:
+    def odd_input() -> None:
+        from decimal import Decimal
+
+        import streamlit as st
+        from pydantic import BaseModel, Field
+
+        from pages.components.field_input import field_input
+
+        class Odd(BaseModel):
+            number: Decimal = Field(Decimal(1), description="Not ours.")
+
+        st.session_state["answer"] = field_input("number", Odd.model_fields["number"], "odd")
+
+    page = AppTest.from_function(odd_input).run()
+    page.text_input(key="odd").set_value("2.5").run()
+    assert not page.exception
+    assert page.session_state["answer"] == 2.5
+
+
+@pytest.mark.parametrize(("inner_lr", "inner_steps"), [(20.0, 1), (0.01, 300), (1e38, 1)])
+def test_adapt_opens_a_run_whatever_its_settings(store: Store, inner_lr: float, inner_steps: int) -> None:
+    """Its inputs are bounded by the run's own fields, not by bounds of the page."""
+    config = PRESETS["linear"].config.with_settings(
+        {"meta_iterations": 2, "inner_lr": inner_lr, "inner_steps": inner_steps, "engine": "vectorized"}
+    )
+    run_id = store.create_run(config)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    page = open_page("pages/1_Adapt.py", run=run_id)
+    assert page.number_input(key="input.inner_lr").value == inner_lr
+    assert page.number_input(key="input.steps").value == max(10, inner_steps)
+    assert query(page, "shots") == str(config.shots)
+    page.number_input(key="input.inner_lr").set_value(0.0).run()
+    assert not page.exception
+    assert "inner_lr = 0.0 is not allowed: it must be a finite number above 0" in page.error[-1].value
+
+
+def test_adapt_passes_over_numbers_of_a_link_that_are_out_of_bounds(finished: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=finished.id, shots="0", steps="many", inner_lr="-3")
+    assert page.number_input(key="input.shots").value == finished.config.shots
+    assert page.number_input(key="input.inner_lr").value == finished.config.inner_lr
+
+
+@pytest.mark.parametrize(("earlier", "shown"), [("can go on", "Resumable"), ("in trouble", "Failed"), ("all", "All")])
+def test_a_link_to_a_filter_of_an_earlier_version_is_followed(finished: Run, earlier: str, shown: str) -> None:
+    page = open_page("pages/2_Runs.py", filter=earlier)
+    assert page.session_state["filter"] == shown

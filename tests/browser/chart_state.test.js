@@ -1,0 +1,87 @@
+// @ts-check
+// What the live chart decides, without a browser: `node --test tests/browser/chart_state.test.js`.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { atFrame, edited, frameAt, held, home, near, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
+
+const figure = () => ({
+  data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
+  layout: { xaxis: { range: [-3, 3] }, yaxis: { range: [-3, 3] }, annotations: [{ x: 2, y: 3, ax: 1, ay: 2 }] },
+  handle: 1,
+});
+
+test("a held handle moves, and its arrows with it; nothing is changed in place", () => {
+  const before = figure();
+  const after = held(before, { x: 1.5, y: 1 });
+  assert.deepEqual([after.data[1].x, after.data[1].y, after.data[1].name], [[1.5], [1], "handle"]);
+  assert.deepEqual(after.layout.annotations, [{ x: 2.5, y: 2, ax: 1.5, ay: 1 }]);
+  assert.deepEqual(before, figure());
+  assert.equal(after.data[0], before.data[0]);
+});
+
+test("nothing moves where nothing is held, or there is no handle", () => {
+  const plainFigure = { data: [], layout: {} };
+  assert.equal(held(plainFigure, { x: 1, y: 1 }), plainFigure);
+  const one = figure();
+  assert.equal(held(one, null), one);
+  assert.deepEqual(home(one), { x: 1, y: 2 });
+});
+
+test("a place is kept within the figure's ranges", () => {
+  assert.deepEqual(within(figure(), { x: 7, y: -9 }), { x: 3, y: -3 });
+  assert.deepEqual(within(figure(), { x: 0.5, y: 1 }), { x: 0.5, y: 1 });
+  assert.ok(near({ x: 0, y: 0 }, { x: 0.005, y: 0 }));
+  assert.ok(!near({ x: 0, y: 0 }, { x: 0.02, y: 0 }));
+});
+
+const replay = {
+  steps: [0, 10, 20],
+  moving: [{ trace: 4, y: [[1], [2], [3]] }, { trace: 5, x: [[0], [10], [20]], y: [[7], [8], [9]] }],
+  ghosts: [{ trace: 1, frame: 0 }, { trace: 2, frame: 1 }],
+  labels: ["a", "b", "c"],
+};
+
+test("a frame says its step, moves its traces, and shows the ghosts before it", () => {
+  const change = atFrame(replay, 1);
+  assert.equal(change.text, "step 10 of 20 · b");
+  assert.deepEqual([change.traces, change.x, change.y], [[4, 5], [undefined, [10]], [[2], [8]]]);
+  assert.deepEqual([change.ghosts, change.visible], [[1, 2], [true, false]]);
+});
+
+test("a replay begins with its first frame, ends with its last, and never goes back", () => {
+  for (const last of [1, 3, 10, 100]) {
+    const seen = Array.from({ length: 101 }, (_, i) => frameAt((i / 100) * seconds(last), last));
+    assert.equal(seen[0], 0);
+    assert.equal(seen[100], last);
+    assert.ok(seen.every((frame, i) => i === 0 || frame >= seen[i - 1]));
+    assert.ok(seconds(last) >= 1.5 && seconds(last) <= 5);
+  }
+  assert.equal(frameAt(1e9, 3), 3);
+});
+
+test("points are added, moved and deleted, in four digits, and never in place", () => {
+  /** @type {[number, number][]} */
+  const points = [[0, 1], [2, 3]];
+  assert.deepEqual(edited(points, -1, false, [1.23456, -0.000123456]), [[0, 1], [2, 3], [1.235, -0.0001235]]);
+  assert.deepEqual(edited(points, 1, true, [5, 6]), [[0, 1], [5, 6]]);
+  assert.deepEqual(edited(points, 0, false, [0, 1]), [[2, 3]]);
+  assert.deepEqual(points, [[0, 1], [2, 3]]);
+});
+
+test("a layout takes the page's colors, and keeps what its axes say themselves", () => {
+  const theme = { text: "#111", background: "#fff", font: "serif", grid: "#ccc", fullscreen: false };
+  const layout = { xaxis: { gridcolor: "red" }, yaxis2: {}, margin: { l: 1 } };
+  const shown = themed(layout, theme);
+  assert.equal(shown.paper_bgcolor, "rgba(0,0,0,0)");
+  assert.equal(shown.xaxis.gridcolor, "red");
+  assert.deepEqual(shown.yaxis2, { gridcolor: "#ccc", linecolor: "#ccc", automargin: true });
+  assert.deepEqual(shown.margin, { l: 1 });
+  assert.equal(themed(layout, { ...theme, fullscreen: true }).paper_bgcolor, "#fff");
+  assert.deepEqual(layout, { xaxis: { gridcolor: "red" }, yaxis2: {}, margin: { l: 1 } });
+});
+
+test("a color that the browser computed becomes one that Plotly reads", () => {
+  assert.equal(plain("color(srgb 0 0.5 1 / 0.14)"), "rgba(0,128,255,0.14)");
+  assert.equal(plain("rgba(1, 2, 3, 0.5)"), "rgba(1, 2, 3, 0.5)");
+});
