@@ -23,8 +23,7 @@ from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
 from pages.components.task_source import load_points, load_task, pick_task, task_seed
 
-LEAST_STEPS = 10
-"""Steps of adaptation shown where nothing else is asked for: at least so many, to see where it leads."""
+LEAST_STEPS = 10  # of adaptation, where nothing else is asked for: enough to see where it leads
 WALL, WALL_COLUMNS = 12, 6
 VIEWS = ("Replay", "How good, really", "Where it breaks", "A wall of fresh tasks")
 

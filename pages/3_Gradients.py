@@ -38,13 +38,14 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
             "Largest difference from higher": st.column_config.NumberColumn(format="%.2e"),
             "Relative difference": st.column_config.NumberColumn(format="%.2e"),
             "Milliseconds": st.column_config.NumberColumn(format="%.2f"),
-            "Note": st.column_config.TextColumn(width="large"),
         },
     )
     st.caption(
         f"FOMAML on {run.config.meta_batch_size} held-out tasks, after {counted_steps(run.config.inner_steps)}, "
         "computed now. `higher` goes task by task; the others must agree with it to rounding."
     )
+    for name, reason in engines.absent.items():
+        st.caption(f"`{name}` takes no part: {reason}.".replace("..", "."))
     if engines.lacks_loop:
         compile_offer(session, run)
     left, right = st.columns([3, 2])

@@ -13,9 +13,9 @@ from maml_core.learning.families import Sine
 from maml_core.learning.models import MLP
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from tests.lab import browser, new_tab, server
+from tests.lab import PATIENCE, browser, new_tab, server
 
-__all__ = ["browser", "new_tab", "server"]  # one server and one browser for all tests that want them
+__all__ = ["PATIENCE", "browser", "new_tab", "server"]  # one server and one browser for all tests that want them
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,8 @@ def store(store_url: str) -> Iterator[Store]:
     opened.close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Wait until something holds that is bound to, however slow the machine is."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

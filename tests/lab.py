@@ -9,14 +9,18 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
+
+PATIENCE = 120
+"""Seconds to wait for something that is bound to happen: a slow machine fails no test."""
 
 _FLAGS = [
     "--no-sandbox",
@@ -36,13 +40,19 @@ class Server:
     url: str
     store_url: str
     process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def said(self) -> str:
+        """What it has printed so far."""
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
 
 
 def start_server(store_url: str, *options: str) -> Server:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    output = tempfile.TemporaryFile()  # noqa: SIM115 (the server has it open as long as it lives)
+    output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the server is stopped)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -63,20 +73,21 @@ def start_server(store_url: str, *options: str) -> Server:
     for _ in range(1200):
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
-                return Server(url, store_url, process)
+                return Server(url, store_url, process, output)
         except OSError:
             time.sleep(0.1)
     process.kill()
-    output.seek(0)
-    raise AssertionError(f"the server did not start: {output.read().decode(errors='replace')}")
+    raise AssertionError(f"the server did not start: {Server(url, store_url, process, output).said()}")
 
 
 def stop_server(server: Server, signal_number: signal.Signals = signal.SIGINT) -> int:
     server.process.send_signal(signal_number)
     try:
-        return server.process.wait(timeout=15)
+        return server.process.wait(timeout=PATIENCE)
     finally:
         server.process.kill()
+        server.process.wait()
+        server.output.close()
 
 
 @pytest.fixture(scope="session")
@@ -107,15 +118,37 @@ class Tab:
 
     page: Page
     complaints: list[str] = field(default_factory=list)
+    messages: int = 0
+    """How many messages the server has sent."""
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something holds, however slow the machine is; fail with `what` if it never does."""
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < end, f"waited in vain: {what}"
+            self.page.wait_for_timeout(50)
+
+    def still(self, place: Locator) -> FloatRect:
+        """Where something is once it has stopped moving."""
+        place.wait_for(state="attached", timeout=1000 * PATIENCE)
+        seen: list[FloatRect | None] = []
+
+        def rests() -> bool:
+            seen.append(place.bounding_box())
+            return len(seen) > 5 and seen[-1] is not None and all(box == seen[-1] for box in seen[-5:])
+
+        self.until(rests, "it never comes to rest")
+        assert seen[-1] is not None
+        return seen[-1]
 
     def open(self, url: str) -> None:
         self.page.goto(url)
-        self.page.get_by_test_id("stMain").wait_for(timeout=30_000)
+        self.page.get_by_test_id("stMain").wait_for(timeout=1000 * PATIENCE)
 
     def chart(self, name: str) -> int:
         """Wait until the chart of that name is drawn; return how many updates it has had."""
         chart = self.page.locator(f'.live-chart[data-name="{name}"] .chart')
-        chart.locator(".scatterlayer .trace path").first.wait_for(state="attached", timeout=60_000)
+        chart.locator(".scatterlayer .trace path").first.wait_for(state="attached", timeout=1000 * PATIENCE)
         return int(chart.get_attribute("data-updates") or 0)
 
     def wait_for_updates(self, name: str, count: int) -> None:
@@ -124,14 +157,14 @@ class Tab:
             "([name, n]) => "
             "Number(document.querySelector(`.live-chart[data-name='${name}'] .chart`).dataset.updates) >= n",
             arg=[name, start + count],
-            timeout=60_000,
+            timeout=1000 * PATIENCE,
         )
 
     def press(self, label: str) -> None:
-        self.page.get_by_test_id("stMain").get_by_role("button", name=label, exact=True).click(timeout=30_000)
+        self.page.get_by_test_id("stMain").get_by_role("button", name=label, exact=True).click(timeout=1000 * PATIENCE)
 
     def status(self, word: str) -> None:
-        self.page.locator(".stMarkdownBadge", has_text=word).first.wait_for(timeout=30_000)
+        self.page.locator(".stMarkdownBadge", has_text=word).first.wait_for(timeout=1000 * PATIENCE)
 
 
 @pytest.fixture
@@ -140,8 +173,14 @@ def new_tab(browser: Browser) -> Iterator[object]:
 
     def make(**options: object) -> Tab:
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)  # type: ignore[arg-type]
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         tab = Tab(context.new_page())
+
+        def count(_: object) -> None:
+            tab.messages += 1
+
+        tab.page.on("websocket", lambda socket: socket.on("framereceived", count))
 
         def note(message: object) -> None:
             # Streamlit itself probes for its base path on a deep link and takes the 404 for an answer.

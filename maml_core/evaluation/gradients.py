@@ -24,7 +24,8 @@ COMPARED = ("maml", "reptile", "joint")
 class EnginesCompared:
     """FOMAML's meta-gradient by every engine."""
 
-    table: pd.DataFrame  # a row per engine
+    table: pd.DataFrame  # a row per engine that takes part
+    absent: dict[str, str]  # why an engine takes no part, by its name
     lacks_loop: bool  # whether the compiled engine could take part, but its loop is not on disk
 
 
@@ -69,15 +70,16 @@ def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared
     batch = gradient_tasks(config)
     rows: list[dict[str, object]] = []
     reference: Tensor | None = None
+    absent: dict[str, str] = {}
     lacks_loop = False
     for cls in (ReferenceEngine, VectorizedEngine, CompiledEngine):
         try:
             engine = _engine(cls, model, config, "fomaml", config.inner_steps, config.clip_norm)
         except EngineError as error:
-            rows.append({"Engine": cls.name, "Note": str(error)})
+            absent[cls.name] = str(error)
             continue
         if isinstance(engine, CompiledEngine) and not engine.is_ready_for(batch):
-            rows.append({"Engine": cls.name, "Note": "no compiled loop for this set-up is on disk yet"})
+            absent[cls.name] = "no compiled loop for this set-up is on disk yet"
             lacks_loop = True
             continue
         began = time.perf_counter()
@@ -98,7 +100,7 @@ def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared
                 "Milliseconds": 1e3 * elapsed,
             }
         )
-    return EnginesCompared(pd.DataFrame(rows), lacks_loop)
+    return EnginesCompared(pd.DataFrame(rows), absent, lacks_loop)
 
 
 def gradients_seconds(config: RunConfig) -> float:

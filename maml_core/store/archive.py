@@ -24,7 +24,7 @@ class Archive(StorePart):
     def metrics(self, run_id: str) -> pd.DataFrame:
         """All metric rows of a run: iteration, pre_loss, post_loss, gradient_norm."""
         columns = [metrics.c[name] for name in MetricRow._fields]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(
                 sa.select(*columns).where(metrics.c.run_id == run_id).order_by(metrics.c.iteration)
             ).all()
@@ -32,7 +32,7 @@ class Archive(StorePart):
 
     def history(self, run_id: str) -> list[Judged]:
         """Iteration and held-out loss of every checkpoint in a run's history, in order."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(
                 sa.select(checkpoints.c.iteration, checkpoints.c.held_out)
                 .where(checkpoints.c.run_id == run_id, checkpoints.c.kind == "history")
@@ -45,18 +45,18 @@ class Archive(StorePart):
         query = sa.select(checkpoints.c.data).where(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind)
         if iteration is not None:
             query = query.where(checkpoints.c.iteration == iteration)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.scalar(query.order_by(checkpoints.c.iteration.desc()))
 
     def remember(self, run_id: str, key: str, text: str) -> None:
         """Keep what was computed about a run, under a key of 64 characters that says from what."""
         row = {"run_id": run_id, "key": key, "created": time.time(), "data": text}
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             connection.execute(sa.delete(evaluations).where(evaluations.c.run_id == run_id, evaluations.c.key == key))
             connection.execute(sa.insert(evaluations).values(row))
 
     def recall(self, run_id: str, key: str) -> str | None:
         """What was remembered under that key; None if nothing was."""
         query = sa.select(evaluations.c.data).where(evaluations.c.run_id == run_id, evaluations.c.key == key)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return connection.scalar(query)

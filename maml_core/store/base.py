@@ -46,8 +46,8 @@ class StorePart(ABC):
 
     def __init__(self, database: Database) -> None:
         """Work on this database."""
-        self._database = database
-        self._transaction = database.transaction
+        self.database = database
+        self.transaction = database.transaction
 
     @abstractmethod
     def run(self, run_id: str) -> Run:
@@ -55,7 +55,7 @@ class StorePart(ABC):
 
     def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
         """Set columns of a run's row where the condition holds; whether it did."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             changed = connection.execute(sa.update(runs).where(runs.c.id == run_id, condition).values(values))
         return changed.rowcount > 0
 

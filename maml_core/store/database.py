@@ -41,12 +41,12 @@ class Database:
         try:
             if self.path:
                 self._make_folder(self.path)
-            self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self.path else {})
+            self.engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self.path else {})
         except (sa.exc.ArgumentError, ImportError) as error:
             raise StoreError(f"store = {url!r} cannot be used: {error}; install its driver.") from None
         if self.path:
-            sa.event.listen(self._engine, "connect", _set_pragmas)
-            sa.event.listen(self._engine, "begin", _begin)
+            sa.event.listen(self.engine, "connect", _set_pragmas)
+            sa.event.listen(self.engine, "begin", _begin)
         try:
             self._prepare()
         except BaseException:
@@ -55,7 +55,7 @@ class Database:
 
     def close(self) -> None:
         """Give back the connections."""
-        self._engine.dispose()
+        self.engine.dispose()
 
     @contextmanager
     def transaction(self, write: bool = False) -> Iterator[Connection]:
@@ -65,7 +65,7 @@ class Database:
             StoreError: in one sentence, what is wrong with the database and what to do.
         """
         try:
-            with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+            with self.engine.connect().execution_options(write=write) as connection, connection.begin():
                 yield connection
         except MamlError:
             raise

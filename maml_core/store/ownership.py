@@ -72,7 +72,7 @@ class Ownership(StorePart):
     def claim(self, owner: str, run_id: str | None = None) -> Run | None:
         """Take a queued run, the longest waiting or the one named; None if there is none to take."""
         for _ in range(8):
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 query = sa.select(runs.c.id).where(runs.c.status == "queued").order_by(runs.c.queued)
                 found = connection.scalar(query if run_id is None else query.where(runs.c.id == run_id))
             if found is None:
@@ -83,7 +83,7 @@ class Ownership(StorePart):
 
     def control(self, run_id: str, owner: str) -> tuple[str, float | None] | None:
         """What the owner is asked to do (`run`, `pause`, `stop`) and at what pace; None if it owns it no more."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(
                 sa.select(runs.c.command, runs.c.pace).where(runs.c.id == run_id, runs.c.owner == owner)
             ).first()
@@ -113,7 +113,7 @@ class Ownership(StorePart):
             changes |= {"pre_loss": rows[-1].pre_loss, "post_loss": rows[-1].post_loss}
         if release:
             changes |= {"status": release, "owner": None, "until": None}
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             mine = sa.and_(runs.c.id == run_id, runs.c.owner == owner)
             if not connection.execute(sa.update(runs).where(mine).values(changes)).rowcount:
                 raise RunBusyError(f"run = {run_id} is no longer owned by this process.")
@@ -129,7 +129,7 @@ class Ownership(StorePart):
 
     def mark_interrupted(self) -> None:
         """Set `interrupted` on every running run whose process is gone."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(
                 sa.select(runs.c.id, runs.c.owner, runs.c.heartbeat).where(runs.c.status == "running")
             ).all()

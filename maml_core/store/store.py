@@ -76,7 +76,7 @@ class Store(Archive, Ownership):
 
     def close(self) -> None:
         """Give back the connections."""
-        self._database.close()
+        self.database.close()
 
     # Runs ------------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Store(Archive, Ownership):
         """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once."""
         run_id = secrets.token_hex(4)
         now = time.time()
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             count = connection.scalar(sa.select(sa.func.count()).select_from(runs)) or 0
             connection.execute(
                 sa.insert(runs).values(
@@ -112,7 +112,7 @@ class Store(Archive, Ownership):
         """Add a run that was trained elsewhere, with its metrics and checkpoints, and return its new id."""
         run_id = secrets.token_hex(4)
         last = imported.rows[-1] if imported.rows else None
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             connection.execute(
                 sa.insert(runs).values(
                     id=run_id,
@@ -142,7 +142,7 @@ class Store(Archive, Ownership):
             RunNotFoundError: there is none.
         """
         self.mark_interrupted()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
         if row is None:
             raise RunNotFoundError(
@@ -153,7 +153,7 @@ class Store(Archive, Ownership):
     def listing(self) -> Listing:
         """Every run that can be read, and how many cannot."""
         self.mark_interrupted()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = (
                 connection.execute(sa.select(runs).order_by(runs.c.pinned.desc(), runs.c.created.desc()))
                 .mappings()
@@ -173,7 +173,7 @@ class Store(Archive, Ownership):
 
     def count(self, *statuses: str) -> int:
         """How many runs have one of these statuses."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = sa.select(sa.func.count()).select_from(runs).where(runs.c.status.in_(statuses))
             return connection.scalar(query) or 0
 
@@ -203,7 +203,7 @@ class Store(Archive, Ownership):
             RunBusyError: the run is training.
         """
         run = self.run(run_id)
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             gone = connection.execute(sa.delete(runs).where(runs.c.id == run_id, runs.c.status != "running"))
         if not gone.rowcount:
             raise RunBusyError(f"run = {run_id} ({run.name}) is training: stop it before deleting it.")

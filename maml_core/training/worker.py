@@ -188,7 +188,7 @@ def serve(url: str, parent: int) -> None:
             if run is None:
                 ending.wait(IDLE_SECONDS)
                 continue
-            end = _train_safely(store, run, owner, ending)
+            end = train_safely(store, run, owner, ending)
             if end:
                 kept[run.id] = end
         except StoreError as error:
@@ -203,7 +203,7 @@ def _warm_up() -> None:
         pass
 
 
-def _train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> tuple[str, str] | None:
+def train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> tuple[str, str] | None:
     """Train a run; where that ends out of order, the status and message to give it back with."""
     try:
         train_run(store, run, owner, should_end=ending.is_set)

@@ -254,6 +254,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
   chart.send = setTriggerValue;
   chart.style.touchAction = data.drags ? "none" : "";  // a finger moves the handle, not the page
+  host.classList.toggle("edited", data.edits !== null);  // the next click places a point
   part(host, ".replay").hidden = !figure.replay;
   if (figure.replay) {
     const range = /** @type {HTMLInputElement} */ (part(host, ".replay input"));

@@ -50,6 +50,7 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     tab.chart("replay")
     tab.page.get_by_text("My points", exact=True).click()
     tab.page.get_by_text("Place at least two points").wait_for()
+    tab.page.locator('.live-chart.edited[data-name="replay"] .nsewdrag').wait_for()  # clicks place points from now on
 
     def points() -> list[str]:
         found = parse_qs(urlparse(tab.page.url).query).get("points", [""])[0]
@@ -60,40 +61,28 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
         assert whole is not None
         return whole["x"] + 60 + x * 400, whole["y"] + 60 + y * 250
 
+    marks = tab.page.locator('.live-chart[data-name="replay"] .subplot.xy .scatterlayer .trace .points path')
+
     def wait_for(count: int) -> None:
-        for _ in range(100):
-            if len(points()) == count:
-                return
-            tab.page.wait_for_timeout(100)
-        raise AssertionError(f"{points()} are not {count} points")
+        tab.until(lambda: len(points()) == count, f"there are never {count} points")
 
     tab.page.mouse.click(*at(0.2, 0.3))
     wait_for(1)
-    tab.page.wait_for_timeout(500)
+    tab.until(lambda: marks.count() == 1, "the point is never drawn")
     tab.page.mouse.click(*at(0.6, 0.6))
     wait_for(2)
     tab.chart("replay")
     tab.page.get_by_text("Meta-learned, after").wait_for()
-    # The picture has a new scale now: find a point where it is drawn.
-    tab.page.wait_for_timeout(800)
-    marks = tab.page.locator('.live-chart[data-name="replay"] .subplot.xy .scatterlayer .trace .points path')
-    box = marks.last.bounding_box()
-    assert box is not None
+    box = tab.still(marks.last)  # the picture has a new scale now: find a point where it is drawn
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     first = points()
     tab.page.mouse.move(x, y)
     tab.page.mouse.down()
     tab.page.mouse.move(x - 10, y - 60, steps=5)
     tab.page.mouse.up()
-    for _ in range(50):
-        if points() != first:
-            break
-        tab.page.wait_for_timeout(100)
+    tab.until(lambda: points() != first, "the point never moves")
     assert len(points()) == 2
-    assert points() != first
-    tab.page.wait_for_timeout(800)
-    box = marks.last.bounding_box()
-    assert box is not None
+    box = tab.still(marks.last)
     tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     wait_for(1)
     assert tab.complaints == []
@@ -121,11 +110,8 @@ def test_a_cell_of_the_map_and_a_picture_of_the_wall_open_their_task(
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={run_id}&view=Where it breaks")
     heat = tab.page.locator('.live-chart[data-name="landscape"] .chart')
-    heat.locator(".heatmaplayer image").wait_for(timeout=60_000)
-    tab.page.wait_for_timeout(500)
-    box = heat.locator(".heatmaplayer image").bounding_box()
-    assert box is not None
+    box = tab.still(heat.locator(".heatmaplayer image"))
     tab.page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
-    tab.page.get_by_text("Meta-learned, after").wait_for(timeout=30_000)
+    tab.page.get_by_text("Meta-learned, after").wait_for()
     assert "p.amplitude=" in tab.page.url
     assert tab.complaints == []

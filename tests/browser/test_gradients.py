@@ -59,9 +59,9 @@ def test_the_compiled_engine_joins_in_when_it_is_asked_to(server: Server, new_ta
     run = tab.page.evaluate('() => new URL(location.href).searchParams.get("run")')
     tab.open(f"{server.url}/Gradients?run={run}")
     offer = tab.page.get_by_role("button", name="Compare the compiled engine too")
-    offer.click(timeout=30_000)
-    tab.page.get_by_text("Making the compiled loop").wait_for(timeout=10_000)
-    tab.page.get_by_text("Making the compiled loop").wait_for(state="hidden", timeout=120_000)
+    offer.click()
+    tab.page.get_by_text("Making the compiled loop").wait_for()
+    tab.page.get_by_text("Making the compiled loop").wait_for(state="hidden")
     tab.chart("cosines")
     assert offer.count() == 0
     assert tab.page.get_by_role("alert").all_inner_texts() == []

@@ -106,7 +106,7 @@ def test_what_cannot_be_exported_is_named(store: Store, small_config: RunConfig)
     with pytest.raises(StoreError, match="no checkpoint yet: train it first"):
         export_run(store, run_id)
     train(store, run_id)
-    with store._transaction(write=True) as connection:
+    with store.transaction(write=True) as connection:
         connection.exec_driver_sql("UPDATE checkpoints SET data = x'00'")
     with pytest.raises(CheckpointError):
         export_weights(store, run_id)

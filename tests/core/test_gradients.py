@@ -20,11 +20,13 @@ def start() -> Initialization:
 
 
 def test_engines_agree_and_say_when_one_is_missing() -> None:
-    table = compare_engines(CONFIG, start()).table.set_index("Engine")
+    found = compare_engines(CONFIG, start())
+    table = found.table.set_index("Engine")
     assert table["Largest difference from higher"].astype(float)["higher"] == 0
     assert table["Relative difference"].astype(float)["vectorized"] < 1e-5
     assert table["Norm"].astype(float)["higher"] > 0
-    assert "compiled" in table.index
+    assert ("compiled" in table.index) != ("compiled" in found.absent)
+    assert found.lacks_loop == ("compiled" in found.absent)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

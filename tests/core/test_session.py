@@ -13,7 +13,7 @@ from maml_core.config import RunConfig
 from maml_core.presets import PRESETS
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from tests.conftest import ROOT, wait_for
+from tests.conftest import PATIENCE, ROOT, wait_for
 
 
 def test_training_in_the_background_with_pause_resume_and_queue(session: TrainingSession) -> None:
@@ -69,7 +69,7 @@ def test_no_worker_outlives_its_server(store_url: str, signal_number: signal.Sig
     assert workers
     server.send_signal(signal_number)
     server.wait()
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert not alive
     (run,) = store.all_runs()
     assert run.status == "interrupted"

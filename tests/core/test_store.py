@@ -156,7 +156,7 @@ def test_a_running_run_is_not_deleted(store: Store, small_config: RunConfig) -> 
 
 
 def test_the_database_is_opened_for_durability(store: Store, store_url: str) -> None:
-    with store._transaction() as connection:
+    with store.transaction() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")

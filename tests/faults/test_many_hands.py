@@ -27,7 +27,7 @@ LEGAL = {
 def test_eight_threads_at_once(store_url: str) -> None:
     session = TrainingSession(store_url, limit=1)
     store = session.store
-    with store._transaction(write=True) as connection:
+    with store.transaction(write=True) as connection:
         connection.exec_driver_sql("CREATE TABLE audit (run TEXT, old TEXT, new TEXT, owner TEXT)")
         connection.exec_driver_sql(
             "CREATE TRIGGER audited AFTER UPDATE OF status ON runs WHEN old.status <> new.status BEGIN "
@@ -70,7 +70,7 @@ def test_eight_threads_at_once(store_url: str) -> None:
         assert not defects
         assert all(done.values()), done
         assert most_workers <= 1
-        with store._transaction() as connection:
+        with store.transaction() as connection:
             audit = connection.exec_driver_sql("SELECT run, old, new, owner FROM audit ORDER BY rowid").all()
         assert {(old, new) for _, old, new, _ in audit} <= LEGAL
         assert all((owner is not None) == (new == "running") for _, _, new, owner in audit)

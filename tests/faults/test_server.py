@@ -13,18 +13,11 @@ from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer
-from tests.lab import Server, Tab, start_server, stop_server
+from tests.conftest import wait_for
+from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
 CONFIG = PRESETS["sine"].config.with_settings({"engine": "vectorized", "meta_iterations": 200_000})
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> float:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, "waited in vain"
-        time.sleep(0.05)
-    return time.monotonic() - start
 
 
 def workers_of(server: Server) -> list[psutil.Process]:
@@ -36,7 +29,9 @@ def newest(store: Store) -> Run:
     return store.all_runs()[0]
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "times", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.nightly)]
+)
 def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
     tmp_path: Path, new_tab: NewTab, times: int
 ) -> None:
@@ -54,10 +49,11 @@ def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
         workers = workers_of(server)
         assert len(workers) == 1
         server.process.send_signal(number)
-        server.process.wait(timeout=15)
-        _, alive = psutil.wait_procs(workers, timeout=5)
+        server.process.wait(timeout=PATIENCE)
+        server.output.close()
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
         assert not alive
-        wait_for(lambda: store.run(run_id).status == "interrupted", 5)
+        wait_for(lambda: store.run(run_id).status == "interrupted")
         tab.page.context.close()  # or it would look for its server for ever
     reached = store.run(run_id).iteration
     straight = Trainer(CONFIG)
@@ -71,7 +67,8 @@ def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
     store.close()
 
 
-def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab: NewTab) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab: NewTab, times: int) -> None:
     url = f"sqlite:///{tmp_path / 'maml.db'}"
     server = start_server(url, "--client.toolbarMode=developer")
     store = Store(url)
@@ -83,10 +80,10 @@ def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab
         run_id = newest(store).id
         (worker,) = workers_of(server)
         owner = store.run(run_id).owner
-        for _ in range(20):
+        for _ in range(times):
             before = store.run(run_id).iteration
             tab.page.keyboard.press("c")
-            tab.page.get_by_role("dialog").get_by_role("button", name="Clear cache").click(timeout=20_000)
+            tab.page.get_by_role("dialog").get_by_role("button", name="Clear cache").click()
             tab.page.get_by_role("dialog").wait_for(state="hidden")
             wait_for(lambda: store.run(run_id).iteration > before)  # noqa: B023
             assert [other.pid for other in workers_of(server)] == [worker.pid]

@@ -16,7 +16,7 @@ from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from pages.components.frame import PAGES, training_session
-from tests.conftest import ROOT, wait_for
+from tests.conftest import PATIENCE, ROOT, wait_for
 from tests.core.test_fields import Everything
 
 
@@ -26,7 +26,7 @@ def _fresh_server(store_url: str) -> Iterator[None]:
     yield
     for child in psutil.Process().children():
         child.kill()
-    psutil.wait_procs(psutil.Process().children(), timeout=5)
+    psutil.wait_procs(psutil.Process().children(), timeout=PATIENCE)
     training_session.clear()
 
 
@@ -41,7 +41,7 @@ def finished(store: Store) -> Run:
 
 
 def open_page(path: str, **query: str) -> AppTest:
-    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=PATIENCE)
     if path != "app.py":
         page.switch_page(path)
     for name, value in query.items():
@@ -374,7 +374,7 @@ def test_a_damaged_store_is_set_aside_and_every_page_says_so(store: Store, finis
 
 
 def test_damaged_runs_are_counted_not_shown(store: Store, finished: Run) -> None:
-    with store._transaction(write=True) as connection:
+    with store.transaction(write=True) as connection:
         connection.exec_driver_sql("UPDATE runs SET status = 'dancing'")
     page = open_page("pages/2_Runs.py")
     assert "1 damaged runs cannot be read" in page.warning[0].value
