@@ -187,7 +187,7 @@ def main() -> None:
         metric_cards(now)
         shown = now.config if now else config
         if shown is None:
-            st.info("Correct the value named in the sidebar to go on.", icon=":material/edit:")
+            st.info("Correct the value named in the sidebar to continue.", icon=":material/edit:")
             return
         try:
             pictures(session, shown, now)

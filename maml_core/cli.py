@@ -116,8 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         url = store_url(getattr(options, "store", None))
         log_to(log_path(url), "terminal")
-        LOG.exception("`%s` failed by a defect", options.command)
-        print(f"A defect of the lab ended this ({brief(error)}); the log {log_path(url)} has more.", file=sys.stderr)
+        LOG.exception("`%s` failed because of a bug", options.command)
+        print(
+            f"The command failed because of a bug in the lab ({brief(error)}); see the log {log_path(url)}.",
+            file=sys.stderr,
+        )
         return 1
     if options.json:
         print(json.dumps(result))
@@ -154,7 +157,16 @@ def _work(store: Store, run_id: str, options: argparse.Namespace, trainer: Train
         try:
             train_run(store, run, owner, trainer=trainer, report=report)
         except BaseException as error:
-            store.release(run.id, owner, "interrupted", "Training was ended at the terminal; resume it to go on.")
+            if isinstance(error, Exception) and not isinstance(error, MamlError) and not run.config.uses_own_model:
+                LOG.exception("run %s failed because of a bug", run.id)
+                reason = (
+                    f"Training failed because of a bug in the lab ({brief(error)}); see the log {log_path(store.url)}."
+                )
+                store.release(run.id, owner, "failed", reason)
+            else:
+                store.release(
+                    run.id, owner, "interrupted", "Training was ended at the terminal; resume it to continue."
+                )
             if run.config.uses_own_model and isinstance(error, Exception):
                 raise ConfigError(f"{run.config.model.kind} failed ({brief(error)}); resume the run.") from None
             raise

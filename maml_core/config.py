@@ -63,8 +63,8 @@ class RunConfig(Spec):
         None,
         gt=0,
         le=0.999999,
-        description="Keep a moving average of the initialization with this decay a meta-iteration, and adapt from "
-        "that; training itself goes on from the newest values.",
+        description="Keep a moving average of the initialization with this decay per meta-iteration, and adapt from "
+        "it; training itself goes on from the newest values.",
     )
     engine: Literal["auto", "higher", "vectorized", "compiled"] = Field(
         "auto",

@@ -23,14 +23,16 @@ def log_to(path: Path, role: str, *others: str) -> None:
     """
     if any(isinstance(handler, ConcurrentRotatingFileHandler) for handler in LOG.handlers):
         return
-    logging.raiseExceptions = False  # a full disk is told of where it stops the work, not by a traceback from here
+    logging.raiseExceptions = False  # a full disk is reported where it stops the work, not by a logging traceback
+    LOG.addHandler(logging.NullHandler())  # without a file, a traceback goes nowhere rather than to the terminal
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
         handler = ConcurrentRotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_KEPT, encoding="utf-8")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {role} %(process)d: %(message)s"))
     except OSError:
         return
     for logger in (LOG, *map(logging.getLogger, others)):
         logger.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False

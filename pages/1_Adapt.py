@@ -50,7 +50,7 @@ def settings(run: Run) -> tuple[int, int, float]:
     )
     if steps > config.inner_steps or inner_lr > config.inner_lr:
         count = counted_steps(config.inner_steps)
-        st.caption(f"Trained for {count} at {config.inner_lr:g}: more than that is extrapolation.")
+        st.caption(f"Trained for {count} at {config.inner_lr:g}: anything beyond that is extrapolation.")
     return shots, steps, inner_lr
 
 

@@ -56,7 +56,7 @@ def confirm_delete(session: TrainingSession, run: Run) -> None:
     """Ask before a run is deleted."""
     st.text(f"{run.name}: {run.iteration:,} meta-iterations, with its metrics and checkpoints. This cannot be undone.")
     with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("Keep it"):
+        if st.button("Cancel"):
             st.rerun()
         if st.button("Delete", type="primary", icon=":material/delete:"):
             act(lambda: session.store.delete(run.id))
@@ -78,7 +78,7 @@ def downloads(session: TrainingSession, run: Run) -> None:
                 f"run-{run.id}.zip",
                 lambda: export_run(store, run.id),
                 True,
-                "Configuration, weights, metrics and history; a lab on another machine imports it and goes on with it.",
+                "Configuration, weights, metrics and history; a lab on another machine can import and resume it.",
             ),
             (
                 "Weights",
@@ -220,7 +220,7 @@ def main() -> None:
         runs = [run for run in runs if wanted is None or run.status in wanted]
         if not runs:
             st.info(
-                f"No run is {kind.lower()} at the moment: choose All to see the others.", icon=":material/filter_list:"
+                f"No {kind.lower()} runs at the moment: choose All to see the others.", icon=":material/filter_list:"
             )
             return
         run = table(session, runs)

@@ -1,4 +1,4 @@
-"""Correctness made visible: one meta-gradient by every engine, and what other algorithms' point at."""
+"""Correctness made visible: one meta-gradient by every engine, and where those of other algorithms point."""
 
 import streamlit as st
 

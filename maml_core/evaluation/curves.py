@@ -107,8 +107,9 @@ def evaluate(
     >>> len(found.learned.mse), found.learned.mse[1] > found.learned.mse[0]
     (2, False)
     """
-    batch = evaluation_tasks(config, tasks, seed)
-    starts = {"learned": start, "random": random_start(config)}
+    with turn(0.0):
+        batch = evaluation_tasks(config, tasks, seed)
+        starts = {"learned": start, "random": random_start(config)}
     if pretrained is not None:
         starts["pretrained"] = pretrained
     parts = range(0, tasks, AT_ONCE)

@@ -18,8 +18,8 @@ class Moving(TypedDict):
     """A trace that moves in a replay: its values at every frame."""
 
     trace: int
-    x: NotRequired[list[list[float]]]
-    y: list[list[float]]
+    x: NotRequired[list[list[int]]]
+    y: list[list[float | None]]
 
 
 class Ghost(TypedDict):
@@ -113,9 +113,9 @@ def packed(values: np.ndarray) -> dict[str, str]:
     return {"dtype": "f4", "bdata": base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()}
 
 
-def rounded(values: np.ndarray) -> list[float]:
-    """Numbers as JSON in the five digits that a screen can show."""
-    return [float(f"{value:.5g}") for value in values]
+def rounded(values: np.ndarray, digits: int = 5) -> list[float | None]:
+    """Numbers as JSON, in the digits that a screen can show; JSON has no infinity, so None stands for it."""
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -111,7 +111,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
             trace_of(fit.x, fit.predictions[-1], meaning, NAMES[meaning], width=3 if meaning == "learned" else 2)
         )
         traces.append(trace_of(np.arange(last + 1), fit.query_loss, meaning, NAMES[meaning], showlegend=False, **right))
-        marks = [[float(f"{fit.query_loss[k]:.6g}")] for k in at]
+        marks = [rounded(fit.query_loss[k : k + 1], 6) for k in at]
         moving.append({"trace": len(traces), "x": [[k] for k in at], "y": marks})
         traces.append(
             trace_of(

@@ -27,7 +27,7 @@ class Trajectory:
         return max(0, int(finite.long().cumprod(0).sum()) - 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Initialization:
     """A starting point for adaptation, with all that adapting from it takes.
 

@@ -152,7 +152,7 @@ class OwnModel(ModelSpec):
         json_schema_extra={"rule": "where the class is imported from, such as my_models:Wide"},
     )
     arguments: dict[str, Any] = Field(
-        {}, description="What the class is called with.", json_schema_extra={"rule": "an object of named arguments"}
+        {}, description="Keyword arguments of the class.", json_schema_extra={"rule": "an object of named arguments"}
     )
 
     def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:

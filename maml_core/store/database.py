@@ -54,7 +54,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self.engine.dispose()
 
     @contextmanager
@@ -157,7 +157,7 @@ def log_path(url: str) -> Path:
         StoreError: this is not a database URL.
     """
     path = database_path(url) or database_path(DEFAULT_URL) or Path("maml.db")
-    return path.with_suffix(".log")
+    return path.with_name(f"{path.name or 'maml.db'}.log")
 
 
 def set_aside(url: str) -> Path:

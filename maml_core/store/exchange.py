@@ -214,7 +214,9 @@ def _read(file: bytes) -> ImportedRun:
         raise _refused(f"model.kind = {config.model.kind!r} is a class, and no code is loaded on a file's word")
     if manifest.iteration > config.meta_iterations:
         raise _refused(f"iteration = {manifest.iteration} is beyond meta_iterations = {config.meta_iterations}")
-    size = 4 * config.parameter_count()
+    if 4 * config.parameter_count() > SIZE_LIMIT:
+        raise _refused("its model is too large")
+    size = 4 * config.layout().size
     limits = {
         "metrics.json": _JSON_LIMITS["metrics.json"],
         "weights.safetensors": size + _HEADER_ROOM,
@@ -225,8 +227,6 @@ def _read(file: bytes) -> ImportedRun:
     for name in _HASHED:
         if hashlib.sha256(parts[name]).hexdigest() != manifest.sha256.get(name):
             raise _refused(f"{name} does not match its SHA-256")
-    if size > SIZE_LIMIT:
-        raise _refused("its model is too large")
     layout = config.layout()
     state, pending = _state(config, layout, parts, manifest.iteration)
     return ImportedRun(

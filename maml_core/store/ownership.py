@@ -44,7 +44,7 @@ class Ownership(StorePart):
         if not self._update(run_id, runs.c.status.in_(RESUMABLE), values):
             raise RunBusyError(
                 f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped or "
-                "interrupted run can go on."
+                "interrupted run can be resumed."
             )
 
     def ask(self, run_id: str, command: str) -> None:

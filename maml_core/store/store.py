@@ -75,7 +75,7 @@ class Store(Archive, Ownership):
         super().__init__(Database(self.url))
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self.database.close()
 
     # Runs ------------------------------------------------------------------------------------------------------
@@ -192,8 +192,9 @@ class Store(Archive, Ownership):
                 raise StoreError(f"name = {name[:90]!r} is not allowed: it must have 1 to {NAME_LENGTH} characters.")
         if notes is not None and len(notes) > NOTES_LENGTH:
             raise StoreError(f"notes of {len(notes):,} characters are not allowed: at most {NOTES_LENGTH:,}.")
-        values = {"name": name, "notes": notes, "pinned": pinned}
-        if not self._update(run_id, sa.true(), {key: value for key, value in values.items() if value is not None}):
+        given = {"name": name, "notes": notes, "pinned": pinned}
+        values = {key: value for key, value in given.items() if value is not None}
+        if not values or not self._update(run_id, sa.true(), values):
             self.run(run_id)
 
     def delete(self, run_id: str) -> None:

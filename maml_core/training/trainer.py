@@ -367,7 +367,7 @@ def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "
 def train(config: RunConfig) -> Initialization:
     """Train a run here and now, in this process, and return the best initialization by held-out loss.
 
-    Nothing is stored: what should be kept, paused or watched belongs into a `Store`.
+    Nothing is stored: what should be kept, paused or watched belongs in a `Store`.
 
     >>> from maml_core import RunConfig, train
     >>> start = train(RunConfig(meta_iterations=20, meta_batch_size=2, engine="vectorized"))

@@ -6,6 +6,7 @@ the one run it is given. Whatever ends it, at most the last `COMMIT_SECONDS` of 
 
 import argparse
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -213,9 +214,9 @@ def train_safely(store: Store, run: Run, owner: str, ending: threading.Event) ->
         LOG.warning("run %s is interrupted: %s", run.id, error)
         return "interrupted", f"{error} Training was interrupted; resume it from its last commit."
     except Exception as error:  # a defect must not take the worker with it, and must be seen
-        LOG.exception("run %s failed by a defect", run.id)
+        LOG.exception("run %s failed because of a bug", run.id)
         reason = f"{type(error).__name__}: {error}"[:300]
-        return "failed", f"Training failed by a defect of the lab ({reason}); the log {log_path(store.url)} has more."
+        return "failed", f"Training failed because of a bug in the lab ({reason}); see the log {log_path(store.url)}."
     return None
 
 
@@ -232,7 +233,13 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--parent", required=True, type=int)
     arguments = parser.parse_args()
-    serve(arguments.store, arguments.parent)
+    try:
+        serve(arguments.store, arguments.parent)
+    except Exception as error:
+        log_to(log_path(arguments.store), "worker")
+        LOG.exception("the worker ended because of a bug")
+        print(f"A worker ended ({type(error).__name__}); see the log {log_path(arguments.store)}.", file=sys.stderr)
+        os._exit(1)
     os._exit(0)  # everything is committed, and taking torch down in order can take a second
 
 

@@ -3,7 +3,7 @@
 // The types are the browser's half of the contract in maml_core/figures.
 
 /**
- * @typedef {{trace: number, x?: number[][], y: number[][]}} Moving a trace's values at every frame
+ * @typedef {{trace: number, x?: number[][], y: (number | null)[][]}} Moving a trace's values at every frame
  * @typedef {{trace: number, frame: number}} Ghost a trace that stays behind once its frame is over
  * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[]}} Replay
  * @typedef {Record<string, any>} Trace

@@ -96,7 +96,7 @@ def _start() -> None:
             config.model.check_loadable()
         load_config(config, preset)
     except ConfigError as error:
-        st.warning(f"The link cannot be followed. {error} The default preset is shown.", icon=":material/link_off:")
+        st.warning(f"This link is not valid. {error} The default preset is shown.", icon=":material/link_off:")
         load_config(get_preset(DEFAULT).config, DEFAULT)
 
 

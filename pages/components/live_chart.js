@@ -134,7 +134,7 @@ function editPoints(chart, signal) {
   /** @type {{index: number, px: number, py: number} | null} */
   let pressed = null;
   chart.addEventListener("pointerdown", (event) => {
-    if (!chart.latest.edits || event.button !== 0) return;
+    if (!chart.latest.edits || event.button !== 0 || !chart._fullLayout) return;
     const at = place(chart, event);
     if (!at.inside) return;
     const index = chart.latest.edits.findIndex(
@@ -192,7 +192,8 @@ function dragHandle(chart, signal) {
   };
   chart.addEventListener("pointerdown", (event) => {
     const onButton = event.target instanceof Element && event.target.closest(".modebar");
-    if (!chart.latest.drags || event.button !== 0 || !place(chart, event).inside || onButton) return;
+    if (!chart.latest.drags || !chart._fullLayout || event.button !== 0) return;
+    if (!place(chart, event).inside || onButton) return;
     event.preventDefault();
     event.stopPropagation();
     chart.setPointerCapture(event.pointerId);
@@ -237,7 +238,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
     chart.answered?.();
     pause(chart, host);
     await paint(Plotly);
-    if (chart.latest.figure.replay) await showFrame(chart, host, Math.min(chart.frame ?? last, last));
+    const { replay } = chart.latest.figure;  // not this call's: the timer below draws with the first call's function
+    if (replay) await showFrame(chart, host, Math.min(chart.frame ?? Infinity, replay.steps.length - 1));
     if (!chart.listening) {
       chart.listening = true;
       chart.on("plotly_click", ({ points: [point] }) => {

@@ -87,7 +87,7 @@ def live_chart(
         return told
 
     data: ChartData = {
-        "figure": json.dumps(figure),
+        "figure": json.dumps(figure, allow_nan=False),
         "plotly": _plotly_url(),
         "name": key,
         "alt": alt,

@@ -43,7 +43,7 @@ def pick_checkpoint(session: TrainingSession, run: Run) -> int | None:
     if len(kept) < 2:
         return None
     chosen: int | None = st.select_slider(
-        "Looking back: the initialization after so many meta-iterations",
+        "Checkpoint, by meta-iterations",
         [*kept, None],
         value=asked if asked in kept else None,
         format_func=lambda at: "latest" if at is None else f"{at:,}{' (best)' if at == run.best_iteration else ''}",
@@ -66,7 +66,7 @@ def query_number(name: str, default: N, low: N, high: N) -> N:
 
 
 def status_line(session: TrainingSession, run: Run) -> None:
-    """Name, status, engine and device of a run, and a word where one is due."""
+    """Name, status, engine and device of a run, and its message, if any."""
     color, icon = STATUS_BADGES[run.status]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{_escaped(run.name)}**", width="content")
@@ -74,7 +74,7 @@ def status_line(session: TrainingSession, run: Run) -> None:
         if run.engine:
             st.badge(run.engine, icon=":material/memory:", color="gray", help=_engine_help(run))
             st.badge(
-                run.device or "", icon=":material/developer_board:", color="gray", help="The device it computes on."
+                run.device or "", icon=":material/developer_board:", color="gray", help="The device used for training."
             )
     if run.status == "queued":
         busy = session.store.count("running")

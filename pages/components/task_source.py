@@ -118,7 +118,7 @@ def _own_points(family: TaskFamily) -> tuple[Tasks | None, list[list[float]]]:
         height=150,
         key=f"points-{text}",
         placeholder="-2, 1.5\n0, 0\n2, -1.5",
-        help="One point a line.",
+        help="One point per line.",
         on_change=_paste,
         args=(f"points-{text}",),
     )

@@ -168,7 +168,7 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     dialog.wait_for()
     seen = tab.messages
     tab.until(lambda: tab.messages > seen, "the listing never looks again")  # which once closed the dialog
-    dialog.get_by_role("button", name="Keep it").click()
+    dialog.get_by_role("button", name="Cancel").click()
     dialog.wait_for(state="hidden")
     assert any(run.name == "my best run" for run in Store(server.store_url).all_runs())
     tab.press("Delete")

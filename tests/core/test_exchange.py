@@ -192,3 +192,14 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
     batch = TaskBatch(support_x, support_y, query_x, torch.zeros(1, 2, 1))
     trajectory = config.initialization(flat).adapt(batch, steps=3)
     assert found == pytest.approx(trajectory.predictions[-1, 0, :, 0].tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_a_run_with_learned_rates_is_imported_whatever_its_size(store: Store) -> None:
+    """Learned rates double every vector: the limits of an import know that."""
+    config = PRESETS["sine"].config.with_settings(
+        {"algorithm": "fo-meta-sgd", "model.hidden_sizes": [150, 150], "meta_iterations": 2, "engine": "vectorized"}
+    )
+    run_id = store.create_run(config)
+    train(store, run_id)
+    copy = store.run(import_run(store, export_run(store, run_id)))
+    assert copy.config == config

@@ -1,4 +1,5 @@
 import base64
+import json
 
 import numpy as np
 import pandas as pd
@@ -99,9 +100,9 @@ def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:
         meaning = figure["data"][part["trace"]]["meta"]
         fit = fits[0] if meaning == "learned" else fits[1]
         if "x" in part:
-            np.testing.assert_allclose([y[0] for y in part["y"]], fit.query_loss, rtol=1e-5)
+            np.testing.assert_allclose(np.array([y[0] for y in part["y"]], dtype=float), fit.query_loss, rtol=1e-5)
         else:
-            np.testing.assert_allclose(part["y"], fit.predictions, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(np.array(part["y"], dtype=float), fit.predictions, rtol=1e-3, atol=1e-4)
     assert [ghost["frame"] for ghost in replay["ghosts"]] == [0, 1, 2]
 
 
@@ -122,3 +123,12 @@ def test_error_curves_show_each_model_with_its_band() -> None:
     bands = [trace for trace in figure["data"] if trace.get("fill")]
     assert [band["meta"] for band in bands] == ["random", "learned"]
     np.testing.assert_allclose(unpack(bands[0]["y"]), [2.5, 1.25, 0.75, 1.5])
+
+
+@pytest.mark.parametrize("inner_lr", [0.1, 5.0, 20.0])
+def test_a_replay_that_overflows_is_still_json(inner_lr: float) -> None:
+    """JSON has no infinity: a browser would refuse the whole figure."""
+    start = start_of(build_model(MLP(), seed=0), inner_lr=inner_lr)
+    for fit in fit_tasks(start, draw_tasks(Sine(), 0, 20, 5), steps=10):
+        figure = replay_figure({"learned": fit, "random": fit})
+        assert json.loads(json.dumps(figure, allow_nan=False))["replay"]["steps"]

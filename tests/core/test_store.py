@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
 from maml_core.store.base import Saved
 from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.run import Run
+from maml_core.store.schema import runs
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 
@@ -189,3 +192,13 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
         Store(f"sqlite:///{tmp_path}/file/maml.db")
     with pytest.raises(StoreError, match="not a database URL"):
         Store("nonsense")
+
+
+def test_a_run_has_a_field_for_every_column() -> None:
+    assert [field.name for field in fields(Run)] == [column.name for column in runs.columns]
+
+
+def test_an_edit_of_nothing_changes_nothing(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config, name="as it was")
+    store.edit(run_id)
+    assert store.run(run_id).name == "as it was"

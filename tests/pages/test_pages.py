@@ -124,7 +124,7 @@ def test_changes_go_into_the_url_and_come_back_from_it() -> None:
 )
 def test_a_bad_link_gets_a_sentence_and_the_page_works(name: str, value: str) -> None:
     page = open_page("app.py", **{name: value})
-    assert "cannot be followed" in page.warning[0].value
+    assert "is not valid" in page.warning[0].value
     assert name in page.warning[0].value
 
 
@@ -359,7 +359,7 @@ def test_runs_page_filters_by_status(store: Store, finished: Run) -> None:
     page = open_page("pages/2_Runs.py", filter="Resumable")
     assert page.dataframe[0].value["Name"].tolist() == ["other"]
     page = open_page("pages/2_Runs.py", filter="Failed")
-    assert "No run is failed" in page.info[0].value
+    assert "No failed runs" in page.info[0].value
 
 
 def test_a_damaged_store_is_set_aside_and_every_page_says_so(store: Store, finished: Run) -> None:
