@@ -8,6 +8,7 @@ from maml_core.engines.auto import AutoEngine, Compilation, CompileStage, Job
 from maml_core.engines.base import Engine, EngineStatus, TrainingState, initial_state
 from maml_core.engines.compiled import CompiledEngine
 from maml_core.engines.meta_optimizer import MetaOptimizer
+from maml_core.engines.native import NativeEngine
 from maml_core.engines.reference import ReferenceEngine
 from maml_core.engines.vectorized import VectorizedEngine
 
@@ -15,6 +16,7 @@ ENGINES: dict[str, type[Engine]] = {
     "higher": ReferenceEngine,
     "vectorized": VectorizedEngine,
     "compiled": CompiledEngine,
+    "native": NativeEngine,
 }
 """Engines by the name a configuration gives them."""
 
@@ -28,6 +30,7 @@ __all__ = [
     "EngineStatus",
     "Job",
     "MetaOptimizer",
+    "NativeEngine",
     "ReferenceEngine",
     "TrainingState",
     "VectorizedEngine",

@@ -64,6 +64,7 @@ class EngineStatus(StrEnum):
     HIGHER = "higher"
     VECTORIZED = "vectorized"
     COMPILED = "compiled"
+    NATIVE = "native"
     COMPILING = "compiling"
     VECTORIZED_WHILE_COMPILING = "vectorized, compiling"
 

@@ -1,0 +1,12 @@
+"""Engine `native`: a run's own loop, in C++, made in about a second.
+
+A task's tensors are tiny, so what an ordinary library spends its time on is not arithmetic. Here the operations of
+*one task* are lowered to plain C++ with vector extensions, everything in cache and registers: `lowering` traces a
+function of a task to a graph and turns its nodes into values (`ir`) by the table in `operations`; `writer` writes
+values as loops; `program` puts the functions of a run together with the loop around them; `toolchain` compiles and
+keeps the result.
+"""
+
+from maml_core.engines.native.engine import NativeEngine
+
+__all__ = ["NativeEngine"]

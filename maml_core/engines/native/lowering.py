@@ -1,0 +1,136 @@
+"""From a function of one task to a graph, and from the graph to values."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from maml_core.engines.native.ir import UnsupportedError, Value
+from maml_core.engines.native.operations import CONSTANT_FILLS, OPERATIONS, PRODUCTS, VIEWS
+from maml_core.engines.native.writer import Writer
+
+aten = torch.ops.aten
+
+_IGNORED = ("pin_memory", "memory_format", "dtype", "layout", "device")
+"""Arguments that say where and how a tensor lies, which is decided here."""
+
+
+def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The operations of a function on tensors, flat: derivatives and what is not in the table are taken apart.
+
+    Raises:
+        UnsupportedError: an operation is left that cannot be lowered.
+    """
+    with torch.no_grad():
+        module = make_fx(lambda *given: tuple(function(*given)))(*inputs)
+        asked = _unknown(module)
+        if asked or _writes(module):
+            table: dict[Any, Callable[..., Any]] = {
+                target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
+            }
+            pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
+            module = make_fx(pure, decomposition_table=table)(*inputs)
+    unknown = _unknown(module)
+    if unknown:  # named as the model's author knows it, not as what it was taken apart into
+        raise UnsupportedError(f"The operation {(asked or unknown)[0]} is not in the native engine's table.")
+    return module
+
+
+def _is_known(target: Any) -> bool:
+    return target in OPERATIONS or target in CONSTANT_FILLS or target in PRODUCTS or target is aten.arange.start
+
+
+def _unknown(module: fx.GraphModule) -> list[str]:
+    nodes = [node for node in module.graph.nodes if node.op == "call_function"]
+    return [str(node.target) for node in nodes if not _is_known(node.target)]
+
+
+def _writes(module: fx.GraphModule) -> bool:
+    """Whether any operation changes a tensor in place."""
+    return any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for node in module.graph.nodes
+        if node.op == "call_function"
+    )
+
+
+def lower(write: Writer, module: fx.GraphModule, inputs: Sequence[Value]) -> tuple[Value, ...]:
+    """The values of a graph's outputs, for those of its inputs.
+
+    Raises:
+        UnsupportedError: a form of an operation cannot be lowered.
+    """
+    nodes = list(module.graph.nodes)
+    needed = _needed(nodes[-1])
+    uses = _uses(nodes, needed)
+    values: dict[fx.Node, Any] = {}
+    feed = iter(inputs)
+    for node in nodes:
+        if node.op == "placeholder":
+            values[node] = next(feed)
+        elif node not in needed:
+            continue
+        elif node.op == "get_attr":
+            values[node] = write.constants(getattr(module, str(node.target)))
+        elif node.op == "call_function":
+            value = _apply(write, node, values, uses[node])
+            if isinstance(value, Value) and _is_worth_storing(node, value, uses[node]):
+                value = write.store(value)
+            values[node] = value
+    outputs: Any = nodes[-1].args[0]
+    return tuple(values[node] for node in outputs)
+
+
+def _apply(write: Writer, node: fx.Node, values: dict[fx.Node, Any], uses: int) -> Any:
+    """What one operation gives."""
+    given: Any = node.args
+    if node.target in CONSTANT_FILLS:
+        fill = CONSTANT_FILLS[node.target]
+        meta = node.meta.get("val", node.meta.get("tensor_meta"))
+        return write.constant(tuple(meta.shape), given[1] if fill is None else fill)  # type: ignore[union-attr]
+    if node.target is aten.arange.start:
+        return write.constants(torch.arange(*given))
+    arguments: Any = fx.node.map_arg(given, values.__getitem__)
+    named: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+    named = {key: value for key, value in named.items() if key not in _IGNORED}
+    if node.target is aten.mm.default:
+        return write.matmul(*arguments, used_once=uses == 1)
+    if node.target is aten.addmm.default:
+        if named:
+            raise UnsupportedError("The native engine cannot lower a product with factors.")
+        bias, left, right = arguments
+        return OPERATIONS[aten.add.Tensor](write, write.matmul(left, right, used_once=True), bias)
+    return OPERATIONS[node.target](write, *arguments, **named)
+
+
+def _is_worth_storing(node: fx.Node, value: Value, uses: int) -> bool:
+    """Whether a value is better computed now than wherever it is used."""
+    is_lazy = value.constant is None and value.buffer is None and value.product is None and not value.is_cheap
+    return is_lazy and node.target not in VIEWS and (uses > 1 or not value.shape)
+
+
+def _needed(output: fx.Node) -> set[fx.Node]:
+    """The nodes that the output depends on."""
+    found: set[fx.Node] = set()
+    left = [output]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += [] if node.target in CONSTANT_FILLS else node.all_input_nodes
+    return found
+
+
+def _uses(nodes: Sequence[fx.Node], needed: set[fx.Node]) -> dict[fx.Node, int]:
+    """How often each value is read, through views."""
+    uses: dict[fx.Node, int] = {}
+    for node in reversed(nodes):
+        count = 0
+        for user in node.users:
+            if user in needed and user.target not in CONSTANT_FILLS:
+                count += uses[user] if user.target in VIEWS else list(user.all_input_nodes).count(node) or 1
+        uses[node] = count
+    return uses

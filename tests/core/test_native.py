@@ -1,0 +1,479 @@
+"""The native engine: each operation against torch, random graphs, models of people's own, threads, the compiler."""
+
+import ctypes
+import dataclasses
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from maml_core.config import RunConfig
+from maml_core.engines import MetaOptimizer, NativeEngine, VectorizedEngine, initial_state
+from maml_core.engines.native import toolchain
+from maml_core.engines.native.operations import OPERATIONS
+from maml_core.engines.native.program import Program, make_program
+from maml_core.engines.native.toolchain import Build, cache_folder, flags, is_private
+from maml_core.errors import EngineError
+from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.problems import Regression
+from maml_core.learning.tasks import TaskBatch
+from maml_core.presets import PRESETS
+from maml_core.training.trainer import Trainer, training_stream
+from tests.core.native_cases import Compiled, Function
+from tests.core.starts import FOMAML
+
+DTYPES = [torch.float32, torch.float64]
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+
+
+def numbers(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+Case = tuple[Function, list[tuple[int, ...]]]
+OPERATION_CASES: dict[str, Case] = {
+    "add": (lambda a, b: a + b, [(3, 5), (3, 5)]),
+    "add a row": (lambda a, b: a + b, [(3, 17), (17,)]),
+    "add a column": (lambda a, b: a + b, [(3, 17), (3, 1)]),
+    "add scaled": (lambda a, b: torch.add(a, b, alpha=3), [(4,), (4,)]),
+    "subtract": (lambda a, b: a - b, [(2, 3, 4), (1, 3, 1)]),
+    "subtract from a number": (lambda a: 2.5 - a, [(7,)]),
+    "multiply": (lambda a, b: a * b, [(33,), (33,)]),
+    "divide": (lambda a, b: a / (b * b + 1), [(5, 5), (5, 5)]),
+    "powers": (lambda a: a**2 + a**3 + (a * a + 1) ** 0.5 + (a * a + 1) ** -0.5 + a**1, [(20,)]),
+    "negative, absolute, root": (lambda a: -a + a.abs() + (a * a).sqrt() + (a * a + 1).rsqrt(), [(19,)]),
+    "reciprocal": (lambda a: (a * a + 1).reciprocal(), [(9,)]),
+    "relu and its gradient": (lambda a: torch.func.grad(lambda v: torch.relu(v).sum())(a) + torch.relu(a), [(40,)]),
+    "exp": (lambda a: a.exp() + a.expm1(), [(37,)]),
+    "log": (lambda a: (a * a + 0.1).log() + (a * a).log1p(), [(37,)]),
+    "sin, cos": (lambda a: (3 * a).sin() + (3 * a).cos(), [(37,)]),
+    "tanh": (lambda a: torch.func.grad(lambda v: torch.tanh(v).sum())(a) + a.tanh(), [(5, 9)]),
+    "sigmoid": (lambda a: torch.func.grad(lambda v: torch.sigmoid(v).sum())(a) + a.sigmoid(), [(5, 9)]),
+    "silu": (lambda a: torch.func.grad(lambda v: nn.functional.silu(v).sum())(a) + nn.functional.silu(a), [(45,)]),
+    "gelu": (lambda a: torch.func.grad(lambda v: nn.functional.gelu(v).sum())(a) + nn.functional.gelu(a), [(45,)]),
+    "softplus": (lambda a: torch.func.grad(lambda v: nn.functional.softplus(v).sum())(a), [(45,)]),
+    "elu": (lambda a: torch.func.grad(lambda v: nn.functional.elu(v).sum())(a) + nn.functional.elu(a), [(45,)]),
+    "erf": (lambda a: a.erf(), [(45,)]),
+    "comparisons": (lambda a, b: torch.where((a < b) & (a > -1) | (b >= 1), a, 2 * b), [(6, 7), (7,)]),
+    "equalities": (lambda a: torch.where((a.round(decimals=0) if False else a) == a, a, -a) + (a != 0) * a, [(6,)]),
+    "clamp": (lambda a: a.clamp(-0.5, 0.5) + a.clamp(min=0) + a.clamp(max=0.1), [(50,)]),
+    "maximum, minimum": (lambda a, b: torch.maximum(a, b) * torch.minimum(a, b), [(5, 6), (6,)]),
+    "sum": (lambda a: a.sum(), [(3, 40)]),
+    "sum over rows": (lambda a: a.sum(0), [(9, 40)]),
+    "sum over columns": (lambda a: a.sum(-1, keepdim=True), [(9, 40)]),
+    "sum over several": (lambda a: a.sum((0, 2)), [(3, 9, 5)]),
+    "mean": (lambda a: a.mean(1) + a.mean(), [(7, 4)]),
+    "variance": (lambda a: a.var(1) + a.var(1, correction=0), [(7, 12)]),
+    "norm": (lambda a: torch.linalg.vector_norm(a) * a, [(70,)]),
+    "softmax": (lambda a: torch.softmax(a, -1), [(5, 11)]),
+    "mean squared error": (lambda a, b: torch.func.grad(nn.functional.mse_loss)(a, b), [(9, 1), (9, 1)]),
+    "product": (lambda a, b: a @ b, [(10, 33), (33, 40)]),
+    "product, odd sizes": (lambda a, b: a @ b + 1, [(13, 7), (7, 3)]),
+    "product by a column": (lambda a, b: a @ b, [(10, 33), (33, 1)]),
+    "product by a row": (lambda a, b: a @ b, [(1, 33), (33, 20)]),
+    "outer product": (lambda a, b: a @ b, [(10, 1), (1, 33)]),
+    "product of transposes": (lambda a, b: a.T @ b.T, [(9, 12), (20, 9)]),
+    "product, bias, relu": (lambda a, b, c: torch.relu(a @ b + c), [(10, 12), (12, 40), (40,)]),
+    "product used twice": (lambda a, b: (a @ b) + (a @ b).T.contiguous().T * 2, [(6, 5), (5, 6)]),
+    "product read transposed": (lambda a, b: torch.tanh((a @ b).T), [(6, 5), (5, 8)]),
+    "large product": (lambda a, b: (a @ b).sum(0), [(150, 150), (150, 160)]),
+    "views": (lambda a: a.reshape(4, 6).t().reshape(2, 12).unsqueeze(1).squeeze(1) * 2, [(2, 3, 4)]),
+    "permute": (lambda a: a.permute(2, 0, 1) + 1, [(2, 3, 4)]),
+    "expand": (lambda a: a.expand(3, 5, 4) * 1.5, [(5, 1)]),
+    "select, slice, split": (lambda a: a[1] + a[0:1, :].squeeze(0) + a.split(1)[2].view(-1), [(3, 8)]),
+    "unbind": (lambda a: a.unbind(1)[2] * a.unbind(0)[0].sum(), [(3, 8)]),
+    "concatenate": (lambda a, b: torch.cat([a, 2 * b, a], dim=1), [(3, 4), (3, 2)]),
+    "stack": (lambda a, b: torch.stack([a, b * 2], dim=1), [(3, 4), (3, 4)]),
+    "fill": (lambda a: a + torch.zeros_like(a) + torch.full_like(a, 2.0) + torch.ones(3), [(3,)]),
+    "constants": (lambda a: a * torch.arange(1, 6, dtype=a.dtype), [(2, 5)]),
+    "layer norm": (lambda a: nn.functional.layer_norm(a, (12,)), [(5, 12)]),
+    "a number": (lambda a: a.sum() * 2 + 1, [(3,)]),
+}  # fmt: skip  # a table
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def compiled(request: pytest.FixtureRequest) -> tuple[Compiled, torch.dtype]:
+    dtype = request.param
+    cases = [
+        (function, [numbers(shape, 7 * i + k, dtype) for k, shape in enumerate(shapes)])
+        for i, (function, shapes) in enumerate(OPERATION_CASES.values())
+    ]
+    return Compiled(cases), dtype
+
+
+@pytest.mark.parametrize("number", range(len(OPERATION_CASES)), ids=list(OPERATION_CASES))
+def test_an_operation_gives_what_torch_gives(compiled: tuple[Compiled, torch.dtype], number: int) -> None:
+    native, dtype = compiled
+    torch.testing.assert_close(
+        native.run(number), native.expected(number), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+    )
+
+
+def test_inputs_may_lie_in_memory_as_they_like() -> None:
+    whole = numbers((6, 9), 1, torch.float32)
+    strided, flipped = whole.t(), whole[:, ::2]
+    cases: list[tuple[Function, list[Tensor]]] = [
+        (lambda a, b: a @ b + 1, [strided, whole]),
+        (lambda a: a * 2 + a.sum(0), [flipped]),
+        (lambda a, b: torch.cat([a, b]), [flipped, flipped]),
+        (lambda a: a.expand(4, 6), [numbers((6,), 2, torch.float32)]),
+    ]
+    native = Compiled(cases)
+    for number in range(len(cases)):
+        torch.testing.assert_close(native.run(number), native.expected(number), rtol=1e-5, atol=1e-5)
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e-40, -1e-40, 3e38, 1e-30]
+SPECIAL_CASES: list[Function] = [
+    lambda a: a + 1, lambda a: a * a, lambda a: 1 / a, lambda a: torch.relu(a), lambda a: a.abs(), lambda a: a.sqrt(),
+    lambda a: a.tanh(), lambda a: a.exp(), lambda a: a.sin(), lambda a: a.clamp(-1, 1), lambda a: a.sum(),
+    lambda a: torch.maximum(a, a.flip(0) if False else a * 0), lambda a: torch.where(a < 0, -a, a), lambda a: a.mean(),
+    lambda a: torch.sigmoid(a), lambda a: torch.amax(a, 0), lambda a: torch.func.grad(lambda v: torch.relu(v).sum())(a),
+]  # fmt: skip  # a table
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_not_a_number_infinite_or_tiny_goes_the_same_way(dtype: torch.dtype) -> None:
+    values = torch.tensor(SPECIAL * 3, dtype=dtype)
+    native = Compiled([(function, [values]) for function in SPECIAL_CASES])
+    for number in range(len(SPECIAL_CASES)):
+        found, expected = native.run(number), native.expected(number)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
+# Random graphs: each step takes one or two earlier tensors, all of shape [rows, columns] once broadcast.
+STEPS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - 0.5 * b, lambda a, b: torch.tanh(a) * b,
+    lambda a, b: torch.relu(a) + b, lambda a, b: torch.where(a < b, a, b), lambda a, b: a - a.mean(0, keepdim=True),
+    lambda a, b: a / (1 + b.square().sum(1, keepdim=True)), lambda a, b: (a @ b.T) @ b / a.shape[1],
+    lambda a, b: torch.cat([a, b], dim=1)[:, : a.shape[1]], lambda a, b: a.T.reshape(a.shape),
+    lambda a, b: (a.reshape(-1) * b.reshape(-1)).reshape(a.shape), lambda a, b: a.sin() + b.sum(),
+    lambda a, b: a[:1] + b, lambda a, b: a[:, :1] * b, lambda a, b: torch.softmax(a, 1) + b * 0.1,
+]  # fmt: skip  # a table
+GRAPH = st.lists(
+    st.tuples(st.integers(0, len(STEPS) - 1), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8
+)
+
+
+def graph_function(steps: list[tuple[int, int, int]]) -> Function:
+    def function(a: Tensor, b: Tensor) -> Tensor:
+        made = [a, b]
+        for kind, left, right in steps:
+            made.append(STEPS[kind](made[-1 - left % len(made)], made[-1 - right % len(made)]))
+        return made[-1]
+
+    return function
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@given(graphs=st.lists(GRAPH, min_size=25, max_size=25), rows=st.integers(1, 12), columns=st.integers(1, 20))
+def test_random_graphs_give_what_torch_gives(graphs: list[list[tuple[int, int, int]]], rows: int, columns: int) -> None:
+    """Three hundred of them, twenty-five to a compilation; in float64, where rounding hides nothing."""
+    inputs = [numbers((rows, columns), seed, torch.float64) for seed in (1, 2)]
+    native = Compiled([(graph_function(steps), inputs) for steps in graphs])
+    for number in range(len(graphs)):
+        found, expected = native.run(number), native.expected(number)
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-9, atol=1e-9)
+
+
+def test_every_entry_of_the_table_is_documented_by_its_family() -> None:
+    assert len(OPERATIONS) > 70
+    assert all(callable(lowering) for lowering in OPERATIONS.values())
+
+
+# Models of people's own ----------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.inside, self.out = nn.Linear(1, 12), nn.Linear(12, 12), nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.into(x))
+        found: Tensor = self.out(h + torch.relu(self.inside(h)))
+        return found
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(1, 8), nn.Linear(1, 8), nn.Linear(1, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2) / 8**0.5, -1)
+        found: Tensor = self.out(weights @ self.v(x))
+        return found
+
+
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(n)) for n in (9, 9, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.sin(x * self.a + self.b) * self.c).sum(-1, keepdim=True)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(1, 7), nn.Linear(7, 1)
+        self.out.weight = nn.Parameter(self.into.weight.detach().T.clone())
+        self.shared = nn.Linear(7, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(torch.tanh(self.shared(torch.tanh(self.shared(torch.tanh(self.into(x)))))))
+        return found
+
+
+def stack(*inside: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(1, 12), *inside, nn.Linear(12, 1))
+
+
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "residual": Residual,
+    "attention": Attention,
+    "bare parameters": Bare,
+    "a layer used twice": Tied,
+    "layer norm": lambda: stack(nn.LayerNorm(12), nn.SiLU()),
+    "softplus": lambda: stack(nn.Softplus()),
+    "gelu": lambda: stack(nn.GELU()),
+    "elu": lambda: stack(nn.ELU()),
+    "prelu": lambda: stack(nn.PReLU()),
+    "leaky relu": lambda: stack(nn.LeakyReLU()),
+    "mish": lambda: stack(nn.Mish()),
+    "hard tanh": lambda: stack(nn.Hardtanh()),
+}
+
+
+def engines(
+    model: nn.Module, steps: int, algorithm: str = "fomaml", **options: object
+) -> tuple[NativeEngine, VectorizedEngine]:
+    inner, optimizer = InnerLoop(0.02, steps), MetaOptimizer(0.01, **options)  # type: ignore[arg-type]
+    parts = {"inner": inner, "meta_optimizer": optimizer, "algorithm": ALGORITHMS[algorithm]}
+    return NativeEngine(model, **parts), VectorizedEngine(model, **parts)  # type: ignore[arg-type]
+
+
+def some_tasks(
+    count: int = 5, iterations: int = 4, features: int = 1, outputs: int = 1, dtype: torch.dtype = torch.float32
+) -> TaskBatch:
+    shapes = [(iterations, count, points, size) for points in (6, 4) for size in (features, outputs)]
+    return TaskBatch(*(numbers(shape, seed, dtype) for seed, shape in enumerate(shapes)))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_of_ones_own_gets_the_same_meta_gradient(name: str) -> None:
+    torch.manual_seed(3)
+    model = OWN[name]()
+    native, vectorized = engines(model, 2)
+    tasks, start = some_tasks(), initial_state(model, FOMAML)
+    native.prepare(tasks.at(0))
+    found = native.meta_gradient(start.parameters, tasks.at(0)).gradient
+    expected = vectorized.meta_gradient(start.parameters, tasks.at(0)).gradient
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    rows, other_rows = native.run(start, tasks)[1], vectorized.run(start, tasks)[1]
+    torch.testing.assert_close(rows, other_rows, rtol=1e-3, atol=1e-5)
+
+
+def test_a_convolution_is_refused_by_name() -> None:
+    class Convolved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv1d(1, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.layer(x.T[None])
+            return found.sum(1).T
+
+    native, _ = engines(Convolved(), 1)
+    with pytest.raises(EngineError, match=r"operation aten\.convolution\.default"):
+        native.prepare(some_tasks().at(0))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("features", "outputs"), [(3, 1), (1, 2), (4, 3)])
+def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs: int) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(features, 9), nn.Tanh(), nn.Linear(9, outputs)).double()
+    native, vectorized = engines(model, 2, algorithm, clip_norm=1.0, ema_decay=0.9, schedule="cosine", total=9)
+    tasks = some_tasks(features=features, outputs=outputs, dtype=torch.float64)
+    start = initial_state(model, ALGORITHMS[algorithm], averages=True)
+    found, expected = native.run(start, tasks)[0], vectorized.run(start, tasks)[0]
+    for one, other in zip(found.vectors, expected.vectors, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    one_gradient = native.meta_gradient(start.parameters, tasks.at(0)).gradient
+    torch.testing.assert_close(
+        one_gradient, vectorized.meta_gradient(start.parameters, tasks.at(0)).gradient, rtol=1e-8, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_starts_as_the_vectorized_engine_does(preset: str) -> None:
+    config = PRESETS[preset].config.with_settings({"meta_iterations": 2000})
+    ends = []
+    for engine in ("native", "vectorized"):
+        trainer = Trainer(config.with_settings({"engine": engine}))
+        trainer.limit = 5
+        list(trainer.run())
+        ends.append(trainer.state.parameters)
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 25])
+def test_any_number_of_threads_gives_the_same_bits(count: int) -> None:
+    torch.manual_seed(1)
+    model = stack(nn.ReLU(), nn.Linear(12, 12), nn.ReLU())
+    native, _ = engines(model, 3)
+    tasks, start = some_tasks(count=count, iterations=40), initial_state(model, FOMAML)
+    ends = []
+    for threads in (1, 2, 3, 8):
+        native.threads = threads
+        ends.append(native.run(start, tasks))
+    native.close()
+    for state, rows in ends[1:]:
+        assert torch.equal(state.parameters, ends[0][0].parameters)
+        assert torch.equal(state.exp_avg_sq, ends[0][0].exp_avg_sq)
+        assert torch.equal(rows, ends[0][1])
+
+
+def test_large_arrays_lie_on_the_heap_and_memory_does_not_grow_with_the_steps() -> None:
+    model = nn.Sequential(nn.Linear(1, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 1))
+    native, vectorized = engines(model, 2)
+    tasks, start = some_tasks(iterations=2), initial_state(model, FOMAML)
+    torch.testing.assert_close(
+        native.run(start, tasks)[0].parameters, vectorized.run(start, tasks)[0].parameters, rtol=1e-4, atol=1e-5
+    )
+    sizes = []
+    for steps in (2, 200):
+        made = make_program(
+            model, FOMAML, Regression(), InnerLoop(0.01, steps), MetaOptimizer(0.01), tasks.at(0), torch.float32
+        )
+        sizes.append((made.work, made.work_each, len(made.source)))
+    assert sizes[0][:2] == sizes[1][:2]
+    assert abs(sizes[0][2] - sizes[1][2]) < 10
+
+
+# The compiler and the cache ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(small_config: RunConfig) -> Program:
+    tasks = training_stream(small_config).take(0, 1).at(0)
+    return make_program(
+        small_config.network(), FOMAML, Regression(), InnerLoop(0.01, 2), MetaOptimizer(0.01), tasks, torch.float32
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "a cache"  # with a space in its name
+    monkeypatch.setenv("MAML_CACHE", str(folder))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return folder
+
+
+def test_code_is_kept_made_anew_when_damaged_and_never_trusted_from_an_open_folder(
+    program: Program, cache: Path
+) -> None:
+    first = Build(program)
+    first.load()
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    (made,) = cache.glob("*.so")
+    assert [path.name for path in cache.iterdir()] == [made.name]  # nothing half done is left
+    again = Build(program)
+    assert again._process is None
+    again.load()
+    other = dataclasses.replace(program, source=program.source + "// another one, which is not loaded yet\n")
+    first = Build(other)
+    first.cancel()
+    first._path.write_bytes(b"not code")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        Build(other).load()
+    assert not first._path.exists()
+    Build(other).load()
+    assert first._path.exists()
+    cache.chmod(0o777)
+    assert not is_private(cache)
+    open_folder = Build(program)
+    assert open_folder._process is not None
+    open_folder.load()
+
+
+def test_the_cache_is_bounded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "MAX_FILES", 3)
+    cache.mkdir(mode=0o700)
+    for number in range(5):
+        path = cache / f"{number}.so"
+        path.write_bytes(b"x")
+        os.utime(path, (number, number))
+    toolchain._prune(cache)
+    assert sorted(path.name for path in cache.iterdir()) == ["2.so", "3.so", "4.so"]
+    assert cache_folder() == cache
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("width", ["-mno-avx", "-mno-avx512f", "-march=native"])
+def test_each_width_of_vectors_gives_the_same_to_rounding(compiler: str, width: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} on this machine")
+    model = stack(nn.Tanh())
+    cases: list[tuple[Function, list[Tensor]]] = [
+        (
+            lambda a, b: torch.tanh(a @ b) + a.sum(1, keepdim=True),
+            [numbers((9, 13), 1, torch.float32), numbers((13, 21), 2, torch.float32)],
+        ),
+        (lambda a: torch.softmax(a, -1).T @ a, [numbers((9, 13), 3, torch.float32)]),
+    ]
+    assert model is not None
+    extra = [width, "-USLEEF"] if width != "-march=native" else []
+    native = Compiled(cases, extra, compiler)
+    for number in range(len(cases)):
+        torch.testing.assert_close(native.run(number), native.expected(number), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_generated_code_is_clean_under_the_sanitizers(program: Program, tmp_path: Path) -> None:
+    """Address and undefined-behavior sanitizers, on a program of its own with buffers of just the right sizes."""
+    made = program
+    tasks = (3 * 5, 3 * 5, 3 * 5, 3 * 5)
+    count, size = 3, 25
+    calls = ", ".join(f"t{i}.data()" for i in range(4)) + ", " + ", ".join(f"s{i}.data()" for i in range(3))
+    vectors = "".join(f"std::vector<T> t{i}({count * n}, T(0.3)); " for i, n in enumerate(tasks))
+    vectors += "".join(f"std::vector<T> s{i}({size}, T({0.1 if i == 0 else 0})); " for i in range(3))
+    main = f"""
+#include <vector>
+#include <cstdio>
+int main() {{
+  {vectors}
+  std::vector<T> rates({3 * count}, T(0.01)), metrics({3 * count}), work({made.work}), own({made.work_each});
+  std::vector<int> sync(32);
+  T lr = 0.01;
+  run({count}, &lr, rates.data(), {calls}, metrics.data(), work.data(), own.data(), 0, 1, sync.data());
+  std::printf("%g\\n", (double)metrics[0]);
+}}
+"""
+    path = tmp_path / "checked.cpp"
+    path.write_text(made.source + main)
+    kept = [
+        flag
+        for flag in flags(made)
+        if flag not in ("-shared", "-O3", "-fno-exceptions", "-fno-rtti") and "SLEEF" not in flag
+    ]
+    command = ["g++", *kept, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", str(path), "-o"]
+    built = subprocess.run([*command, str(tmp_path / "checked")], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[:2000]
+    done = subprocess.run([str(tmp_path / "checked")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
+    assert float(done.stdout) > 0
+    assert ctypes.sizeof(ctypes.c_float) == 4
