@@ -16,10 +16,10 @@ from pages.components.run_view import (
     act,
     metric_cards,
     progress_line,
-    query_number,
     reproduction_note,
     status_line,
 )
+from pages.components.task_source import task_seed
 
 LIVE_SECONDS = 0.4
 WATCH_SECONDS = 2.0
@@ -37,11 +37,6 @@ def current_run(session: TrainingSession) -> Run | None:
         del st.query_params["run"]
         st.warning(str(error), icon=":material/link_off:")
         return None
-
-
-def task_seed() -> int:
-    """Which fresh tasks are shown, from the URL."""
-    return query_number("task", 0, 0, 10**9)
 
 
 def start(session: TrainingSession, config: RunConfig, steps: int | None = None) -> None:

@@ -3,15 +3,15 @@
 A package is native code that will be run, so the folder is the user's own and closed to everyone else.
 """
 
-import contextlib
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from maml_core.engines.native.toolchain import cache_folder, is_private, prune
 
 MAX_PACKAGES = 64
 MAX_BYTES = 256 * 2**20
@@ -21,13 +21,12 @@ class PackageCache:
     """Packages by name. Several processes may use one folder: files appear whole or not at all."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Use `folder`, else `$MAML_CACHE`, else a folder of the user's cache."""
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = folder or Path(os.environ.get("MAML_CACHE") or home / "maml-lab")
+        """Use `folder`, else where all compiled code is kept."""
+        self.folder = folder or cache_folder()
 
     def has(self, name: str) -> bool:
         """Whether there is a package of that name."""
-        return self._is_private() and self._path(name).is_file()
+        return is_private(self.folder) and self._path(name).is_file()
 
     def load(self, name: str) -> Callable[..., Any] | None:
         """The package of that name, ready to call; None if there is none, or none that loads."""
@@ -45,7 +44,7 @@ class PackageCache:
     def add(self, name: str, program: torch.export.ExportedProgram) -> Callable[..., Any]:
         """Compile `program`, keep it under that name, and return it ready to call."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place = self.folder if self._is_private() else None  # a folder that others can write to is not trusted
+        place = self.folder if is_private(self.folder) else None  # a folder that others can write to is not trusted
         with tempfile.TemporaryDirectory(dir=place, prefix="making-") as making:
             made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(making) / "loop.pt2"))
             if place is None:
@@ -57,20 +56,5 @@ class PackageCache:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.pt2"
 
-    def _is_private(self) -> bool:
-        try:
-            info = self.folder.stat()
-        except OSError:
-            return False
-        if not hasattr(os, "getuid"):
-            return True
-        return info.st_uid == os.getuid() and not stat.S_IMODE(info.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
-
     def _prune(self) -> None:
-        packages = sorted(self.folder.glob("*.pt2"), key=lambda path: path.stat().st_mtime, reverse=True)
-        kept = 0
-        for number, path in enumerate(packages):
-            kept += path.stat().st_size
-            if number >= MAX_PACKAGES or kept > MAX_BYTES:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        prune(self.folder, "*.pt2", MAX_PACKAGES, MAX_BYTES)

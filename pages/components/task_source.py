@@ -25,7 +25,7 @@ STRIDE = 13
 
 
 def task_seed() -> int:
-    """Which fresh task is shown, from the URL."""
+    """Which fresh task is shown, or the first of several, from the URL."""
     return query_number("task", 0, 0, 10**9)
 
 

@@ -410,14 +410,13 @@ def test_code_is_kept_made_anew_when_damaged_and_never_trusted_from_an_open_fold
     open_folder.load()
 
 
-def test_the_cache_is_bounded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "MAX_FILES", 3)
+def test_the_cache_is_bounded(cache: Path) -> None:
     cache.mkdir(mode=0o700)
     for number in range(5):
         path = cache / f"{number}.so"
         path.write_bytes(b"x")
         os.utime(path, (number, number))
-    toolchain._prune(cache)
+    toolchain.prune(cache, "*.so", 3, toolchain.MAX_BYTES)
     assert sorted(path.name for path in cache.iterdir()) == ["2.so", "3.so", "4.so"]
     assert cache_folder() == cache
 

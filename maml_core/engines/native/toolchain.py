@@ -129,7 +129,7 @@ class Build:
         made = Path(self._folder.name) / "loop.so"
         if is_private(self._path.parent):
             made.replace(self._path)
-            _prune(self._path.parent)
+            prune(self._path.parent, "*.so", MAX_FILES, MAX_BYTES)
         else:
             self._path = made
 
@@ -223,12 +223,12 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def _prune(folder: Path) -> None:
-    """Keep the most recently used of what was compiled."""
-    files = sorted(folder.glob("*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
+def prune(folder: Path, pattern: str, most_files: int, most_bytes: int) -> None:
+    """Keep the most recently used of what was compiled: so many files, and so many bytes in all."""
+    files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
     kept = 0
     for number, path in enumerate(files):
         kept += path.stat().st_size
-        if number >= MAX_FILES or kept > MAX_BYTES:
+        if number >= most_files or kept > most_bytes:
             with contextlib.suppress(OSError):
                 path.unlink()
