@@ -84,7 +84,7 @@ OPERATION_CASES: dict[str, Case] = {
     "product, bias, relu": (lambda a, b, c: torch.relu(a @ b + c), [(10, 12), (12, 40), (40,)]),
     "product used twice": (lambda a, b: (a @ b) + (a @ b).T.contiguous().T * 2, [(6, 5), (5, 6)]),
     "product read transposed": (lambda a, b: torch.tanh((a @ b).T), [(6, 5), (5, 8)]),
-    "large product": (lambda a, b: (a @ b).sum(0), [(150, 150), (150, 160)]),
+    "large product": (lambda a, b: (a @ b).mean(0), [(150, 150), (150, 160)]),  # near one, as the tolerance is for
     "views": (lambda a: a.reshape(4, 6).t().reshape(2, 12).unsqueeze(1).squeeze(1) * 2, [(2, 3, 4)]),
     "permute": (lambda a: a.permute(2, 0, 1) + 1, [(2, 3, 4)]),
     "expand": (lambda a: a.expand(3, 5, 4) * 1.5, [(5, 1)]),
