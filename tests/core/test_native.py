@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import gc
 import os
 import shutil
 import stat
@@ -419,6 +420,18 @@ def test_the_cache_is_bounded(cache: Path) -> None:
     toolchain.prune(cache, "*.so", 3, toolchain.MAX_BYTES)
     assert sorted(path.name for path in cache.iterdir()) == ["2.so", "3.so", "4.so"]
     assert cache_folder() == cache
+
+
+def test_a_build_that_is_forgotten_leaves_nothing(program: Program, cache: Path) -> None:
+    """Whoever starts a loop and never asks for it, such as a run that is over at once, has no folder left behind."""
+    build = Build(program)
+    assert len(list(cache.iterdir())) == 1
+    process = build._process
+    assert process is not None
+    del build
+    gc.collect()
+    assert list(cache.iterdir()) == []
+    assert process.returncode is not None
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])

@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import weakref
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ class Build:
         self._path = cache_folder() / f"{_name(program)}.so"
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._discard: weakref.finalize[..., Build] | None = None
         if is_private(self._path.parent) and self._path.is_file():
             return
         self._start(program)
@@ -80,14 +82,10 @@ class Build:
             self.cancel()
 
     def cancel(self) -> None:
-        """End the compiler and delete what it has begun."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """End the compiler and delete what it has begun; a build that is merely forgotten does the same."""
+        if self._discard is not None:
+            self._discard()
+        self._process = self._folder = self._discard = None
 
     def _start(self, program: Program) -> None:
         compiler = find_compiler()
@@ -98,6 +96,7 @@ class Build:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             # A folder that others can write to is not trusted: what is made then is used once and thrown away.
             self._folder = tempfile.TemporaryDirectory(dir=folder if is_private(folder) else None, prefix="making-")
+            self._discard = weakref.finalize(self, self._folder.cleanup)
             source = Path(self._folder.name) / "loop.cpp"
             source.write_text(program.source, encoding="utf-8")
             self._errors = Path(self._folder.name) / "errors.txt"
@@ -116,6 +115,8 @@ class Build:
                     stderr=errors,
                     env=os.environ | {"TMPDIR": self._folder.name, "LC_ALL": "C"},
                 )
+            self._discard.detach()
+            self._discard = weakref.finalize(self, _end, self._process, self._folder)
         except OSError as error:
             self.cancel()
             raise EngineError(f"The native loop cannot be made ({error}).") from None
@@ -132,6 +133,14 @@ class Build:
             prune(self._path.parent, "*.so", MAX_FILES, MAX_BYTES)
         else:
             self._path = made
+
+
+def _end(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
+    """Kill a compiler that still works, and delete its folder."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    folder.cleanup()
 
 
 def cache_folder() -> Path:
