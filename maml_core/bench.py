@@ -22,7 +22,7 @@ from maml_core.engines import initial_state
 from maml_core.presets import get_preset
 from maml_core.training.trainer import make_engine, training_stream
 
-ENGINE_NAMES = ("higher", "vectorized", "compiled")
+ENGINE_NAMES = ("higher", "vectorized", "native")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sine": ("sine", {}),
     "paper-10-shot, 1 step": ("paper-10-shot", {}),
@@ -62,8 +62,8 @@ def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
         peaks = {name: worker.ask("go")["peak_mib"] for name, worker in workers.items()}
         for worker in workers.values():
             worker.end()
-        again = _Process(config, "compiled", environment)
-        warm = ready | {"compiled": again.ask()}
+        again = _Process(config, "native", environment)
+        warm = ready | {"native": again.ask()}
         again.end()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return [

@@ -26,7 +26,6 @@ from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights, imp
 from maml_core.store.run import Run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
-from maml_core.training.compile_job import CompileJob
 from maml_core.training.trainer import Progress, Trainer, check_startable
 from maml_core.training.worker import train_run
 from maml_core.words import loss
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     config = get_preset(options.preset).config.with_settings(parse_settings(options.settings))
-    trainer = Trainer(config, start_job=CompileJob)
+    trainer = Trainer(config)
     check_startable(config, trainer)
     store = Store(options.store)
     run_id = store.create_run(config, preset=options.preset, owner=this_process())

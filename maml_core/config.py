@@ -66,11 +66,11 @@ class RunConfig(Spec):
         description="Keep a moving average of the initialization with this decay per meta-iteration, and adapt from "
         "it; training itself goes on from the newest values.",
     )
-    engine: Literal["auto", "higher", "vectorized", "compiled", "native"] = Field(
+    engine: Literal["auto", "higher", "vectorized", "native"] = Field(
         "auto",
         description="How the meta-gradient is computed. higher: task by task, the reference. vectorized: all tasks "
-        "of a meta-batch at once. compiled: many meta-iterations as native code. auto: vectorized at once, compiled "
-        "as soon as that is ready. native: a loop of the run's own in C++, made in about a second.",
+        "of a meta-batch at once. native: many meta-iterations as native code, made for the run in about a second. "
+        "auto: native where that can be had, else vectorized.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where to compute. auto: CUDA if present, else MPS, else the CPU."
@@ -86,6 +86,11 @@ class RunConfig(Spec):
     @classmethod
     def _tasks(cls, data: Any) -> Any:
         return parse_family(data)
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine(cls, data: Any) -> Any:
+        return "native" if data == "compiled" else data  # its name in earlier versions
 
     @model_validator(mode="after")
     def _has_the_steps_it_needs(self) -> Self:
@@ -135,7 +140,7 @@ class RunConfig(Spec):
         per inner step for all tasks together, or with `higher` for each task.
         """
         tasks = self.meta_batch_size
-        work = 6 * parameters * tasks * (self.inner_steps * self.shots + 4 / 3 * self.query_shots)
+        work = 2 * self.multiplications(parameters)
         moved = 24 * parameters * tasks * (self.inner_steps + 1)
         calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1)
         return work / 40e9 + moved / 10e9 + 6e-4 * calls
@@ -172,6 +177,11 @@ class RunConfig(Spec):
         """The initialization that training starts from, or that of another seed."""
         model = self.network(seed)
         return self.initialization(Layout(model, ALGORITHMS[self.algorithm]).start(model))
+
+    def multiplications(self, parameters: int) -> float:
+        """About how many one meta-iteration takes."""
+        points = self.inner_steps * self.shots + 4 / 3 * self.query_shots
+        return 3 * parameters * self.meta_batch_size * points
 
     def to_json(self, indent: int | None = None) -> str:
         """The configuration as JSON text; `from_json` gives it back equal."""

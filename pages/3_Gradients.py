@@ -2,9 +2,8 @@
 
 import streamlit as st
 
-from maml_core.engines import CompileStage
 from maml_core.errors import MamlError, RunNotFoundError
-from maml_core.evaluation.gradients import compare_engines, cosines, gradients_seconds, loop_config
+from maml_core.evaluation.gradients import compare_engines, cosines, gradients_seconds
 from maml_core.evaluation.of_runs import learned_by
 from maml_core.evaluation.toy import TOY_RANGE, TOY_RATE, toy
 from maml_core.figures import cosine_figure, toy_figure
@@ -16,7 +15,6 @@ from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
 
 LIVE_SECONDS = 3.0
-COMPILING_SECONDS = 0.5
 
 
 def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> None:
@@ -46,8 +44,6 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
     )
     for name, reason in engines.absent.items():
         st.caption(f"`{name}` takes no part: {reason}.".replace("..", "."))
-    if engines.lacks_loop:
-        compile_offer(session, run)
     left, right = st.columns([3, 2])
     with left:
         st.markdown("##### Where other algorithms point")
@@ -69,28 +65,6 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
         "inner_lr times the curvature is above 1, and the first-order gradient has the opposite sign there. That is "
         "what first-order methods lose by leaving the second derivatives out."
     )
-
-
-def compile_offer(session: TrainingSession, run: Run) -> None:
-    """A button that has the missing compiled loop made, and how that stands."""
-    config = loop_config(run.config)
-    compiling = session.compilation(config).stage is CompileStage.WORKING
-
-    @st.fragment(run_every=COMPILING_SECONDS if compiling else None)
-    def part() -> None:
-        stage, reason = session.compilation(config)
-        if compiling and stage is not CompileStage.WORKING:
-            st.rerun()  # the loop is there, to be compared; or there is something to say
-        if stage is CompileStage.WORKING:
-            st.info("Making the compiled loop: about 20 seconds.", icon=":material/hourglass_top:")
-            return
-        if stage is CompileStage.FAILED:
-            st.error(reason, icon=":material/error:")
-        if st.button("Compare the compiled engine too", icon=":material/memory:", help="Takes about 20 seconds."):
-            session.compile_loop(config)
-            st.rerun()
-
-    part()
 
 
 @st.fragment

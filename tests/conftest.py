@@ -26,9 +26,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _cache_of_compiled_loops(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _cache_of_native_loops(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One cache for all tests, so that a loop is compiled once, and none in the user's own."""
-    os.environ["MAML_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ["MAML_CACHE"] = str(folder)
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ An engine is given a model and plain numbers, never a configuration. Tasks are d
 see one stream and must give one curve: a meta-gradient may differ by 1e-5 relative in float32, 1e-12 in float64.
 """
 
-from maml_core.engines.auto import AutoEngine, Compilation, CompileStage, Job
+from maml_core.engines.auto import AutoEngine
 from maml_core.engines.base import Engine, EngineStatus, TrainingState, initial_state
-from maml_core.engines.compiled import CompiledEngine
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.native import NativeEngine
 from maml_core.engines.reference import ReferenceEngine
@@ -15,7 +14,6 @@ from maml_core.engines.vectorized import VectorizedEngine
 ENGINES: dict[str, type[Engine]] = {
     "higher": ReferenceEngine,
     "vectorized": VectorizedEngine,
-    "compiled": CompiledEngine,
     "native": NativeEngine,
 }
 """Engines by the name a configuration gives them."""
@@ -23,12 +21,8 @@ ENGINES: dict[str, type[Engine]] = {
 __all__ = [
     "ENGINES",
     "AutoEngine",
-    "Compilation",
-    "CompileStage",
-    "CompiledEngine",
     "Engine",
     "EngineStatus",
-    "Job",
     "MetaOptimizer",
     "NativeEngine",
     "ReferenceEngine",

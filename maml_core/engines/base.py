@@ -63,10 +63,8 @@ class EngineStatus(StrEnum):
 
     HIGHER = "higher"
     VECTORIZED = "vectorized"
-    COMPILED = "compiled"
     NATIVE = "native"
     COMPILING = "compiling"
-    VECTORIZED_WHILE_COMPILING = "vectorized, compiling"
 
 
 class MetaGradient(NamedTuple):
@@ -81,8 +79,6 @@ class Engine(ABC):
     """Computes meta-gradients of `model`, and runs chunks of meta-iterations with them."""
 
     name: ClassVar[str]
-    swapped_at: int | None = None
-    """The iteration from which on a compiled loop has taken over, for an engine that changes over."""
     notice: str | None = None
     """Something the user should know once, such as that no compiler was found."""
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_core.config import RunConfig
-from maml_core.engines import CompiledEngine, Engine, MetaOptimizer, ReferenceEngine, TrainingState, VectorizedEngine
-from maml_core.engines.meta_optimizer import BETAS
+from maml_core.engines import Engine, MetaOptimizer, NativeEngine, ReferenceEngine, VectorizedEngine
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
 from maml_core.learning.initialization import Initialization
@@ -26,7 +25,6 @@ class EnginesCompared:
 
     table: pd.DataFrame  # a row per engine that takes part
     absent: dict[str, str]  # why an engine takes no part, by its name
-    lacks_loop: bool  # whether the compiled engine could take part, but its loop is not on disk
 
 
 def gradient_tasks(config: RunConfig) -> TaskBatch:
@@ -42,13 +40,11 @@ def gradient_tasks(config: RunConfig) -> TaskBatch:
     return stream.take(0, 1).at(0)
 
 
-def _engine(
-    cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int, clip_norm: float | None = None
-) -> Engine:
+def _engine(cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int) -> Engine:
     return cls(
         model,
         inner=InnerLoop(config.inner_lr, steps),
-        meta_optimizer=MetaOptimizer(1e-3, clip_norm),
+        meta_optimizer=MetaOptimizer(1e-3),
         algorithm=ALGORITHMS[algorithm],
         problem=config.tasks.problem,
     )
@@ -63,7 +59,7 @@ def untraced(engine: VectorizedEngine, flat: Tensor, batch: TaskBatch) -> Tensor
 def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared:
     """FOMAML's meta-gradient at `start` by every engine, and how far each is from that by `higher`.
 
-    The compiled engine takes part if its loop for this set-up is on disk: making one takes tens of seconds.
+    The native engine's loop for this set-up is made where it is not on disk yet, which takes about a second.
     """
     model = config.network()  # with values of its own, which `higher` overwrites
     flat = Layout(model, ALGORITHMS["fomaml"]).flatten(start.theta)
@@ -71,22 +67,18 @@ def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared
     rows: list[dict[str, object]] = []
     reference: Tensor | None = None
     absent: dict[str, str] = {}
-    lacks_loop = False
-    for cls in (ReferenceEngine, VectorizedEngine, CompiledEngine):
+    for cls in (ReferenceEngine, VectorizedEngine, NativeEngine):
         try:
-            engine = _engine(cls, model, config, "fomaml", config.inner_steps, config.clip_norm)
+            engine = _engine(cls, model, config, "fomaml", config.inner_steps)
+            engine.prepare(batch)
         except EngineError as error:
             absent[cls.name] = str(error)
             continue
-        if isinstance(engine, CompiledEngine) and not engine.is_ready_for(batch):
-            absent[cls.name] = "no compiled loop for this set-up is on disk yet"
-            lacks_loop = True
-            continue
         began = time.perf_counter()
-        found = _meta_gradient(engine, flat, batch)
+        found = engine.meta_gradient(flat, batch).gradient
         if not isinstance(engine, ReferenceEngine):  # what the others pay once, for tracing or loading, does not count
             began = time.perf_counter()
-            _meta_gradient(engine, flat, batch)
+            engine.meta_gradient(flat, batch)
         elapsed = time.perf_counter() - began
         engine.close()
         reference = found if reference is None else reference
@@ -100,29 +92,13 @@ def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared
                 "Milliseconds": 1e3 * elapsed,
             }
         )
-    return EnginesCompared(pd.DataFrame(rows), absent, lacks_loop)
+    return EnginesCompared(pd.DataFrame(rows), absent)
 
 
 def gradients_seconds(config: RunConfig) -> float:
     """About how long `compare_engines` takes, most of it in `higher`."""
     by_higher = config.with_settings({"engine": "higher", "algorithm": "fomaml"})
     return by_higher.seconds_estimate(config.parameter_count())
-
-
-def _meta_gradient(engine: Engine, flat: Tensor, batch: TaskBatch) -> Tensor:
-    """The meta-gradient `[P]`; the compiled loop's is read off Adam's first moment after one meta-iteration."""
-    if not isinstance(engine, CompiledEngine):
-        return engine.meta_gradient(flat, batch).gradient
-    state = TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat))
-    after, rows = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
-    found: Tensor = after.exp_avg / (1 - BETAS[0])
-    length: Tensor = rows[0, 2] / found.norm().clamp(min=1e-30)  # as it was before clipping
-    return found * length
-
-
-def loop_config(config: RunConfig) -> RunConfig:
-    """The run whose compiled loop `compare_engines` would use: FOMAML in the shapes of `config`, without an average."""
-    return config.with_settings({"algorithm": "fomaml", "engine": "compiled", "ema_decay": None})
 
 
 @dataclass(frozen=True)

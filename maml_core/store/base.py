@@ -36,7 +36,6 @@ class Vitals(NamedTuple):
     seconds: float = 0.0  # trained for, over all stretches
     started: float | None = None  # seconds since the epoch
     engine: str | None = None
-    swapped_at: int | None = None
     device: str | None = None
     message: str = ""
 

@@ -39,14 +39,14 @@ class Checkpoint:
 
     state: TrainingState
     pending: Tensor  # [rows, 3] float64: metrics that await the end of their row
-    swapped_at: int | None = None  # iteration at which engine `auto` went over to the compiled loop
+    engine: str | None = None  # what computed it; earlier versions did not say
 
 
 def dump_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The checkpoint as bytes."""
     state = checkpoint.state
     tensors = {name: vector.detach().cpu().contiguous() for name, vector in zip(_VECTORS, state.vectors, strict=False)}
-    header = {"version": VERSION, "iteration": state.iteration, "swapped_at": checkpoint.swapped_at}
+    header = {"version": VERSION, "iteration": state.iteration, "engine": checkpoint.engine}
     payload = save({**tensors, "pending": checkpoint.pending.contiguous()}, {"checkpoint": json.dumps(header)})
     return MAGIC + hashlib.sha256(payload).digest() + payload
 
@@ -67,7 +67,7 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
         tensors = load(payload)
         length = int.from_bytes(payload[:8], "little")
         header = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["checkpoint"])
-        version, iteration, swapped_at = header["version"], header["iteration"], header["swapped_at"]
+        version, iteration, engine = header["version"], header["iteration"], header.get("engine")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"The checkpoint cannot be read: {error}.") from None
     if version != VERSION:
@@ -78,7 +78,7 @@ def load_checkpoint(data: bytes, config: RunConfig) -> Checkpoint:
         check_tensor(tensors, name, (size,), torch.float32)
     check_tensor(tensors, "pending", (None, 3), torch.float64)
     state = TrainingState.of((tensors[name] for name in names), iteration)
-    return Checkpoint(state, tensors["pending"], swapped_at)
+    return Checkpoint(state, tensors["pending"], engine)
 
 
 def load_initialization(data: bytes, config: RunConfig) -> Initialization:

@@ -75,7 +75,8 @@ class _Manifest(Spec):
     iteration: Integer = Field(ge=0, le=MOST_ITERATIONS)
     seconds: Real = Field(0.0, ge=0, le=1e9)
     created: Real = Field(ge=0, le=1e12)
-    swapped_at: Integer | None = Field(None, ge=0, le=MOST_ITERATIONS)
+    engine: str | None = Field(None, max_length=40, json_schema_extra={"rule": "text of at most 40 characters"})
+    swapped_at: Integer | None = Field(None, ge=0, le=MOST_ITERATIONS)  # of earlier versions
     history: tuple[_Entry, ...] = Field(
         (), max_length=SNAPSHOTS, json_schema_extra={"rule": f"at most {SNAPSHOTS} entries"}
     )
@@ -123,7 +124,8 @@ def export_run(store: Store, run_id: str) -> bytes:
         iteration=state.iteration,
         seconds=run.seconds,
         created=run.created,
-        swapped_at=checkpoint.swapped_at,
+        engine=checkpoint.engine,
+        swapped_at=run.swapped_at,
         history=tuple(_Entry(iteration=at, held_out=held_out) for at, held_out, _ in history if at <= state.iteration),
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
     )
@@ -243,10 +245,10 @@ def _read(file: bytes) -> ImportedRun:
         vitals=Vitals(
             message=manifest.message if manifest.status == "diverged" else "",
             seconds=manifest.seconds,
-            swapped_at=manifest.swapped_at,
         ),
+        swapped_at=manifest.swapped_at,
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
-        latest=Saved(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.swapped_at))),
+        latest=Saved(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.engine))),
         snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
     )
 

@@ -39,6 +39,7 @@ class ImportedRun:
     notes: str
     status: str
     created: float
+    swapped_at: int | None  # where an earlier version's compiled loop took over
     vitals: Vitals
     rows: list[MetricRow]
     latest: Saved
@@ -122,6 +123,7 @@ class Store(Archive, Ownership):
                     config=imported.config.to_json(),
                     status=imported.status,
                     created=imported.created,
+                    swapped_at=imported.swapped_at,
                     meta_iterations=imported.config.meta_iterations,
                     iteration=imported.latest.iteration,
                     pre_loss=last and last.pre_loss,

@@ -16,7 +16,6 @@ import psutil
 import torch
 
 from maml_core.config import RunConfig
-from maml_core.engines import Compilation, CompileStage
 from maml_core.errors import StoreDamagedError
 from maml_core.learning.models import OwnModel
 from maml_core.logs import LOG, log_to
@@ -25,13 +24,11 @@ from maml_core.store.database import log_path, set_aside, store_url
 from maml_core.store.exchange import import_run
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
-from maml_core.training.compile_job import CompileJob
 from maml_core.training.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
-_COMPILING: dict[str, CompileJob] = {}  # by configuration; the last job of each, ended or not
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
 atexit.register(_COMPUTING.acquire, timeout=1.0)
@@ -109,27 +106,6 @@ class TrainingSession:
         """
         with computing():
             return import_run(self.store, file)
-
-    def compile_loop(self, config: RunConfig) -> None:
-        """Begin to make the compiled loop of `config` in a process of its own, unless that is under way.
-
-        Raises:
-            ConfigError: its model is a class of the user's own.
-        """
-        _check_loadable(config)
-        with _SPAWN_LOCK:
-            key = config.to_json()
-            job = _COMPILING.get(key)
-            if job is None or job.status().stage is not CompileStage.WORKING:
-                if job:
-                    job.cancel()
-                _COMPILING[key] = CompileJob(config)
-
-    def compilation(self, config: RunConfig) -> Compilation:
-        """How `compile_loop` stands for this configuration."""
-        with _SPAWN_LOCK:
-            job = _COMPILING.get(config.to_json())
-            return job.status() if job else Compilation(CompileStage.IDLE)
 
     def ensure_workers(self) -> None:
         """Make sure that there are as many workers as active runs, at least one and at most the limit."""

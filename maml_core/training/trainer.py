@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,15 @@ from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.engines import (
     ENGINES,
     AutoEngine,
-    CompiledEngine,
     Engine,
-    Job,
+    EngineStatus,
     MetaOptimizer,
+    NativeEngine,
     TrainingState,
     VectorizedEngine,
     initial_state,
 )
+from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
 from maml_core.learning.initialization import Initialization
@@ -35,6 +36,9 @@ CHUNK_SECONDS = 0.1
 HELD_OUT_AT_ONCE = 100
 """Held-out tasks judged together, fewer where the model is so large that their copies would fill the memory."""
 HELD_OUT_NUMBERS = 10**7
+
+WORTH_SECONDS = 1.0
+"""What making the native loop costs: with `auto`, a run that would be over sooner is trained without."""
 
 NO_PENDING = torch.zeros(0, 3, dtype=torch.float64)
 
@@ -60,13 +64,12 @@ class Trainer:
         config: RunConfig,
         state: TrainingState | None = None,
         pending: Tensor | None = None,
-        swapped_at: int | None = None,
-        start_job: Callable[[RunConfig], Job] | None = None,
+        engine_before: str | None = None,
     ) -> None:
         """Start at the initialization, or go on from `state` and `pending` as a `Progress` gave them.
 
-        `swapped_at` replays an earlier change to the compiled loop; `start_job` compiles elsewhere, so that training
-        need not wait. Without it, engine `auto` uses a compiled loop only if one is on disk.
+        `engine_before` is what computed the iterations before `state`, where that is known; another engine rounds
+        differently, which `notice` then says.
 
         Raises:
             DeviceError: the chosen device is not on this machine.
@@ -75,7 +78,9 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config.device)
         self.model = config.network().to(self.device)
-        self.engine = _training_engine(config, self.model, swapped_at, start_job)
+        self.engine = _training_engine(config, self.model)
+        self._resumed_at = state.iteration if state is not None else 0
+        self._engine_before = engine_before
         self.state = (
             state.to(self.device)
             if state is not None
@@ -125,6 +130,18 @@ class Trainer:
                     finished=progress.finished,
                 )
             unjudged = []
+
+    @property
+    def notice(self) -> str:
+        """What the user should know of how this run is trained, if anything."""
+        found = [self.engine.notice] if self.engine.notice else []
+        now, before = self.engine.status, self._engine_before or "an earlier version's engine"
+        if self._resumed_at and now != EngineStatus.COMPILING and now != before:
+            found.append(
+                f"Up to iteration {self._resumed_at:,} this run was trained by {before}; from there on by {now}, "
+                "which rounds differently."
+            )
+        return " ".join(found)
 
     def close(self) -> None:
         """Release background resources."""
@@ -298,28 +315,25 @@ def _try_out(trainer: Trainer) -> None:
         ) from None
 
 
-def _training_engine(
-    config: RunConfig, model: torch.nn.Module, swapped_at: int | None, start_job: Callable[[RunConfig], Job] | None
-) -> Engine:
-    """As `make_engine`, but `auto`, and `compiled` where it can be made elsewhere, do not hold training up."""
-    compiles_elsewhere = config.engine == "compiled" and start_job is not None
-    if config.engine != "auto" and not compiles_elsewhere:
-        return make_engine(config, model)
+def _training_engine(config: RunConfig, model: torch.nn.Module) -> Engine:
+    """As `make_engine`, but `auto` chooses, and the native loop gets the threads that pay."""
     parts = _engine_parts(config)
-    compiled = None
+    if config.engine not in ("auto", "native"):
+        return make_engine(config, model)
+    native: NativeEngine | None = None
     try:
-        compiled = CompiledEngine(model, **parts)
+        if config.engine == "native" or _is_worth_compiling(config):
+            native = NativeEngine(model, **parts)
+            native.threads = threads_for(config.multiplications(sum(p.numel() for p in model.parameters())))
     except EngineError:
-        if compiles_elsewhere:
+        if config.engine == "native":
             raise
-    return AutoEngine(
-        VectorizedEngine(model, **parts),
-        compiled,
-        total=config.meta_iterations,
-        start_job=(lambda: start_job(config)) if start_job else None,
-        patient=compiles_elsewhere,
-        swapped_at=swapped_at,
-    )
+    return native if native and config.engine == "native" else AutoEngine(VectorizedEngine(model, **parts), native)
+
+
+def _is_worth_compiling(config: RunConfig) -> bool:
+    """Whether the whole run would take the vectorized engine longer than making the native loop takes."""
+    return config.seconds_estimate(config.parameter_count()) * config.meta_iterations > WORTH_SECONDS
 
 
 def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:

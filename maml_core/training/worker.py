@@ -25,7 +25,6 @@ from maml_core.store.checkpoint import Checkpoint, dump_checkpoint, load_checkpo
 from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.compile_job import CompileJob
 from maml_core.training.trainer import NO_PENDING, Progress, Trainer
 
 COMMIT_SECONDS = 0.4
@@ -79,9 +78,9 @@ def train_run(
 def _trainer_of(store: Store, run: Run) -> Trainer:
     saved = store.checkpoint(run.id)
     if saved is None:
-        return Trainer(run.config, start_job=CompileJob)
+        return Trainer(run.config)
     checkpoint = load_checkpoint(saved, run.config)
-    return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.swapped_at, CompileJob)
+    return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.engine)
 
 
 class _Stretch:
@@ -143,7 +142,7 @@ class _Stretch:
         return (self.trainer.state.iteration - self.first_iteration) / max(1e-9, time.monotonic() - self.began)
 
     def dump(self, state: TrainingState, pending: Tensor) -> bytes:
-        return dump_checkpoint(Checkpoint(state, pending, self.trainer.engine.swapped_at))
+        return dump_checkpoint(Checkpoint(state, pending, self.trainer.engine.status))
 
     def commit(self, status: str | None = None, message: str = "") -> str:
         progress = self.last or Progress(self.trainer.state, self.trainer.pending)
@@ -158,9 +157,8 @@ class _Stretch:
                 seconds=self.run.seconds + time.monotonic() - self.began,
                 started=self.run.started or time.time() - (time.monotonic() - self.began),
                 engine=self.trainer.engine.status,
-                swapped_at=self.trainer.engine.swapped_at,
                 device=self.trainer.device.type,
-                message=message or self.trainer.engine.notice or "",
+                message=message or self.trainer.notice,
             ),
             release=status,
         )

@@ -92,7 +92,7 @@ def status_line(session: TrainingSession, run: Run) -> None:
 def _engine_help(run: Run) -> str:
     text = "The engine that computes meta-gradients."
     if run.swapped_at is not None:
-        text += f" The compiled loop took over at iteration {run.swapped_at:,}."
+        text += f" The compiled loop of an earlier version took over at iteration {run.swapped_at:,}."
     return text
 
 

@@ -51,19 +51,14 @@ def test_the_initialization_is_dragged_and_the_arrows_follow(server: Server, new
     assert not tab.complaints
 
 
-def test_the_compiled_engine_joins_in_when_it_is_asked_to(server: Server, new_tab: Callable[..., Tab]) -> None:
+def test_every_engine_takes_part(server: Server, new_tab: Callable[..., Tab]) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/?preset=linear&meta_iterations=30&meta_batch_size=7")
     tab.press("Train")
     tab.status("finished")
     run = tab.page.evaluate('() => new URL(location.href).searchParams.get("run")')
     tab.open(f"{server.url}/Gradients?run={run}")
-    offer = tab.page.get_by_role("button", name="Compare the compiled engine too")
-    offer.click()
-    tab.page.get_by_text("Making the compiled loop").wait_for()
-    tab.page.get_by_text("Making the compiled loop").wait_for(state="hidden")
-    tab.until(lambda: offer.count() == 0, "the offer never goes")
-    tab.until(lambda: tab.page.locator('.live-chart[data-name="cosines"]').count() == 1, "an old picture stays")
     tab.chart("cosines")
+    assert tab.page.get_by_text("takes no part").count() == 0
     assert tab.page.get_by_role("alert").all_inner_texts() == []
     assert not tab.complaints

@@ -78,7 +78,7 @@ def test_a_run_from_the_command_line_is_seen_live(server: Server, new_tab: NewTa
     store = Store(server.store_url)
     from maml_core.presets import PRESETS
 
-    run_id = store.create_run(PRESETS["sine"].config.with_settings({"meta_iterations": 200_000}))
+    run_id = store.create_run(PRESETS["sine"].config.with_settings({"meta_iterations": 10_000_000}))
     tab = new_tab()
     tab.open(f"{server.url}/?run={run_id}")
     tab.wait_for_updates("loss", 2)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
 from maml_core.config import RunConfig
-from maml_core.engines import MetaOptimizer, ReferenceEngine, VectorizedEngine, initial_state
+from maml_core.engines import ENGINES, MetaOptimizer, ReferenceEngine, VectorizedEngine, initial_state
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.algorithms import ALGORITHMS, FOMAML, InnerLoop
 from maml_core.learning.families import Sine
@@ -17,7 +17,6 @@ from maml_core.learning.models import MLP, build_model
 from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskStream, parse_family
 from maml_core.presets import PRESETS
 from maml_core.training.trainer import Trainer
-from tests.core.test_engines import SUITE
 
 INNER_LR = 0.02
 
@@ -94,12 +93,12 @@ def query_loss(model: nn.Module, parameters: list[Tensor], batch: TaskBatch, tas
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("engine_name", SUITE)
+@pytest.mark.parametrize("engine_name", ENGINES)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_name: str, steps: int) -> None:
     model, batch = setup()
     algorithm = ALGORITHMS[name]
-    engine = SUITE[engine_name](
+    engine = ENGINES[engine_name](
         model, inner=InnerLoop(INNER_LR, steps), meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
     )
     state = initial_state(model, algorithm)
@@ -150,7 +149,7 @@ def test_every_algorithm_trains(name: str, engine: str) -> None:
     assert last < first < float("inf")
 
 
-@pytest.mark.parametrize("engine_name", SUITE)
+@pytest.mark.parametrize("engine_name", ENGINES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_lowers_the_loss_on_every_family(name: str, family: str, engine_name: str) -> None:
@@ -160,7 +159,7 @@ def test_every_algorithm_lowers_the_loss_on_every_family(name: str, family: str,
     stream = TaskStream(parse_family({"family": family}), meta_batch_size=3, shots=5, query_shots=5, seed=1)
     x, y, _, _ = (tensor.expand(20, *tensor.shape[1:]) for tensor in stream.take(0, 1))
     chunk = TaskBatch(x, y, x, y)
-    engine = SUITE[engine_name](
+    engine = ENGINES[engine_name](
         model, inner=InnerLoop(0.01, 1), meta_optimizer=MetaOptimizer(0.01, clip_norm=10.0), algorithm=algorithm
     )
     _, rows = engine.run(initial_state(model, algorithm), chunk)

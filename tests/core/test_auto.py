@@ -1,215 +1,131 @@
-"""Engine `auto`: when it changes over, what it says, and that it can be replayed."""
-
-import os
-import stat
-import subprocess
-import sys
-from pathlib import Path
+"""Engine `auto`: what it chooses, what it says, and that a run's bits do not depend on anything else."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from maml_core.config import RunConfig
-from maml_core.engines import Compilation, CompiledEngine, CompileStage, MetaOptimizer
-from maml_core.engines.package_cache import PackageCache
+from maml_core.engines import AutoEngine, MetaOptimizer, NativeEngine, TrainingState, VectorizedEngine, initial_state
+from maml_core.errors import EngineError
 from maml_core.learning.algorithms import InnerLoop
-from maml_core.learning.models import build_model
-from maml_core.learning.tasks import TaskBatch
-from maml_core.training.compile_job import CompileJob
-from maml_core.training.trainer import Progress, Trainer, make_engine, training_stream
-from tests.conftest import ROOT
+from maml_core.training.trainer import Progress, Trainer, check_startable, make_engine, training_stream
 from tests.core.starts import FOMAML
 
 
-class FakeJob:
-    """A compilation that ends when the test says so."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.answer = Compilation(CompileStage.WORKING)
-        self.canceled = False
-
-    def status(self) -> Compilation:
-        return self.answer
-
-    def cancel(self) -> None:
-        self.canceled = True
-
-
 @pytest.fixture
-def config(small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A run that is worth compiling, by decree, and whose loop nobody has made yet."""
-    monkeypatch.setattr("maml_core.engines.auto.WORTH_SECONDS", 0.0)
-    monkeypatch.setattr("maml_core.engines.auto.CompiledEngine.is_ready_for", lambda *_: False)
-    return small_config.with_settings({"meta_iterations": 60})
+def config(small_config: RunConfig) -> RunConfig:
+    """A run that is worth a loop of its own."""
+    return small_config.with_settings({"meta_iterations": 2000})
 
 
-def run(trainer: Trainer, job_is_done_at: int | None = None) -> list[Progress]:
-    reports = []
-    for progress in trainer.run():
-        reports.append(progress)
-        job = trainer.engine._job  # type: ignore[attr-defined]
-        if job is not None and job_is_done_at is not None and progress.state.iteration >= job_is_done_at:
-            job.answer = Compilation(CompileStage.READY)
-    return reports
+def first(config: RunConfig, iterations: int) -> tuple[Trainer, list[Progress]]:
+    trainer = Trainer(config)
+    trainer.limit = iterations
+    return trainer, list(trainer.run())
 
 
-def test_it_changes_over_and_replays_bit_for_bit(config: RunConfig) -> None:
-    trainer = Trainer(config, start_job=FakeJob)
+def test_it_takes_the_native_loop_from_the_first_iteration_on(config: RunConfig) -> None:
+    trainer, reports = first(config, 30)
+    assert trainer.engine.status == "native"
+    assert trainer.notice == ""
+    alone, others = first(config.with_settings({"engine": "native"}), 30)
+    assert torch.equal(trainer.state.parameters, alone.state.parameters)
+    assert [row for r in reports for row in r.rows] == [row for r in others for row in r.rows]
+
+
+def test_a_run_that_is_over_sooner_is_not_compiled(small_config: RunConfig) -> None:
+    trainer, _ = first(small_config, 3)
     assert trainer.engine.status == "vectorized"
-    reports = run(trainer, job_is_done_at=20)
-    swapped_at = trainer.engine.swapped_at
-    assert swapped_at is not None
-    assert 20 <= swapped_at < 60
-    assert trainer.engine.status == "compiled"
-    rows = [row for report in reports for row in report.rows]
-
-    again = Trainer(config, swapped_at=swapped_at)
-    assert [row for report in run(again) for row in report.rows] == rows
-    assert torch.equal(again.state.parameters, trainer.state.parameters)
-
-    for stop in (5, swapped_at, 50):
-        first = Trainer(config, swapped_at=swapped_at)
-        first.limit = stop
-        run(first)
-        second = Trainer(config, first.state, first.pending, first.engine.swapped_at)
-        run(second)
-        assert torch.equal(second.state.parameters, trainer.state.parameters)
+    assert trainer.notice == ""
 
 
-def test_trouble_is_said_once_and_training_goes_on(config: RunConfig) -> None:
-    trainer = Trainer(config, start_job=FakeJob)
-    for _ in trainer.run():
-        if trainer.engine._job is not None:  # type: ignore[attr-defined]
-            reason = "The compiled loop cannot be made (no compiler)."
-            trainer.engine._job.answer = Compilation(CompileStage.FAILED, reason)  # type: ignore[attr-defined]
-    assert trainer.state.iteration == 60
-    assert trainer.engine.swapped_at is None
-    assert trainer.engine.notice is not None
-    assert "no compiler" in trainer.engine.notice
-    assert "goes on with the vectorized engine" in trainer.engine.notice
-
-
-def test_a_short_run_is_not_compiled(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maml_core.engines.auto.WORTH_SECONDS", 30.0)
-    started: list[FakeJob] = []
-    trainer = Trainer(config, start_job=lambda config: started.append(FakeJob(config)) or started[-1])  # type: ignore[func-returns-value]
-    run(trainer)
-    assert started == []
-
-
-def test_a_job_that_nobody_waits_for_is_canceled(config: RunConfig) -> None:
-    jobs: list[FakeJob] = []
-    trainer = Trainer(config, start_job=lambda config: jobs.append(FakeJob(config)) or jobs[-1])  # type: ignore[func-returns-value]
-    run(trainer)
-    trainer.close()
-    assert jobs[0].canceled
-
-
-def test_a_job_makes_the_loop_and_a_new_process_finds_it(
-    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_compiler_it_says_so_once_and_training_goes_on(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MAML_CACHE", str(tmp_path / "cache"))
-    job = CompileJob(small_config)
-    job._process.wait(timeout=200)
-    assert job.status().stage is CompileStage.READY
-    job.cancel()
-    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
-    trainer = Trainer(small_config)
-    list(trainer.run())
-    assert trainer.engine.swapped_at == 1
-    # One loop serves every inner_lr, meta_lr, seed and number of iterations.
-    other = small_config.with_settings({"inner_lr": 0.02, "meta_lr": 0.01, "seed": 5, "meta_iterations": 30})
-    trainer = Trainer(other)
-    list(trainer.run())
-    assert trainer.engine.swapped_at == 1
+    monkeypatch.setenv("CXX", "/nonexistent")
+    config = config.with_settings({"model.hidden_sizes": [9]})  # whose loop nobody has made yet
+    trainer, _ = first(config, 30)
+    assert trainer.state.iteration == 30
+    assert trainer.engine.status == "vectorized"
+    assert trainer.notice.count("install g++ or clang++") == 1
+    assert "goes on with the vectorized engine" in trainer.notice
+    alone, _ = first(config.with_settings({"engine": "vectorized"}), 30)
+    assert torch.equal(trainer.state.parameters, alone.state.parameters)
+    with pytest.raises(EngineError, match="needs a C\\+\\+ compiler"):
+        first(config.with_settings({"engine": "native"}), 1)
 
 
-def test_without_a_compiler_it_says_so(small_config: RunConfig, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "maml_core.training.compile_job", "--parent", str(os.getpid()), small_config.to_json()],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        env=os.environ
-        | {
-            "MAML_CACHE": str(tmp_path),
-            "CXX": "/nonexistent",
-            "PATH": "/nonexistent",
-            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
-        },
-    )
-    assert done.returncode == 1
-    assert "a C++ compiler is needed" in done.stdout.splitlines()[-1]
+def test_a_compiler_that_fails_is_quoted(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    trainer, _ = first(config.with_settings({"model.hidden_sizes": [10]}), 30)
+    assert "The C++ compiler failed on the native loop" in trainer.notice
+    assert trainer.engine.status == "vectorized"
 
 
-def test_a_damaged_package_is_made_again_and_an_open_folder_is_not_trusted(tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    folder.mkdir(mode=0o700)
-    (folder / "broken.pt2").write_bytes(b"not a package")
-    assert PackageCache(folder).load("broken") is None
-    assert not (folder / "broken.pt2").exists()
-    (folder / "other.pt2").write_bytes(b"x")
-    folder.chmod(0o777)
-    assert not PackageCache(folder).has("other")
+class Tangent(nn.Module):
+    """Uses an operation that the native engine does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(self.layer(x), dim=0)
 
 
-def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maml_core.engines.package_cache.MAX_PACKAGES", 3)
-    for number in range(5):
-        path = tmp_path / f"{number}.pt2"
-        path.write_bytes(b"x")
-        os.utime(path, (number, number))
-    PackageCache(tmp_path)._prune()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.pt2", "3.pt2", "4.pt2"]
+def parts() -> dict[str, object]:
+    return {"inner": InnerLoop(0.01, 1), "meta_optimizer": MetaOptimizer(0.1), "algorithm": FOMAML}
 
 
-def test_the_compiled_engine_refuses_another_device(small_config: RunConfig) -> None:
-    model = build_model(small_config.model, 0).to("meta")
-    with pytest.raises(Exception, match="runs on the CPU only"):
-        make_engine(small_config, model, "compiled")
-    assert training_stream(small_config).block_size == 256
+def test_an_operation_it_does_not_know_is_named(small_config: RunConfig) -> None:
+    tasks = training_stream(small_config).take(0, 1)
+    native = NativeEngine(Tangent(), **parts())  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"operation aten\.cumsum\.default is not in the native engine's table"):
+        native.prepare(tasks.at(0))
+    model = Tangent()
+    auto = AutoEngine(VectorizedEngine(model, **parts()), NativeEngine(model, **parts()))  # type: ignore[arg-type]
+    assert auto.status == "compiling"
+    assert auto.is_ready(0, tasks)
+    assert auto.status == "vectorized"
+    assert "aten.cumsum.default" in (auto.notice or "")
+    state, _ = auto.run(initial_state(model, FOMAML), tasks)
+    assert state.iteration == 1
 
 
-def test_the_name_of_a_loop_tells_apart_whatever_changes_it() -> None:
-    tasks = TaskBatch(*(torch.zeros(3, 5, 1) for _ in range(4)))
+def test_a_loop_that_computes_something_else_is_not_used(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = NativeEngine.run
 
-    def name(slope: float = 0.01, tasks: TaskBatch = tasks, hook: bool = False, **parts: object) -> str:
-        model = nn.Sequential(nn.Linear(1, 4), nn.LeakyReLU(slope), nn.Linear(4, 1))
-        if hook:
-            model.register_forward_hook(lambda module, given, out: 2 * out)
-        settings = {"inner": InnerLoop(0.01, 2), "meta_optimizer": MetaOptimizer(0.001), "algorithm": FOMAML} | parts
-        return CompiledEngine(model, **settings)._package_name(tasks)  # type: ignore[arg-type]
+    def wrong(self: NativeEngine, state: TrainingState, tasks: object) -> tuple[TrainingState, Tensor]:
+        after, rows = run(self, state, tasks)  # type: ignore[arg-type]
+        return TrainingState.of((vector * 1.1 for vector in after.vectors), after.iteration), rows
 
-    names = [
-        name(),
-        name(slope=0.2),
-        name(hook=True),
-        name(inner=InnerLoop(0.01, 3)),
-        name(meta_optimizer=MetaOptimizer(0.001, clip_norm=1.0)),
-        name(tasks=TaskBatch(*(torch.zeros(3, 6, 1) for _ in range(4)))),
-    ]
-    assert len(set(names)) == len(names)
-    assert name() == names[0]
-    assert name(inner=InnerLoop(0.5, 2)) == names[0]  # rates are inputs of a loop, so one serves all
-    assert name(meta_optimizer=MetaOptimizer(0.1)) == names[0]
+    monkeypatch.setattr(NativeEngine, "run", wrong)
+    trainer, _ = first(config, 5)
+    assert "disagrees with the vectorized engine" in trainer.notice
+    assert trainer.engine.status == "vectorized"
 
 
-def test_a_model_of_ones_own_is_named_by_its_operations() -> None:
-    class Scaled(nn.Module):
-        def __init__(self, scale: float) -> None:
-            super().__init__()
-            self.layer, self._scale = nn.Linear(1, 1), scale
+def test_a_run_that_goes_on_in_another_engine_says_so(config: RunConfig) -> None:
+    begun, _ = first(config, 10)
+    for before, said in (
+        ("native", ""),
+        ("vectorized", "Up to iteration 10 this run was trained by vectorized; from there on by native"),
+        (None, "Up to iteration 10 this run was trained by an earlier version's engine"),
+    ):
+        trainer = Trainer(config, begun.state, begun.pending, before)
+        trainer.limit = 12
+        list(trainer.run())
+        assert said in trainer.notice
+        assert bool(said) == bool(trainer.notice)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x) * self._scale  # type: ignore[no-any-return]
 
-    tasks = TaskBatch(*(torch.zeros(3, 5, 1) for _ in range(4)))
-    names = {
-        CompiledEngine(
-            Scaled(scale), inner=InnerLoop(0.01, 1), meta_optimizer=MetaOptimizer(0.1), algorithm=FOMAML
-        )._package_name(tasks)
-        for scale in (1.5, 2.5)
-    }
-    assert len(names) == 2
+def test_the_name_of_earlier_versions_means_native() -> None:
+    assert RunConfig.from_dict({"engine": "compiled"}).engine == "native"
+    assert RunConfig().with_settings({"engine": "compiled"}).engine == "native"
+
+
+def test_another_device_is_refused(small_config: RunConfig) -> None:
+    with pytest.raises(EngineError, match="runs on the CPU only"):
+        NativeEngine.check(small_config.structure(), FOMAML, torch.device("cuda"))
+    check_startable(small_config.with_settings({"engine": "native"}))
+    assert isinstance(make_engine(small_config, small_config.network(), "native"), NativeEngine)

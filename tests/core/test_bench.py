@@ -5,7 +5,7 @@ from maml_core.config import RunConfig
 
 
 def test_a_measuring_process_answers(small_config: RunConfig) -> None:
-    for name in ENGINE_NAMES[:2]:  # the compiled engine differs only in what it takes to get ready
+    for name in ENGINE_NAMES:
         process = _Process(small_config, name, dict(os.environ))
         assert process.ask()["ready_seconds"] > 0
         answer = process.ask("go")

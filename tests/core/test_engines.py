@@ -1,7 +1,6 @@
 """One suite over all engines, models, families and inner steps; and what `higher` gets wrong in silence."""
 
 import copy
-from collections.abc import Callable
 
 import higher
 import pytest
@@ -11,7 +10,6 @@ from torch.nn.functional import mse_loss
 
 from maml_core.engines import (
     ENGINES,
-    CompiledEngine,
     Engine,
     MetaOptimizer,
     ReferenceEngine,
@@ -19,7 +17,6 @@ from maml_core.engines import (
     VectorizedEngine,
     initial_state,
 )
-from maml_core.engines.compiled import _ChunkLoop
 from maml_core.engines.meta_optimizer import BETAS
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import InnerLoop
@@ -71,34 +68,6 @@ def tasks(family: TaskFamily, count: int = 1, dtype: torch.dtype = torch.float32
     return TaskStream(family, meta_batch_size=4, shots=5, query_shots=3, seed=7, dtype=dtype).take(0, count)
 
 
-class InterpretedEngine(CompiledEngine):
-    """The compiled engine's program, run without a compiler: the same loop and products, hundreds of times faster to
-    make, so that every case can be tried."""
-
-    def _compile(self, step: torch.fx.GraphModule, tasks: TaskBatch, name: str) -> object:  # type: ignore[override]
-        loop = _ChunkLoop(step, self.capacity)
-
-        def run(count: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("maml_core.engines.compiled.while_loop", plain_while_loop)
-                found: tuple[Tensor, ...] = loop(count, *inputs)
-                return found
-
-        return run
-
-
-def plain_while_loop(go_on: Callable[..., Tensor], body: Callable[..., object], carried: object) -> object:
-    while go_on(*carried):  # type: ignore[misc]
-        carried = body(*carried)  # type: ignore[misc]
-    return carried
-
-
-SUITE: dict[str, type[Engine]] = {
-    name: InterpretedEngine if name == "compiled" else cls for name, cls in ENGINES.items() if name != "native"
-}
-"""The native engine has a suite of its own in test_native.py, since each case here would cost it a compilation."""
-
-
 def one_gradient(engine: Engine, model: nn.Module, batch: TaskBatch) -> Tensor:
     """The meta-gradient of `batch`, read back from Adam's first moment after one meta-iteration."""
     state, _ = engine.run(initial_state(model, FOMAML), TaskBatch(*(tensor[None] for tensor in batch)))
@@ -132,34 +101,16 @@ def by_hand(model: nn.Module, batch: TaskBatch, inner_steps: int, *, second_orde
 @pytest.mark.parametrize("inner_steps", [0, 1, 5])
 @pytest.mark.parametrize("family", ["line", "sine"])
 @pytest.mark.parametrize("model_name", ["linear", "relu", "silu", "fourier", "layer-norm", "bare-parameter"])
-@pytest.mark.parametrize("name", SUITE)
+@pytest.mark.parametrize("name", ENGINES)
 def test_meta_gradient_equals_one_written_by_hand(
     name: str, model_name: str, family: str, inner_steps: int, dtype: torch.dtype
 ) -> None:
     model = make_model(model_name).to(dtype)
     batch = tasks(parse_family({"family": family}), dtype=dtype).at(0)
-    engine = make_engine(SUITE[name], model, inner_steps)
+    engine = make_engine(ENGINES[name], model, inner_steps)
     found = one_gradient(engine, model, batch)
     assert difference(found, by_hand(model, batch, inner_steps)) < TOLERANCE[dtype]
     assert all(part.abs().sum() > 0 for part in engine.layout.unflatten(found).parameters.values())
-
-
-@pytest.mark.parametrize(
-    ("model_name", "family", "inner_steps", "dtype"),
-    [
-        ("relu", "sine", 5, torch.float32),
-        ("layer-norm", "sine", 1, torch.float64),
-        ("bare-parameter", "line", 0, torch.float64),
-        ("tanh", "sine", 20, torch.float64),
-    ],
-)
-def test_native_code_gives_the_same_meta_gradient(
-    model_name: str, family: str, inner_steps: int, dtype: torch.dtype
-) -> None:
-    model = make_model(model_name).to(dtype)
-    batch = tasks(parse_family({"family": family}), dtype=dtype).at(0)
-    found = one_gradient(make_engine(CompiledEngine, model, inner_steps), model, batch)
-    assert difference(found, by_hand(model, batch, inner_steps)) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "higher"])
@@ -199,10 +150,10 @@ def test_same_bits_twice_and_in_any_chunks(name: str) -> None:
         assert torch.equal(metrics, more)
 
 
-@pytest.mark.parametrize("name", [name for name in SUITE if name != "higher"])
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "higher"])
 def test_the_average_is_that_of_the_reference_and_changes_nothing_else(name: str) -> None:
     ends = {}
-    for cls, averages in ((ReferenceEngine, True), (SUITE[name], True), (SUITE[name], False)):
+    for cls, averages in ((ReferenceEngine, True), (ENGINES[name], True), (ENGINES[name], False)):
         model = make_model("tanh").double()
         engine = make_engine(cls, model, 2, ema_decay=0.9 if averages else None)
         state = initial_state(model, FOMAML, averages=averages)

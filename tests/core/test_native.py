@@ -411,6 +411,23 @@ def test_code_is_kept_made_anew_when_damaged_and_never_trusted_from_an_open_fold
     open_folder.load()
 
 
+def test_a_home_that_is_missing_or_closed_is_no_reason_to_stop(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAML_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    config = small_config.with_settings({"meta_iterations": 2000, "model.hidden_sizes": [11]})
+    monkeypatch.setenv("HOME", str(blocked))
+    trainer = Trainer(config)
+    trainer.limit = 2
+    list(trainer.run())
+    assert trainer.state.iteration == 2
+    assert "The native loop cannot be made" in trainer.notice
+    assert trainer.engine.status == "vectorized"
+
+
 def test_the_cache_is_bounded(cache: Path) -> None:
     cache.mkdir(mode=0o700)
     for number in range(5):

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from maml_core.learning.models import MLP, OwnModel, build_model, own_models
 from maml_core.processes import this_process
 from maml_core.store.exchange import export_run, import_run
 from maml_core.store.store import Store
-from maml_core.training.compile_job import CompileJob
 from maml_core.training.session import TrainingSession
 from maml_core.training.trainer import Trainer
 from maml_core.training.worker import train_run
@@ -184,24 +182,6 @@ def test_what_fails_later_is_one_sentence_too_and_the_run_can_go_on(
     assert cli.main(["train", "--set", f"model.kind={HERE}:Wide", "--set", "engine=vectorized"]) == 2
     assert "failed (RuntimeError: the class has changed); resume the run" in capsys.readouterr().err
     assert store.all_runs()[0].status == "interrupted"
-
-
-def test_a_compile_job_loads_it_only_for_a_process_that_may(
-    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ConfigError, match="only the command line loads"):
-        session.compile_loop(config_of())
-    started = []
-
-    def start(command: list[str], **_: object) -> SimpleNamespace:
-        started.append("--own-models" in command)
-        return SimpleNamespace(poll=lambda: 0)
-
-    monkeypatch.setattr("maml_core.training.compile_job.subprocess.Popen", start)
-    CompileJob(config_of()).cancel()
-    with own_models():
-        CompileJob(config_of()).cancel()
-    assert started == [False, True]
 
 
 def test_nothing_but_the_command_line_loads_it(session: TrainingSession) -> None:

@@ -66,7 +66,7 @@ def finish(store: Store, run_id: str) -> str:
 @pytest.mark.parametrize(
     "wanted", [4, pytest.param(10, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.nightly)]
 )
-@pytest.mark.parametrize("engine", ["higher", "vectorized", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["higher", "vectorized", "native"])
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(store: Store, engine: str, wanted: int) -> None:
     config = CONFIG.with_settings({"engine": engine})
     straight = finish(store, store.create_run(config))

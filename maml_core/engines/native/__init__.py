@@ -7,6 +7,6 @@ values as loops; `program` puts the functions of a run together with the loop ar
 keeps the result.
 """
 
-from maml_core.engines.native.engine import NativeEngine
+from maml_core.engines.native.engine import NativeEngine, threads_for
 
-__all__ = ["NativeEngine"]
+__all__ = ["NativeEngine", "threads_for"]

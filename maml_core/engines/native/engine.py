@@ -1,6 +1,8 @@
 """Many meta-iterations in one native loop, made from the very definitions that every engine uses."""
 
+import contextlib
 import ctypes
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -20,6 +22,9 @@ from maml_core.learning.tasks import TaskBatch
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 """How far one meta-gradient may be from that of the vectorized engine, relative, before the loop is not trusted. Wider
 than what engines promise, since many inner steps are chaotic; a loop that is wrong is off by far more."""
+
+WORTH_THREADS = 400_000
+"""Multiplications in a meta-iteration from which on a second thread pays: below, they wait for each other too often."""
 
 
 class NativeEngine(Engine):
@@ -183,3 +188,11 @@ class NativeEngine(Engine):
             raise EngineError(
                 f"The native loop disagrees with the vectorized engine (by {difference:.1g}), so it is not used."
             )
+
+
+def threads_for(multiplications: float) -> int:
+    """How many threads a run of so many multiplications per meta-iteration gets: the cores, less one for the screen."""
+    cores = os.cpu_count() or 1
+    with contextlib.suppress(AttributeError):
+        cores = len(os.sched_getaffinity(0))
+    return max(1, min(4, cores - 1)) if multiplications >= WORTH_THREADS else 1
