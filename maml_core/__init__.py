@@ -7,7 +7,8 @@ A user of the library needs these names; each docstring has an example that runs
     Initialization   a starting point, and how it adapts to tasks
     evaluate         its error on held-out tasks, beside baselines
     Store            runs in a database, as the lab keeps them
-    TaskFamily       a distribution of tasks; subclass it to add one, with Uniform and Normal parameters
+    TaskFamily       a distribution of tasks
+    FunctionFamily   of functions; subclass it to add one, with Uniform and Normal parameters
     TaskBatch        support and query points of many tasks
     MamlError        the base of every error that is raised on purpose
 """
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from maml_core.errors import MamlError
     from maml_core.evaluation.curves import evaluate
     from maml_core.learning.initialization import Initialization
-    from maml_core.learning.tasks import Normal, TaskBatch, TaskFamily, Uniform
+    from maml_core.learning.tasks import FunctionFamily, Normal, TaskBatch, TaskFamily, Uniform
     from maml_core.store.store import Store
     from maml_core.training.trainer import train
 
 _HOMES = {
+    "FunctionFamily": "learning.tasks",
     "Initialization": "learning.initialization",
     "MamlError": "errors",
     "Normal": "learning.tasks",
@@ -38,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FunctionFamily",
     "Initialization",
     "MamlError",
     "Normal",

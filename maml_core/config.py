@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real, Spec, explained, parse, shown
 from maml_core.learning.algorithms import ALGORITHMS
-from maml_core.learning.families import Sine
+from maml_core.learning.families import Sine, TableFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.layout import Layout
 from maml_core.learning.models import MLP, ModelSpec, OwnModel, build_model, build_structure, parse_model
@@ -149,6 +149,11 @@ class RunConfig(Spec):
     def uses_own_model(self) -> bool:
         """Whether the network is a class of the user's own, which only the command line loads."""
         return isinstance(self.model, OwnModel)
+
+    @property
+    def is_on_table(self) -> bool:
+        """Whether the tasks are those of a table of the user's own."""
+        return isinstance(self.tasks, TableFamily)
 
     def parameter_count(self) -> int:
         """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""

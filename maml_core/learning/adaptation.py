@@ -3,13 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from maml_core.learning.fresh_tasks import Tasks, on_grid
+from maml_core.learning.fresh_rows import NewRows, RowTask, RowTasks, curve_inputs
+from maml_core.learning.fresh_tasks import GRID_POINTS, Tasks, on_grid
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.tasks import TaskFamily, seeded
+from maml_core.learning.table import unit_of
+from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,104 @@ class Fit:
     support_loss: np.ndarray  # [steps + 1]
     query_loss: np.ndarray  # [steps + 1]: against the truth on the grid, or else the support loss
     blew_up_at: int | None  # the first step that is not finite, if any
+    rows: tuple[np.ndarray, np.ndarray] | None = None  # x and y `[rows]` of a table's other rows, which are judged
+    axes: tuple[str, str] = ("x", "y")
+    error_name: str = "mean squared error"
+    unit: str = ""  # of the error, where it has one
+    row_numbers: tuple[list[int], list[int]] | None = None  # of a table's task: those in the support, and `rows`
+    is_cloud: bool = False  # points of which each stands for itself: predicted values over true ones, and no curve
+
+    def mean_error(self) -> float:
+        """The error, as `query_loss` has it, of predicting the mean of the support points."""
+        if self.rows is not None:
+            judged = self.rows[1] if len(self.rows[1]) else self.support_y
+            return float(np.sqrt(np.square(judged - self.support_y.mean()).mean()))
+        against = self.support_y if self.truth is None else self.truth
+        return float(np.square(against - self.support_y.mean()).mean())
 
 
-def fit_tasks(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]:
-    """Adapt to every task and follow each on its grid: one `Fit` per task, cut where it stops being finite."""
+def fit_tasks(start: Initialization, tasks: Tasks | RowTasks, steps: int) -> list[Fit]:
+    """Adapt to every task and follow each: one `Fit` per task, cut where it stops being finite."""
+    if isinstance(tasks, RowTasks):
+        return [_fit_rows(start, tasks, task, steps) for task in tasks.tasks]
+    return _fit_functions(start, tasks, steps)
+
+
+def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int) -> Fit:
+    """A table's task in the table's own units: errors are root mean squares over the rows outside the support."""
+    scaling, output = tasks.scaling, tasks.output
+    others = task.others
+    grid = curve_inputs(tasks, task, GRID_POINTS) if tasks.along is not None else task.x[:0]
+    asked = torch.cat([grid, task.x])
+    unknown = torch.zeros(1, len(asked), task.y.shape[1])  # the curve's true values; errors are taken below
+    batch = TaskBatch(task.x[task.support][None], task.y[task.support][None], asked[None], unknown)
+    trajectory = start.adapt(batch, steps)
+    last = trajectory.last_finite_step(0)
+    values = scaling.original_y(trajectory.predictions[: last + 1, 0].double())[..., output].numpy()
+    true = scaling.original_y(task.y.double())[:, output].numpy()
+    x = scaling.original_x(task.x.double()).numpy()
+    at_rows = values[:, len(grid) :]
+
+    def error(rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.sqrt(np.square(at_rows[:, rows] - true[rows]).mean(axis=1))
+        return found
+
+    support = task.support.numpy()
+    judged = others.numpy()[np.isfinite(true[others.numpy()])]
+    support_error = error(support)
+    name = tasks.outputs[output]
+    common: dict[str, Any] = {
+        "label": task.label,
+        "seed": task.seed,
+        "support_loss": support_error,
+        "query_loss": error(judged) if len(judged) else support_error,
+        "blew_up_at": last + 1 if last < steps else None,
+        "error_name": f"error of {name}",
+        "unit": unit_of(name),
+    }
+    if tasks.along is None:
+        shown = judged if len(judged) else support  # of new rows, what to predict is not known
+        shown = shown[np.argsort(true[shown], kind="stable")]
+        return Fit(
+            **common,
+            x=true[shown],
+            truth=true[shown],
+            support_x=true[support],
+            support_y=true[support],
+            predictions=at_rows[:, shown],
+            rows=(true[shown], true[shown]),
+            row_numbers=(support.tolist(), shown.tolist()),
+            axes=(f"true {name}", f"predicted {name}"),
+            is_cloud=True,
+        )
+    along = x[:, tasks.along]
+    return Fit(
+        **common,
+        x=scaling.original_x(grid.double()).numpy()[:, tasks.along],
+        truth=None,
+        support_x=along[support],
+        support_y=true[support],
+        predictions=values[:, : len(grid)],
+        rows=(along[judged], true[judged]),
+        row_numbers=(support.tolist(), judged.tolist()),
+        axes=(tasks.inputs[tasks.along], name),
+    )
+
+
+def predict_rows(start: Initialization, found: NewRows, steps: int) -> pd.DataFrame:
+    """New rows with a column of predictions for each output, in the table's own units, after `steps` steps."""
+    task, tasks = found.tasks.tasks[0], found.tasks
+    unknown = torch.zeros(1, len(task.x), task.y.shape[1])
+    batch = TaskBatch(task.x[task.support][None], task.y[task.support][None], task.x[None], unknown)
+    values = tasks.scaling.original_y(start.adapt(batch, steps).predictions[-1, 0].double()).numpy()
+    frame = found.frame.copy()
+    for i, name in enumerate(tasks.outputs):
+        frame[f"predicted {name}"] = values[:, i]
+    return frame
+
+
+def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]:
+    """Each task on its grid."""
     batch = tasks.batch
     trajectory = start.adapt(batch, steps)
     judged = trajectory.query_loss if tasks.is_known else trajectory.support_loss
@@ -71,7 +169,7 @@ class Landscape:
 
 def landscape(
     start: Initialization,
-    family: TaskFamily,
+    family: FunctionFamily,
     names: tuple[str, str],
     *,
     seed: int,
@@ -85,7 +183,7 @@ def landscape(
     drawn = family.sample_parameters((), generator)
     axes, trained = [], []
     for name in names:
-        low, high = family.parameters[name].span
+        low, high = family.distributions[name].span
         trained.append((low, high))
         axes.append(np.linspace(low - (high - low) / 2, high + (high - low) / 2, cells))
     across, up = np.meshgrid(*axes)

@@ -12,16 +12,31 @@ from pydantic import Field
 from torch import Tensor
 
 from maml_core.fields import Real
-from maml_core.learning.tasks import Normal, TaskFamily, Uniform
+from maml_core.learning.formula import FormulaFamily
+from maml_core.learning.table_tasks import TableFamily
+from maml_core.learning.tasks import FunctionFamily, Normal, Uniform
+
+__all__ = [
+    "AbsoluteValue",
+    "FormulaFamily",
+    "GaussianProcess",
+    "Harmonic",
+    "Line",
+    "Mixture",
+    "Quadratic",
+    "Sine",
+    "TableFamily",
+    "Tanh",
+]  # all that a configuration can name, wherever they are written
 
 _WIDE = Uniform(low=-3.0, high=3.0)
 
 
-class Line(TaskFamily):
+class Line(FunctionFamily):
     """Straight lines y = slope x + intercept."""
 
     title: ClassVar[str] = "Lines"
-    formula: ClassVar[str] = r"y = \text{slope}\cdot x + \text{intercept}"
+    latex: ClassVar[str] = r"y = \text{slope}\cdot x + \text{intercept}"
 
     family: Literal["line"] = "line"
     slope: Normal = Field(Normal(mean=0.0, std=1.0), description="Slope of each task's line.")
@@ -32,7 +47,7 @@ class Line(TaskFamily):
         return parameters["slope"] * x + parameters["intercept"]
 
 
-class Sine(TaskFamily):
+class Sine(FunctionFamily):
     """Sine waves y = amplitude sin(frequency x - phase).
 
     The defaults are the regression tasks of arXiv:1703.03400, section 5.1; a fixed phase of 0 with a range
@@ -40,7 +55,7 @@ class Sine(TaskFamily):
     """
 
     title: ClassVar[str] = "Sine waves"
-    formula: ClassVar[str] = r"y = \text{amplitude}\cdot\sin(\text{frequency}\cdot x - \text{phase})"
+    latex: ClassVar[str] = r"y = \text{amplitude}\cdot\sin(\text{frequency}\cdot x - \text{phase})"
 
     family: Literal["sine"] = "sine"
     amplitude: Uniform = Field(Uniform(low=0.1, high=5.0), description="Amplitude of each task's wave.")
@@ -52,11 +67,11 @@ class Sine(TaskFamily):
         return parameters["amplitude"] * torch.sin(parameters["frequency"] * x - parameters["phase"])
 
 
-class Quadratic(TaskFamily):
+class Quadratic(FunctionFamily):
     """Parabolas y = ±curvature (x - center)^2 + intercept, as in MMAML."""
 
     title: ClassVar[str] = "Parabolas"
-    formula: ClassVar[str] = r"y = \pm\text{curvature}\cdot(x - \text{center})^2 + \text{intercept}"
+    latex: ClassVar[str] = r"y = \pm\text{curvature}\cdot(x - \text{center})^2 + \text{intercept}"
 
     family: Literal["quadratic"] = "quadratic"
     curvature: Uniform = Field(Uniform(low=0.02, high=0.15), description="How strongly each parabola bends.")
@@ -70,11 +85,11 @@ class Quadratic(TaskFamily):
         return up * parameters["curvature"] * (x - parameters["center"]) ** 2 + parameters["intercept"]
 
 
-class Tanh(TaskFamily):
+class Tanh(FunctionFamily):
     """Steps y = slope tanh(x - center) + intercept, as in MMAML."""
 
     title: ClassVar[str] = "Hyperbolic tangents"
-    formula: ClassVar[str] = r"y = \text{slope}\cdot\tanh(x - \text{center}) + \text{intercept}"
+    latex: ClassVar[str] = r"y = \text{slope}\cdot\tanh(x - \text{center}) + \text{intercept}"
 
     family: Literal["tanh"] = "tanh"
     slope: Uniform = Field(_WIDE, description="Height and direction of each step.")
@@ -86,11 +101,11 @@ class Tanh(TaskFamily):
         return parameters["slope"] * torch.tanh(x - parameters["center"]) + parameters["intercept"]
 
 
-class AbsoluteValue(TaskFamily):
+class AbsoluteValue(FunctionFamily):
     """Corners y = slope abs(x - center) + intercept, as in MMAML."""
 
     title: ClassVar[str] = "Absolute values"
-    formula: ClassVar[str] = r"y = \text{slope}\cdot|x - \text{center}| + \text{intercept}"
+    latex: ClassVar[str] = r"y = \text{slope}\cdot|x - \text{center}| + \text{intercept}"
 
     family: Literal["absolute-value"] = "absolute-value"
     slope: Uniform = Field(_WIDE, description="Steepness and direction of each corner.")
@@ -102,11 +117,11 @@ class AbsoluteValue(TaskFamily):
         return parameters["slope"] * (x - parameters["center"]).abs() + parameters["intercept"]
 
 
-class Harmonic(TaskFamily):
+class Harmonic(FunctionFamily):
     """Two harmonics y = a1 sin(w x + b1) + a2 sin(2 w x + b2), as in torchmeta, with inputs from one fixed range."""
 
     title: ClassVar[str] = "Harmonics"
-    formula: ClassVar[str] = r"y = a_1\sin(\omega x + b_1) + a_2\sin(2\omega x + b_2)"
+    latex: ClassVar[str] = r"y = a_1\sin(\omega x + b_1) + a_2\sin(2\omega x + b_2)"
 
     family: Literal["harmonic"] = "harmonic"
     x: Uniform = Field(Uniform(low=-4.0, high=4.0), description="Inputs are drawn uniformly from this range.")
@@ -123,7 +138,7 @@ class Harmonic(TaskFamily):
         return low + parameters["second_amplitude"] * torch.sin(2 * angle + parameters["second_phase"])
 
 
-class GaussianProcess(TaskFamily):
+class GaussianProcess(FunctionFamily):
     """Draws from a Gaussian process with an RBF kernel, by 128 random Fourier features (Rahimi and Recht, 2007).
 
     y = scale sqrt(2 / M) sum_k cos(w_k x / length + b_k) with w_k standard normal and b_k uniform: a whole function,
@@ -131,7 +146,7 @@ class GaussianProcess(TaskFamily):
     """
 
     title: ClassVar[str] = "Gaussian process"
-    formula: ClassVar[str] = r"y \sim \mathcal{GP}\left(0,\ \text{scale}^2 e^{-(x-x')^2/2\,\text{length}^2}\right)"
+    latex: ClassVar[str] = r"y \sim \mathcal{GP}\left(0,\ \text{scale}^2 e^{-(x-x')^2/2\,\text{length}^2}\right)"
     features: ClassVar[int] = 128
 
     family: Literal["gaussian-process"] = "gaussian-process"
@@ -151,11 +166,11 @@ class GaussianProcess(TaskFamily):
         return parameters["scale"] * math.sqrt(2 / self.features) * waves.sum(-1, keepdim=True)
 
 
-class Mixture(TaskFamily):
+class Mixture(FunctionFamily):
     """Each task from one of five families (sine, line, parabola, step, corner), with noise, as in MMAML."""
 
     title: ClassVar[str] = "Mixture of families"
-    formula: ClassVar[str] = r"y \in \{\text{sine},\ \text{line},\ \text{parabola},\ \text{step},\ \text{corner}\}"
+    latex: ClassVar[str] = r"y \in \{\text{sine},\ \text{line},\ \text{parabola},\ \text{step},\ \text{corner}\}"
 
     family: Literal["mixture"] = "mixture"
     noise: Real = Field(0.3, ge=0, le=1e3, description="Standard deviation of the noise added to values.")

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from maml_core.errors import ConfigError
-from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
+from maml_core.learning.fresh_rows import RowTasks, draw_rows_tasks
+from maml_core.learning.table_tasks import TableFamily
+from maml_core.learning.tasks import FunctionFamily, TaskBatch, TaskFamily, seeded
 
 GRID_POINTS = 100
 """Inputs at which a task's error is measured and its curve drawn, evenly spaced over the family's range of x."""
@@ -36,13 +38,13 @@ class Tasks:
         )
 
 
-def drawn_parameters(family: TaskFamily, seed: int) -> dict[str, float]:
+def drawn_parameters(family: FunctionFamily, seed: int) -> dict[str, float]:
     """The parameters of the fresh task of that seed."""
     drawn = family.sample_parameters((), seeded(f"fresh:{seed}"))
-    return {name: float(drawn[name]) for name in family.parameters}
+    return {name: float(drawn[name]) for name in family.distributions}
 
 
-def draw_task(family: TaskFamily, seed: int, shots: int, given: Mapping[str, float] | None = None) -> Tasks:
+def draw_task(family: FunctionFamily, seed: int, shots: int, given: Mapping[str, float] | None = None) -> Tasks:
     """The fresh task of that seed, with some parameters replaced by those `given`.
 
     Support inputs and noise depend on the seed alone, so that a parameter can be moved and nothing else moves.
@@ -59,12 +61,19 @@ def draw_task(family: TaskFamily, seed: int, shots: int, given: Mapping[str, flo
     return Tasks(on_grid(family, drawn, x, y), [label], [seed])
 
 
-def draw_tasks(family: TaskFamily, seed: int, count: int, shots: int) -> Tasks:
-    """The fresh tasks of `count` seeds from that one on."""
+def draw_tasks(family: TaskFamily, seed: int, count: int, shots: int) -> Tasks | RowTasks:
+    """The fresh tasks of `count` seeds from that one on; of a table, held-out ones.
+
+    Raises:
+        ConfigError: the table is not at hand, or has no held-out task with so many rows.
+    """
+    if isinstance(family, TableFamily):
+        return draw_rows_tasks(family, seed, count, shots)
+    assert isinstance(family, FunctionFamily)
     return functools.reduce(operator.add, (draw_task(family, seed + i, shots) for i in range(count)))
 
 
-def points_task(family: TaskFamily, points: Sequence[tuple[float, float]]) -> Tasks:
+def points_task(family: FunctionFamily, points: Sequence[tuple[float, float]]) -> Tasks:
     """A task that is known by its support points alone."""
     x, y = (torch.tensor([pair[i] for pair in points], dtype=torch.float64)[None, :, None] for i in (0, 1))
     low, high = min(family.x.low, float(x.min())), max(family.x.high, float(x.max()))
@@ -102,12 +111,12 @@ def read_points(text: str) -> list[tuple[float, float]]:
     return points
 
 
-def on_grid(family: TaskFamily, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> TaskBatch:
+def on_grid(family: FunctionFamily, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> TaskBatch:
     """Tasks `[tasks]` with support points x, y, and the noise-free curve on a grid as their query points."""
     grid = torch.linspace(*family.x.span, GRID_POINTS, dtype=torch.float64)[None, :, None].expand(x.shape[0], -1, -1)
     return TaskBatch(*(tensor.float() for tensor in (x, y, grid, family.curve(parameters, grid))))
 
 
-def varying(family: TaskFamily) -> list[str]:
+def varying(family: FunctionFamily) -> list[str]:
     """Names of the parameters that differ between the family's tasks."""
-    return [name for name, dist in family.parameters.items() if dist.span[1] > dist.span[0]]
+    return [name for name, dist in family.distributions.items() if dist.span[1] > dist.span[0]]

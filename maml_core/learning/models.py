@@ -52,6 +52,8 @@ class ModelSpec(Spec):
     """What a model is, before it is built. Subclasses add hyperparameters and `layers`."""
 
     title: ClassVar[str]
+    order: ClassVar[int] = 0
+    """Where it stands in a list."""
 
     kind: str
 

@@ -1,12 +1,15 @@
-"""Task families: distributions over regression functions, drawn in batches.
+"""Task families: distributions over tasks, drawn in batches.
 
-A family is one class: its `Uniform` and `Normal` fields are the parameters a task draws, its `function` is
-the curve. The form, the command line, the URL and the adaptation sliders all follow from those declarations.
+There are two kinds. A `FunctionFamily` is generated: its `Uniform` and `Normal` fields are the parameters a task draws,
+its `function` is the curve; the form, the command line, the URL and the adaptation sliders all follow from those
+declarations. A `TableFamily` is given: a table of a user's own, where each task is some of the rows.
 """
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -113,57 +116,125 @@ class TaskBatch(NamedTuple):
         return TaskBatch(*(tensor.to(*args, **kwargs) for tensor in self))
 
 
+class TaskSet(StrEnum):
+    """What tasks are for. No task is in two of these sets; the values name the streams they are drawn from."""
+
+    TRAINING = "training"
+    VALIDATION = "held-out"
+    """For judging checkpoints while a run trains; its stream has this name since the first version."""
+    HELD_OUT = "evaluation"
+    """For nothing but measuring what a run has learned."""
+
+
 class TaskFamily(Spec):
-    """A distribution over functions of one variable. Subclasses add parameters and `function`.
+    """A distribution over tasks: what the two kinds of family, generated and given, have in common.
 
     >>> from maml_core import RunConfig
     >>> family = RunConfig().tasks
-    >>> family.title, sorted(family.parameters)
-    ('Sine waves', ['amplitude', 'frequency', 'phase'])
+    >>> family.title, family.input_size, family.output_size
+    ('Sine waves', 1, 1)
     >>> family.held_out(tasks=2, shots=5, query_shots=7).query_y.shape
     torch.Size([2, 7, 1])
     """
 
-    rule: ClassVar[str] = "a task family with its ranges"
+    rule: ClassVar[str] = "a task family with its settings"
     title: ClassVar[str]
-    formula: ClassVar[str]
+    order: ClassVar[int] = 0
+    """Where it stands in a list: the user's own come last."""
     problem: ClassVar[Problem] = Regression()
     """What the outputs mean, and how predictions are judged."""
 
     family: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a finished family under the name it declares."""
+        name = cls.model_fields["family"].default
+        if isinstance(name, str):
+            FAMILIES[name] = cls
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """How many numbers the model is given for each point."""
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """How many numbers the model gives back for each point."""
+
+    @abstractmethod
+    def sample_batch(
+        self,
+        shape: tuple[int, ...],
+        shots: int,
+        query_shots: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        task_set: TaskSet = TaskSet.TRAINING,
+    ) -> TaskBatch:
+        """Draw tasks of `shape` with `shots` support and `query_shots` query points each.
+
+        Numbers are drawn on the CPU, so that a seed means the same tasks on every device.
+        """
+
+    @abstractmethod
+    def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
+        """Tasks `[tasks, points, features]` that no run of this family is trained on."""
+
+    @abstractmethod
+    def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
+        """Tasks `[tasks, points, features]` to judge checkpoints by: the same for every run of the family."""
+
+    def check(self, points: int) -> None:
+        """Find out whether tasks of so many points can be drawn.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+
+
+class FunctionFamily(TaskFamily):
+    """A distribution over functions of one variable. Subclasses add parameters and `function`.
+
+    >>> from maml_core import RunConfig
+    >>> sorted(RunConfig().tasks.distributions)
+    ['amplitude', 'frequency', 'phase']
+    """
+
+    rule: ClassVar[str] = "a task family with its ranges"
+    latex: ClassVar[str]
+
     x: Uniform = Field(Uniform(low=-5.0, high=5.0), description="Inputs are drawn uniformly from this range.")
     noise: Real = Field(
         0.0, ge=0, le=1e3, description="Standard deviation of the noise added to support and query values."
     )
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Register a finished family under the name it declares."""
-        FAMILIES[cls.model_fields["family"].default] = cls
-
     @property
     def input_size(self) -> int:
-        """How many numbers the model is given for each point."""
+        """One: x."""
         return 1
 
     @property
     def output_size(self) -> int:
-        """How many numbers the model gives back for each point."""
+        """One: y."""
         return 1
 
     @property
-    def parameters(self) -> dict[str, Uniform | Normal]:
-        """Name and distribution of each number that tells one task from another."""
+    def distributions(self) -> dict[str, Uniform | Normal]:
+        """Name and distribution of each parameter: the numbers that tell one task from another."""
         named = ((name, getattr(self, name)) for name in type(self).model_fields if name != "x")
         return {name: value for name, value in named if isinstance(value, Uniform | Normal)}
 
+    @abstractmethod
     def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """The noise-free curve at `x` `[..., points, 1]`; parameters come as `[..., 1, 1]`."""
-        raise NotImplementedError
 
     def sample_parameters(self, shape: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the parameters of tasks: one tensor of `shape` per name (float64, on the CPU)."""
-        names = self.parameters
+        names = self.distributions
         u = torch.rand(*shape, len(names), generator=generator, dtype=torch.float64)
         return {name: dist.quantile(u[..., i]) for i, (name, dist) in enumerate(names.items())}
 
@@ -173,7 +244,7 @@ class TaskFamily(Spec):
         Raises:
             ConfigError: a name is no parameter of this family, or a value is not finite.
         """
-        known = self.parameters
+        known = self.distributions
         for name, value in given.items():
             if name not in known:
                 raise ConfigError(f"{name} is not a parameter of the {self.family} family: it has {', '.join(known)}.")
@@ -206,11 +277,10 @@ class TaskFamily(Spec):
         generator: torch.Generator,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        *,
+        task_set: TaskSet = TaskSet.TRAINING,
     ) -> TaskBatch:
-        """Draw tasks of `shape` with `shots` support and `query_shots` query points each.
-
-        Numbers are drawn on the CPU, so that a seed means the same tasks on every device.
-        """
+        """As `TaskFamily.sample_batch`; what tells the sets of tasks apart is the generator's seed."""
         parameters = self.sample_parameters(shape, generator)
         x, y = self.sample_points(parameters, shots + query_shots, generator)
         x, y = x.to(dtype=dtype).to(device), y.to(dtype=dtype).to(device)
@@ -224,9 +294,18 @@ class TaskFamily(Spec):
     def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
         """Tasks `[tasks, points, features]` that no run of this family is trained on."""
         stream = TaskStream(
-            self, meta_batch_size=tasks, shots=shots, query_shots=query_shots, seed=seed, purpose="held-out"
+            self,
+            meta_batch_size=tasks,
+            shots=shots,
+            query_shots=query_shots,
+            seed=seed,
+            task_set=TaskSet.VALIDATION,
         )
         return stream.take(0, 1).at(0)
+
+    def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
+        """As `TaskFamily.validation`, by at least 20 query points."""
+        return self.held_out(tasks=tasks, shots=shots, query_shots=max(query_shots, 20))
 
 
 FAMILIES: dict[str, type[TaskFamily]] = {}
@@ -259,18 +338,19 @@ class TaskStream:
         shots: int,
         query_shots: int,
         seed: int,
-        purpose: str = "training",
+        task_set: TaskSet = TaskSet.TRAINING,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`purpose` keeps streams of one seed apart: training tasks are never held-out tasks."""
+        """`task_set` keeps streams of one seed apart: training tasks are never held-out tasks."""
         self.family = family
         self.meta_batch_size = meta_batch_size
         self.shots = shots
         self.query_shots = query_shots
         self.device = device
         self.dtype = dtype
-        self._purpose = f"{purpose}:{seed}"
+        self._task_set = task_set
+        self._seed = f"{task_set}:{seed}"
         points = meta_batch_size * (shots + query_shots)
         self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time
         self._cached: tuple[int, TaskBatch] | None = None
@@ -291,9 +371,10 @@ class TaskStream:
                 (self.block_size, self.meta_batch_size),
                 self.shots,
                 self.query_shots,
-                seeded(f"{self._purpose}:{number}"),
+                seeded(f"{self._seed}:{number}"),
                 self.device,
                 self.dtype,
+                task_set=self._task_set,
             )
             self._cached = number, batch
         return self._cached[1]

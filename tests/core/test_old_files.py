@@ -13,6 +13,7 @@ from maml_core.config import RunConfig, parse_settings
 from maml_core.engines import initial_state
 from maml_core.evaluation.of_runs import learned_by, measure
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.tasks import FunctionFamily
 from maml_core.presets import get_preset
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
@@ -86,7 +87,9 @@ def test_an_old_link_is_followed() -> None:
     sine = {name: text for name, text in link.items() if name in ("inner_lr", "tasks.amplitude", "clip_norm")}
     config = get_preset("sine").config.with_settings(parse_settings(f"{name}={text}" for name, text in sine.items()))
     assert config.inner_lr == 0.05
-    assert config.tasks.parameters["amplitude"].span == (0.0, 4.0)
+    assert isinstance(config.tasks, FunctionFamily)
+    assert config.tasks.distributions["amplitude"].span == (0.0, 4.0)
     line = {name: text for name, text in link.items() if name != "tasks.amplitude"}
     config = get_preset("sine").config.with_settings(parse_settings(f"{name}={text}" for name, text in line.items()))
-    assert config.tasks.parameters["slope"].span == (-6.0, 6.0)
+    assert isinstance(config.tasks, FunctionFamily)
+    assert config.tasks.distributions["slope"].span == (-6.0, 6.0)
