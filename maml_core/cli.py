@@ -13,11 +13,13 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
-from maml_core.config import MOST_ITERATIONS, parse_settings
+from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, table_config, tables
+from maml_core.config import MOST_ITERATIONS, RunConfig, parse_settings
 from maml_core.errors import ConfigError, MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at, measure, reproduction
 from maml_core.evaluation.published import comparable, comparison
 from maml_core.learning.models import brief, own_models
+from maml_core.learning.table_tasks import TableFamily
 from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
 from maml_core.processes import this_process
@@ -27,7 +29,7 @@ from maml_core.store.run import Run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.trainer import Progress, Trainer, check_startable
-from maml_core.training.worker import train_run
+from maml_core.training.worker import train_run, trainer_of
 from maml_core.words import loss
 
 
@@ -55,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     command = add("train", _train, "train a run from a preset, here and now; the lab shows it live")
-    command.add_argument("--preset", default=DEFAULT, metavar="NAME", help=f"configuration to start from ({DEFAULT})")
+    command.add_argument(
+        "--preset", metavar="NAME", help=f"configuration to start from ({DEFAULT}, or what suits a table)"
+    )
     command.add_argument(
         "--set",
         action="append",
@@ -64,8 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
         dest="settings",
         help="change a value, such as inner_lr=0.1",
     )
+    command.add_argument(
+        "--table", metavar="FILE_OR_ID", help="train on the tasks of a table: a file that is then kept, or a table's id"
+    )
+    add_roles(command)
     add_store(command)
-    command = add("resume", _resume, "go on with a paused, stopped or interrupted run")
+    command = add("resume", _resume, "go on with a paused, stopped, interrupted or failed run")
     command.add_argument("run", metavar="RUN")
     add_store(command)
     command = add("evaluate", _evaluate, "measure a run's error on held-out tasks against adaptation steps")
@@ -82,9 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_store(command)
     add_store(add("runs", _runs, "list the runs of a store"))
+    command = add("tables", tables, "list the tables of a store, add one, or remove one")
+    add_tables_options(command)
+    add_store(command)
     command = add("export", _export, "write a run to a file: .zip all of it, .safetensors its weights, .py a script")
     command.add_argument("run", metavar="RUN")
     command.add_argument("file", metavar="FILE", type=Path)
+    command.add_argument("--rows", action="store_true", help="of a run on a table: with the table's rows in run.zip")
     add_store(command)
     command = add("import", _import, "add an exported run to a store")
     command.add_argument("file", metavar="FILE", type=Path)
@@ -123,22 +135,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.json:
         print(json.dumps(result))
-    return 1 if result.get("status") in ("diverged", "failed") else 0
+    return 1 if result.get("status") in ("diverged", "failed", "interrupted") else 0
 
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
-    config = get_preset(options.preset).config.with_settings(parse_settings(options.settings))
+    settings = parse_settings(options.settings)
+    preset = options.preset or DEFAULT
+    if options.table is None:
+        config = get_preset(preset).config.with_settings(settings)
+    store: Store | None = None
+    if options.table is not None or settings.get("tasks.family") == "table":
+        store = Store(options.store)
+    if options.table is not None and store:
+        config = table_config(store, options).with_settings(settings)
     trainer = Trainer(config)
     check_startable(config, trainer)
-    store = Store(options.store)
-    run_id = store.create_run(config, preset=options.preset, owner=this_process())
+    store = store or Store(options.store)
+    run_id = store.create_run(config, preset=preset, owner=this_process())
     return _work(store, run_id, options, trainer)
 
 
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
+    run = store.run(options.run)
+    trainer = trainer_of(store, run)
+    check_startable(run.config, trainer)  # before the run is touched: what is missing here is no fault of its own
     store.resume(options.run, owner=this_process())
-    return _work(store, options.run, options)
+    is_as_it_was = store.run(options.run).iteration == run.iteration
+    return _work(store, options.run, options, trainer if is_as_it_was else None)
 
 
 def _work(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None) -> dict[str, Any]:
@@ -187,6 +211,15 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
     run = store.run(options.run)
     iteration, _ = checkpoint_at(store, run, options.checkpoint)
+    if isinstance(run.config.tasks, TableFamily):
+
+        def train(config: RunConfig, name: str) -> None:
+            trainer = Trainer(config)
+            check_startable(config, trainer)
+            made = store.create_run(config, name=name, owner=this_process())
+            _work(store, made, argparse.Namespace(json=True), trainer)
+
+        return evaluate_table_run(store, run, iteration, options, train)
     result = measure(store, run, tasks=options.tasks, steps=options.steps, seed=options.seed, at=options.checkpoint)
     said = reproduction(store, run)
     published = comparable(run.config)
@@ -247,7 +280,7 @@ def _runs(options: argparse.Namespace) -> dict[str, Any]:
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     store, file = Store(options.store), options.file
     makers: dict[str, Callable[[], bytes]] = {
-        ".zip": lambda: export_run(store, options.run),
+        ".zip": lambda: export_run(store, options.run, with_rows=options.rows),
         ".safetensors": lambda: export_weights(store, options.run),
         ".py": lambda: adapt_script(store.run(options.run).config).encode(),
     }
@@ -262,7 +295,8 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         part.unlink(missing_ok=True)
         raise StoreError(f"FILE = {str(file)!r} cannot be written ({error.strerror}): choose another.") from None
     if not options.json:
-        print(f"{file}: {len(data):,} bytes")
+        bare = file.suffix == ".zip" and store.run(options.run).config.is_on_table and not options.rows
+        print(f"{file}: {len(data):,} bytes{', without the rows of its table (--rows adds them)' if bare else ''}")
     return {"run": options.run, "file": str(file), "bytes": len(data)}
 
 

@@ -13,7 +13,7 @@ from maml_core.config import RunConfig
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_tasks import on_grid
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.tasks import TaskBatch, seeded
+from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
 
 AT_ONCE = 200
 """Tasks adapted together, so that memory does not grow with the number of tasks."""
@@ -69,7 +69,9 @@ class Evaluation:
 
 
 def evaluation_tasks(config: RunConfig, count: int, seed: int) -> TaskBatch:
-    """Held-out tasks with the run's shots, and a grid of noise-free query points."""
+    """Held-out tasks with the run's shots, and a grid of noise-free query points; of a table, other rows."""
+    if not isinstance(config.tasks, FunctionFamily):
+        return config.tasks.held_out(tasks=count, shots=config.shots, query_shots=config.query_shots, seed=seed)
     generator = seeded(f"evaluation:{seed}")
     parameters = config.tasks.sample_parameters((count,), generator)
     x, y = config.tasks.sample_points(parameters, config.shots, generator)

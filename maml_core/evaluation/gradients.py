@@ -13,7 +13,7 @@ from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.layout import Layout
-from maml_core.learning.tasks import TaskBatch, TaskStream
+from maml_core.learning.tasks import TaskBatch, TaskSet, seeded
 
 COMPARED = ("maml", "reptile", "joint")
 """Algorithms whose meta-gradient is compared with that of first-order MAML."""
@@ -29,15 +29,8 @@ class EnginesCompared:
 
 def gradient_tasks(config: RunConfig) -> TaskBatch:
     """The meta-batch that gradients are compared on: held-out tasks, in the shapes that the run was trained with."""
-    stream = TaskStream(
-        config.tasks,
-        meta_batch_size=config.meta_batch_size,
-        shots=config.shots,
-        query_shots=config.query_shots,
-        seed=0,
-        purpose="gradients",
-    )
-    return stream.take(0, 1).at(0)
+    shape, generator = (config.meta_batch_size,), seeded("gradients:0")
+    return config.tasks.sample_batch(shape, config.shots, config.query_shots, generator, task_set=TaskSet.HELD_OUT)
 
 
 def _engine(cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int) -> Engine:

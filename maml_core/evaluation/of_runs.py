@@ -8,6 +8,7 @@ from typing import Literal
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
 from maml_core.evaluation.curves import Evaluation, evaluate, pretraining
+from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import Fit, fit_tasks
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.initialization import Initialization
@@ -88,6 +89,44 @@ def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:
     if isinstance(at, int) and kept:
         raise StoreError(f"checkpoint = {at} is not kept of run {run.id} ({run.name}): it must be one of {kept}.")
     raise StoreError(f"run = {run.id} ({run.name}) has no checkpoint yet: train it first.")
+
+
+def measure_table_run(
+    store: Store,
+    run: Run,
+    *,
+    tasks: int = MOST_TASKS,
+    steps: int = 10,
+    seed: int = 0,
+    at: At = "latest",
+    turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
+) -> Worth:
+    """What a run on a table is worth, from the store if it was computed before.
+
+    Raises:
+        StoreError: the run has no such checkpoint.
+        ConfigError: the run is not on a table, or the table is not at hand.
+    """
+    _, saved = checkpoint_at(store, run, at)
+    other = pretrained_run(store, run)
+    baseline = store.checkpoint(other.id, "best") or store.checkpoint(other.id) if other and other.iteration else None
+    digest = hashlib.sha256(saved + (baseline or b""))
+    digest.update(repr(("worth", min(tasks, MOST_TASKS), steps, seed)).encode())
+    key = digest.hexdigest()
+    known = store.recall(run.id, key)
+    if known is not None:
+        return Worth.from_json(known)
+    made = measure_worth(
+        load_initialization(saved, run.config),
+        run.config,
+        tasks=tasks,
+        steps=steps,
+        seed=seed,
+        pooled=load_initialization(baseline, other.config) if baseline and other else None,
+        turn=turn,
+    )
+    store.remember(run.id, key, made.to_json())
+    return made
 
 
 def measure(

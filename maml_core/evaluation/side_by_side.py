@@ -6,6 +6,7 @@ from typing import NamedTuple
 from maml_core.evaluation.curves import random_start
 from maml_core.evaluation.of_runs import learned_by, pretrained_run
 from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.fresh_rows import RowTasks
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.initialization import Initialization
 from maml_core.store.run import Run
@@ -33,7 +34,9 @@ def starts(store: Store, run: Run, learned: Initialization) -> dict[str, Initial
     return found | {"random": random_start(run.config)}
 
 
-def fit_all(starts: Mapping[str, Initialization], tasks: Tasks, steps: int, inner_lr: float) -> dict[str, Fit]:
+def fit_all(
+    starts: Mapping[str, Initialization], tasks: Tasks | RowTasks, steps: int, inner_lr: float
+) -> dict[str, Fit]:
     """The first of `tasks`, adapted from each initialization at that inner learning rate."""
     return {name: fit_tasks(start.at_rate(inner_lr), tasks, steps)[0] for name, start in starts.items()}
 
@@ -45,8 +48,10 @@ def endings(fits: Mapping[str, Fit]) -> list[Ending]:
         if name in fits:
             fit = fits[name]
             steps = len(fit.query_loss) - 1
-            error = "diverged" if fit.blew_up_at is not None else f"{float(fit.query_loss[-1]):.3g}"
+            error = "diverged" if fit.blew_up_at is not None else _shown(float(fit.query_loss[-1]), fit)
             found.append(Ending(f"{label.capitalize()}, after {counted_steps(steps)}", error))
-    truth, support = fits["learned"].truth, fits["learned"].support_y
-    against = support if truth is None else truth
-    return [*found, Ending("Predict the mean", f"{float(((against - support.mean()) ** 2).mean()):.3g}")]
+    return [*found, Ending("Predict the mean", _shown(fits["learned"].mean_error(), fits["learned"]))]
+
+
+def _shown(error: float, fit: Fit) -> str:
+    return f"{error:.3g} {fit.unit}".strip()

@@ -2,6 +2,7 @@
 
 from maml_core.figures.charts import cosine_figure, error_curves, landscape_figure, loss_curve, toy_figure
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
+from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
 from maml_core.figures.tasks import points_figure, replay_figure, task_figure, task_grid
 
 __all__ = [
@@ -14,7 +15,11 @@ __all__ = [
     "loss_curve",
     "points_figure",
     "replay_figure",
+    "rows_grid",
+    "rows_per_task",
     "task_figure",
     "task_grid",
     "toy_figure",
+    "worth_curves",
+    "worth_figure",
 ]

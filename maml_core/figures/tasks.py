@@ -14,7 +14,7 @@ from maml_core.words import counted_steps
 def task_figure(fit: Fit, *, step: int | None = None) -> Figure:
     """One task: truth, support points, and the model before and after adaptation, with losses in the legend."""
     last = len(fit.predictions) - 1 if step is None else min(step, len(fit.predictions) - 1)
-    layout = base_layout(x=_x_title(fit), y="y", left=44)
+    layout = base_layout(x=_x_title(fit), y=fit.axes[1], left=44)
     layout["yaxis"]["range"] = _value_range(fit)
     return {"data": _task_traces(fit, last), "layout": layout}
 
@@ -24,7 +24,6 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False)
 
     Each trace carries its task's seed in `customdata`, so that a click tells which task it was.
     """
-    rows = -(-len(fits) // columns)
     best, worst = ends(fits) if mark_ends else (-1, -1)
     marks = {worst: "worst: ", best: "best: "}
     traces: list[Trace] = []
@@ -33,28 +32,13 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False)
     layout.pop("xaxis")
     layout.pop("yaxis")
     for i, fit in enumerate(fits):
-        suffix = str(i + 1) if i else ""
-        left, right = _slot(i % columns, columns, 0.035)
-        bottom, top = _slot(rows - 1 - i // columns, rows, 0.2 if rows > 1 else 0)
-        axes = {"zeroline": False, "nticks": 4, "showgrid": True}
-        layout["xaxis" + suffix] = {"domain": [left, right], "anchor": "y" + suffix, **axes}
-        layout["yaxis" + suffix] = {"domain": [bottom, top], "anchor": "x" + suffix, "range": _value_range(fit), **axes}
+        suffix, x_axis, y_axis, title = small_axes(i, len(fits), columns)
+        layout["xaxis" + suffix] = x_axis
+        layout["yaxis" + suffix] = y_axis | {"range": _value_range(fit)}
         small = _task_traces(fit, len(fit.predictions) - 1, axis=suffix, small=True)
         traces += [trace | {"customdata": [fit.seed]} for trace in small]
         mark = marks.get(i, "")
-        layout["annotations"].append(
-            {
-                "text": f"{mark}{number(fit.query_loss[0])} → <b>{_ending(fit)}</b>",
-                "x": (left + right) / 2,
-                "y": top,
-                "xref": "paper",
-                "yref": "paper",
-                "xanchor": "center",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"size": 12},
-            }
-        )
+        layout["annotations"].append(title | {"text": f"{mark}{number(fit.query_loss[0])} → <b>{_ending(fit)}</b>"})
     return {"data": traces, "layout": layout}
 
 
@@ -78,8 +62,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     right: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
     traces: list[Trace] = []
     moving: list[Moving] = []
-    if main.truth is not None:
-        traces.append(trace_of(main.x, main.truth, "truth", "truth", dash="dash", width=2))
+    traces += _known(main)
     last_frame = len(frames) - 1
     shown = sorted({round(k) for k in np.linspace(0, last_frame - 1, min(GHOSTS, last_frame))}) if last_frame else []
     ghosts: list[Ghost] = [
@@ -98,6 +81,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
                 width=1.4,
                 showlegend=step == 0,
                 hoverinfo="skip",
+                **_drawn(main),
             )
         )
     for meaning in reversed(NAMES):  # the meta-learned one last: on top
@@ -108,7 +92,14 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
         at = [min(step, last) for step in frames]
         moving.append({"trace": len(traces), "y": [rounded(fit.predictions[k]) for k in at]})
         traces.append(
-            trace_of(fit.x, fit.predictions[-1], meaning, NAMES[meaning], width=3 if meaning == "learned" else 2)
+            trace_of(
+                fit.x,
+                fit.predictions[-1],
+                meaning,
+                NAMES[meaning],
+                width=3 if meaning == "learned" else 2,
+                **_drawn(fit),
+            )
         )
         traces.append(trace_of(np.arange(last + 1), fit.query_loss, meaning, NAMES[meaning], showlegend=False, **right))
         marks = [rounded(fit.query_loss[k : k + 1], 6) for k in at]
@@ -126,22 +117,25 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
                 **right,
             )
         )
-    if main.truth is not None:
+    if main.truth is not None or main.rows is not None:
         traces.append(
             trace_of(
                 np.arange(len(main.support_loss)),
                 main.support_loss,
                 "support",
-                "loss on support",
+                "on support",
                 dash="dot",
                 width=1.6,
                 **right,
             )
         )
-    traces.append(trace_of(main.support_x, main.support_y, "support", "support", mode="markers", size=11))
-    layout = base_layout(x=_x_title(main), y="y", left=44)
+    support = trace_of(main.support_x, main.support_y, "support", "support", mode="markers", size=11)
+    traces.append(support | _picks(main, 0))
+    layout = base_layout(x=_x_title(main), y=main.axes[1], left=44)
     layout["hovermode"] = "closest"
-    layout["xaxis"] |= {"domain": [0, 0.62], "range": [float(main.x[0]), float(main.x[-1])]}
+    low, high = float(main.x[0]), float(main.x[-1])
+    room = 0.04 * (high - low) if main.rows is not None else 0.0
+    layout["xaxis"] |= {"domain": [0, 0.62], "range": [low - room, high + room]}
     layout["yaxis"]["range"] = _value_range(main)
     layout["xaxis2"] = {
         "domain": [0.7, 1],
@@ -156,7 +150,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
         "dtick": "D2",
         "exponentformat": "power",
         "zeroline": False,
-        "title": {"text": "mean squared error", "standoff": 4},
+        "title": {"text": main.error_name, "standoff": 4},
     }
 
     def said(meaning: str, step: int) -> str:
@@ -185,32 +179,77 @@ def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> 
 
 def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[Trace]:
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
-    x, pick = (fit.x[::2], slice(None, None, 2)) if small else (fit.x, slice(None))
-    traces = []
-    if fit.truth is not None:
-        traces.append(trace_of(x, fit.truth[pick], "truth", "truth", dash="dash", width=2, **place))
-    traces += [
-        trace_of(x, fit.predictions[0][pick], "before", f"before {number(fit.query_loss[0], 2)}", width=1.8, **place),
-    ]
+    x, pick = (fit.x[::2], slice(None, None, 2)) if small and not fit.is_cloud else (fit.x, slice(None))
+    before = f"before {number(fit.query_loss[0], 2)}"
+    drawn = place | _drawn(fit, small=small)
+    traces = _known(fit, small=small, **place)
+    traces.append(trace_of(x, fit.predictions[0][pick], "before", before, width=1.8, **drawn))
     if last > 0 or fit.blew_up_at is None:
         label = f"after {counted_steps(last)} {number(fit.query_loss[last], 2)}"
-        traces.append(trace_of(x, fit.predictions[last][pick], "after", label, width=2.6, **place))
+        traces.append(trace_of(x, fit.predictions[last][pick], "after", label, width=2.6, **drawn))
     traces.append(
         trace_of(fit.support_x, fit.support_y, "support", "support", mode="markers", size=6 if small else 10, **place)
     )
     return traces
 
 
+def _known(fit: Fit, *, small: bool = False, **place: Any) -> list[Trace]:
+    """What is known of the task beside its support: the true curve, or a table's other rows."""
+    traces = []
+    if fit.truth is not None:
+        x, pick = (fit.x[::2], slice(None, None, 2)) if small and not fit.is_cloud else (fit.x, slice(None))
+        name = "as it should be" if fit.is_cloud else "truth"
+        traces.append(trace_of(x, fit.truth[pick], "truth", name, dash="dash", width=2, **place))
+    elif fit.rows is not None and len(fit.rows[0]):
+        size = 4 if small else 8
+        others = trace_of(fit.rows[0], fit.rows[1], "truth", "other rows", mode="markers", size=size, **place)
+        traces.append(others | _picks(fit, 1))
+    return traces
+
+
+def _picks(fit: Fit, which: int) -> dict[str, Any]:
+    """The row number of each point, which a click on it tells."""
+    return {} if fit.row_numbers is None else {"customdata": fit.row_numbers[which]}
+
+
+def _drawn(fit: Fit, *, small: bool = False) -> dict[str, Any]:
+    """How predictions are drawn: as a curve, or as points where there is none."""
+    return {"mode": "markers", "size": 4 if small else 7, **_picks(fit, 1)} if fit.is_cloud else {}
+
+
 def _x_title(fit: Fit) -> str:
-    return f"x · this task: {fit.label}" if fit.label else "x"
+    return f"{fit.axes[0]} · this task: {fit.label}" if fit.label else fit.axes[0]
 
 
 def _value_range(fit: Fit) -> list[float]:
     """Limits of y that show truth and support points whole; a wild prediction may leave the picture."""
-    known = fit.support_y if fit.truth is None else np.concatenate([fit.truth, fit.support_y])
+    parts = [fit.support_y, *([] if fit.truth is None else [fit.truth]), *([] if fit.rows is None else [fit.rows[1]])]
+    known = np.concatenate(parts)
     low, high = float(known.min()), float(known.max())
-    room = max(0.35 * (high - low), 0.5)
+    of_table = 0.2 * (high - low) or abs(high) or 1.0  # in a table's own units, of any size
+    room = max(0.35 * (high - low), 0.5) if fit.rows is None else of_table
     return [low - room, high + room]
+
+
+def small_axes(i: int, count: int, columns: int) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Number `i` of `count` small pictures in a grid: the suffix of its axes, both axes, and where its title stands."""
+    rows = -(-count // columns)
+    suffix = str(i + 1) if i else ""
+    left, right = _slot(i % columns, columns, 0.035)
+    bottom, top = _slot(rows - 1 - i // columns, rows, 0.2 if rows > 1 else 0)
+    axes = {"zeroline": False, "nticks": 4, "showgrid": True}
+    title = {
+        "x": (left + right) / 2,
+        "y": top,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "center",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 12},
+    }
+    x_axis = {"domain": [left, right], "anchor": "y" + suffix, **axes}
+    return suffix, x_axis, {"domain": [bottom, top], "anchor": "x" + suffix, **axes}, title
 
 
 def _slot(index: int, count: int, gap: float) -> tuple[float, float]:

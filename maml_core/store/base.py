@@ -52,6 +52,10 @@ class StorePart(ABC):
     def run(self, run_id: str) -> Run:
         """The run with that id."""
 
+    @abstractmethod
+    def delete(self, run_id: str) -> None:
+        """Delete a run with its metrics and checkpoints."""
+
     def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
         """Set columns of a run's row where the condition holds; whether it did."""
         with self.transaction(write=True) as connection:

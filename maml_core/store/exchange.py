@@ -8,11 +8,14 @@ The file is a zip with fixed names, each entry plain JSON or safetensors:
     state.safetensors      what else a resume needs: Adam's moments, unfinished metric rows, what is averaged
     history.safetensors    what was learned at earlier iterations, for looking back
     adapt.py               a standalone script that adapts the weights to new data; never read on import
+    table.json             of a run on a table, where its rows go along: name and columns
+    rows.parquet           and the rows
 
 An imported file is hostile until proven otherwise. Nothing in it is executed or used as a path; every size is checked
 before anything is read, and every tensor's name, shape, dtype and finiteness against the configuration.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -33,11 +36,14 @@ from maml_core.engines import TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError, StoreError
 from maml_core.fields import Integer, Real, Spec, parse
 from maml_core.learning.layout import Layout
+from maml_core.learning.table import Column, ColumnKind, Table, find
+from maml_core.learning.table_files import check_parquet
+from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import SNAPSHOTS, MetricRow, row_spacing
 from maml_core.store.base import Saved, Snapshot, Vitals
 from maml_core.store.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, state_names
 from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, Run
-from maml_core.store.script import adapt_script
+from maml_core.store.script import adapt_script, table_encoding
 from maml_core.store.store import ImportedRun, Store
 
 SIZE_LIMIT = 64 * 2**20
@@ -45,7 +51,8 @@ SIZE_LIMIT = 64 * 2**20
 
 _ENTRIES = ("run.json", "metrics.json", "weights.safetensors", "state.safetensors", "history.safetensors", "adapt.py")
 _HASHED = _ENTRIES[1:5]
-_JSON_LIMITS = {"run.json": 2**18, "metrics.json": 2**20}
+_TABLE_ENTRIES = ("table.json", "rows.parquet")
+_JSON_LIMITS = {"run.json": 2**18, "metrics.json": 2**20, "table.json": 2**18}
 _HEADER_ROOM = 2**16  # of a safetensors file, for names and shapes
 _MAX_ROWS = 4000
 _DIRECTORY_LIMIT = 4096  # bytes; ours has 400
@@ -86,8 +93,8 @@ class _Manifest(Spec):
 # Out -----------------------------------------------------------------------------------------------------------
 
 
-def export_run(store: Store, run_id: str) -> bytes:
-    """The run as the bytes of one file.
+def export_run(store: Store, run_id: str, *, with_rows: bool = False) -> bytes:
+    """The run as the bytes of one file; of a run on a table, `with_rows` or without any of the user's data.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -102,7 +109,7 @@ def export_run(store: Store, run_id: str) -> bytes:
     frame = frame[frame["iteration"] <= state.iteration]
     parts = {
         "metrics.json": json.dumps(frame.to_dict("list")).encode(),
-        "weights.safetensors": _weights(layout, state.learned),
+        "weights.safetensors": _weights(run.config, layout, state.learned),
         "state.safetensors": save(
             {name: getattr(state, name) for name in _rest(run.config)} | {"pending": checkpoint.pending.contiguous()}
         ),
@@ -114,6 +121,12 @@ def export_run(store: Store, run_id: str) -> bytes:
             }
         ),
     }
+    if isinstance(run.config.tasks, TableFamily) and with_rows:
+        table = find(run.config.tasks.table)
+        parts["table.json"] = json.dumps(
+            {"name": table.name, "columns": [list(each) for each in table.columns]}
+        ).encode()
+        parts["rows.parquet"] = table.to_parquet()
     manifest = _Manifest(
         config=json.loads(run.config.to_json()),
         name=run.name,
@@ -154,7 +167,7 @@ def export_weights(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    return _weights(run.config.layout(), checkpoint.state.learned)
+    return _weights(run.config, run.config.layout(), checkpoint.state.learned)
 
 
 def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
@@ -171,8 +184,12 @@ def _rest(config: RunConfig) -> list[str]:
     return [name for name in state_names(config) if name != learned]
 
 
-def _weights(layout: Layout, parameters: Tensor) -> bytes:
-    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()})
+def _weights(config: RunConfig, layout: Layout, parameters: Tensor) -> bytes:
+    about: dict[str, str] | None = None
+    if isinstance(config.tasks, TableFamily):
+        with contextlib.suppress(ConfigError):  # imported without its table: the weights are all the same
+            about = {"table": json.dumps(table_encoding(config.tasks))}
+    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()}, about)
 
 
 # In ------------------------------------------------------------------------------------------------------------
@@ -185,7 +202,10 @@ def import_run(store: Store, file: bytes) -> str:
         ImportRefusedError: the file is not such a run, or anything in it is not what the configuration asks for.
     """
     try:
-        return store.add_run(_read(file))
+        imported = _read(file)
+        if imported.table is not None:
+            store.add_table(imported.table)
+        return store.add_run(imported)
     except (CheckpointError, ConfigError) as error:
         raise ImportRefusedError(f"The file cannot be imported. {error}") from None
     except _DAMAGE as error:
@@ -218,6 +238,7 @@ def _read(file: bytes) -> ImportedRun:
         raise _refused(f"iteration = {manifest.iteration} is beyond meta_iterations = {config.meta_iterations}")
     if 4 * config.parameter_count() > SIZE_LIMIT:
         raise _refused("its model is too large")
+    table = _table(archive, config, manifest)
     size = 4 * config.layout().size
     limits = {
         "metrics.json": _JSON_LIMITS["metrics.json"],
@@ -250,7 +271,28 @@ def _read(file: bytes) -> ImportedRun:
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
         latest=Saved(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.engine))),
         snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
+        table=table,
     )
+
+
+def _table(archive: zipfile.ZipFile, config: RunConfig, manifest: _Manifest) -> Table | None:
+    """The table that goes along, if one does: checked to be the one that the run names."""
+    if not set(archive.namelist()) & set(_TABLE_ENTRIES):
+        return None
+    if not isinstance(config.tasks, TableFamily):
+        raise _refused("it holds rows, and its run is not on a table")
+    about, rows = (_entry(archive, name, _JSON_LIMITS.get(name, SIZE_LIMIT)) for name in _TABLE_ENTRIES)
+    for name, data in zip(_TABLE_ENTRIES, (about, rows), strict=True):
+        if hashlib.sha256(data).hexdigest() != manifest.sha256.get(name):
+            raise _refused(f"{name} does not match its SHA-256")
+    described = json.loads(about)
+    columns = [Column(str(name), ColumnKind(kind), str(form)) for name, kind, form in described["columns"]]
+    name = str(described["name"])[:NAME_LENGTH].strip() or "table"
+    check_parquet(rows, name)
+    table = Table.from_parquet(name, columns, rows)
+    if table.id != config.tasks.table:
+        raise _refused("rows.parquet does not hold the table that the run names")
+    return table
 
 
 def _open(file: bytes) -> zipfile.ZipFile:
@@ -265,8 +307,8 @@ def _open(file: bytes) -> zipfile.ZipFile:
         raise _refused(f"it holds {count:,} entries, more than an exported run does")
     archive = zipfile.ZipFile(io.BytesIO(file))
     names = archive.namelist()
-    if len(set(names)) < len(names) or not set(names) <= set(_ENTRIES):
-        strange = next((name for name in names if name not in _ENTRIES), names[0])
+    if len(set(names)) < len(names) or not set(names) <= {*_ENTRIES, *_TABLE_ENTRIES}:
+        strange = next((name for name in names if name not in (*_ENTRIES, *_TABLE_ENTRIES)), names[0])
         raise _refused(f"it holds {strange[:60]!r}, which an exported run does not")
     return archive
 

@@ -32,7 +32,7 @@ class Ownership(StorePart):
     # Asking for something ---------------------------------------------------------------------------------------
 
     def resume(self, run_id: str, *, steps: int | None = None, owner: str | None = None) -> None:
-        """Queue a paused, stopped or interrupted run, for at most `steps` more iterations if given.
+        """Queue a paused, stopped, interrupted or failed run, for at most `steps` more iterations if given.
 
         An `owner` has it at once: in the queue, another process could be quicker.
 
@@ -43,8 +43,8 @@ class Ownership(StorePart):
         values = placed(owner) | {"until": run.iteration + steps if steps else None}
         if not self._update(run_id, runs.c.status.in_(RESUMABLE), values):
             raise RunBusyError(
-                f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped or "
-                "interrupted run can be resumed."
+                f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped, "
+                "interrupted or failed run can be resumed."
             )
 
     def ask(self, run_id: str, command: str) -> None:

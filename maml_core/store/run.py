@@ -12,7 +12,8 @@ from maml_core.errors import ConfigError, StoreError
 Status = Literal["queued", "running", "paused", "stopped", "interrupted", "finished", "diverged", "failed"]
 
 ACTIVE = ("queued", "running")
-RESUMABLE = ("paused", "stopped", "interrupted")
+RESUMABLE = ("paused", "stopped", "interrupted", "failed")
+"""A run that failed may go on from its last checkpoint, once what made it fail is mended."""
 
 NAME_LENGTH = 80
 NOTES_LENGTH = 5000

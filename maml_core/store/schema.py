@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from maml_core.store.run import NAME_LENGTH
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -95,10 +95,26 @@ evaluations = Table(
     PrimaryKeyConstraint("run_id", "key"),
 )
 
+tables = Table(
+    "tables",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(80), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("row_count", Integer, nullable=False),
+    Column("columns", Text, nullable=False),
+    Column("roles", Text, nullable=False, default="{}"),
+    Column("data", LargeBinary, nullable=False),
+)
+
 
 def _add_evaluations(connection: Connection) -> None:
     evaluations.create(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_evaluations}
+def _add_tables(connection: Connection) -> None:
+    tables.create(connection)
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_evaluations, 2: _add_tables}
 """What makes a schema of version `key` one of version `key + 1`."""

@@ -1,12 +1,16 @@
 """A standalone Python script that adapts exported weights to new data, with nothing but torch and safetensors."""
 
 import inspect
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning.algorithms import ALGORITHMS, Theta
+from maml_core.learning.table import find
+from maml_core.learning.table_tasks import TableFamily
 
 
 def adapt_script(config: RunConfig) -> str:
@@ -21,7 +25,12 @@ def adapt_script(config: RunConfig) -> str:
             "them into your class."
         )
     model = config.structure()
-    return _TEMPLATE.format(
+    of_table = isinstance(config.tasks, TableFamily)
+    template = _TEMPLATE.replace("@READING@", _TABLE_READING if of_table else _POINT_READING)
+    template = template.replace("@USAGE@", _TABLE_USAGE if of_table else _POINT_USAGE)
+    return template.format(
+        inputs=_one_line(getattr(config.tasks, "inputs", ())),
+        outputs=_one_line(getattr(config.tasks, "outputs", ())),
         classes="".join(f"\n\n{source}" for source in _sources(model)),
         model=_code(model),
         inner_lr=config.inner_lr,
@@ -29,6 +38,42 @@ def adapt_script(config: RunConfig) -> str:
         adapted=_adapted(config, model),
         shots=config.shots,
     )
+
+
+def table_encoding(family: TableFamily) -> dict[str, Any]:
+    """What another program needs to turn rows into the model's numbers and back: columns, categories, standardization.
+
+    Raises:
+        ConfigError: the table is not at hand.
+    """
+    table, scaling = find(family.table), family.rows.scaling
+    known = {column.name: column for column in table.columns}
+    inputs = []
+    for i, name in enumerate(family.inputs):
+        place, equals, word = name.rpartition("=")
+        is_indicator = name not in known and bool(equals)
+        column = known[place if is_indicator else name]
+        values = sorted({str(label) for label in table.labels(place)} - {""}) if is_indicator else None
+        inputs.append(
+            {
+                "column": column.name,
+                "date_format": column.date_format or None,
+                "equals": word if is_indicator else None,
+                "values": values,
+                "mean": float(scaling.x_mean[i]),
+                "std": float(scaling.x_std[i]),
+            }
+        )
+    outputs = [
+        {"column": name, "mean": float(scaling.y_mean[i]), "std": float(scaling.y_std[i])}
+        for i, name in enumerate(family.outputs)
+    ]
+    return {"table": table.name, "task": family.task, "inputs": inputs, "outputs": outputs}
+
+
+def _one_line(names: Iterable[str]) -> str:
+    """Column names inside the script's docstring: nothing in them ends it."""
+    return ", ".join(repr(name) for name in names).replace("\\", "/").replace('"', "'")[:300]
 
 
 def _adapted(config: RunConfig, model: nn.Module) -> list[str]:
@@ -53,18 +98,120 @@ def _code(module: nn.Module) -> str:
     return f"{prefix}{type(module).__name__}({module.extra_repr()})"
 
 
+_POINT_USAGE = """support.csv has lines "x,y" (trained with {shots} of them), query.csv has lines "x". Prints
+"x,prediction" for each query. Needs torch and safetensors only."""
+
+_POINT_READING = """
+def read(path):
+    with open(path, newline="") as file:
+        return torch.tensor([[float(cell) for cell in row] for row in csv.reader(file) if row])
+
+
+def main():
+    weights, support, query = sys.argv[1:4]
+    model, rates = load(weights)
+    points, x = read(support), read(query)[:, :1]
+    adapt(model, points[:, :1], points[:, 1:2], rates)
+    with torch.no_grad():
+        for given, predicted in zip(x[:, 0].tolist(), model(x)[:, 0].tolist()):
+            print(f"{{given!r}},{{predicted!r}}")
+"""
+
+_TABLE_USAGE = """support.csv holds rows of one task with the columns {inputs} and {outputs} (trained with {shots}
+rows), query.csv rows with the inputs alone. Columns are found by name, in any order; commas, semicolons or tabs between
+them, decimal points or commas. Prints the rows of query.csv with a column "predicted ..." for each output. Columns,
+categories and standardization are read from the weights file. Needs torch and safetensors only."""
+
+_TABLE_READING = '''
+def number(text, where):
+    try:
+        value = float(text if "." in text else text.replace(",", "."))
+    except ValueError:
+        sys.exit(where + " = " + repr(text) + " is not a number: correct it.")
+    if value - value != 0:
+        sys.exit(where + " = " + repr(text) + " is not finite: correct it.")
+    return value
+
+
+def value_of(text, column, where):
+    """The model's number for a cell."""
+    if column.get("equals") is not None:
+        if text not in column["values"]:
+            sys.exit(where + " = " + repr(text) + " must be one of " + ", ".join(column["values"]) + ".")
+        value = float(text == column["equals"])
+    elif column.get("date_format"):
+        try:
+            day = datetime.strptime(text.replace("T", " "), column["date_format"])
+        except ValueError:
+            sys.exit(where + " = " + repr(text) + " is not a date like " + column["date_format"] + ".")
+        value = (day - datetime(1970, 1, 1)).total_seconds() / 86400
+    else:
+        value = number(text, where)
+    return (value - column["mean"]) / column["std"]
+
+
+def read(path, columns):
+    """The rows of a CSV file as texts, and the model's numbers for some columns: [rows, columns]."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(path + " cannot be read (" + str(error) + ").")
+    separator = max(";\\t,", key=text.partition("\\n")[0].count)
+    rows = [row for row in csv.DictReader(text.splitlines(), delimiter=separator) if any(row.values())]
+    if not rows:
+        sys.exit(path + " has no rows below its header.")
+    for column in columns:
+        if column["column"] not in rows[0]:
+            has = ", ".join(map(str, rows[0]))
+            sys.exit(path + " has no column " + repr(column["column"]) + "; it has " + has + ".")
+
+    def cell(row, i, column):
+        where = path + ", row " + str(i) + ", " + column["column"]
+        return value_of((row[column["column"]] or "").strip(), column, where)
+
+    return rows, torch.tensor([[cell(row, i, column) for column in columns] for i, row in enumerate(rows, 1)])
+
+
+def main():
+    if len(sys.argv) != 4:
+        sys.exit("usage: python adapt.py weights.safetensors support.csv query.csv")
+    weights, support, query = sys.argv[1:]
+    model, rates = load(weights)
+    with safe_open(weights, "pt") as file:
+        about = file.metadata() or {{}}
+    if "table" not in about:
+        sys.exit(weights + " does not say what its columns are: export it where the table is.")
+    table = json.loads(about["table"])
+    count, outputs = len(table["inputs"]), table["outputs"]
+    _, known = read(support, table["inputs"] + outputs)
+    rows, x = read(query, table["inputs"])
+    adapt(model, known[:, :count], known[:, count:], rates)
+    with torch.no_grad():
+        predicted = model(x)
+    if not torch.isfinite(predicted).all():
+        sys.exit("Adaptation diverged: give other rows, or a smaller INNER_LR in this script.")
+    names = [name for name in rows[0] if name is not None]
+    out = csv.writer(sys.stdout, lineterminator="\\n")
+    out.writerow(names + ["predicted " + output["column"] for output in outputs])
+    for row, values in zip(rows, predicted.tolist()):
+        out.writerow([row[name] for name in names] + [v * o["std"] + o["mean"] for v, o in zip(values, outputs)])
+'''
+
 _TEMPLATE = '''"""Adapt a meta-learned initialization to new data.
 
     python adapt.py weights.safetensors support.csv query.csv
 
-support.csv has lines "x,y" (trained with {shots} of them), query.csv has lines "x". Prints "x,prediction" for each
-query. Needs torch and safetensors only.
+@USAGE@
 """
 
 import csv
+import json
 import sys
+from datetime import datetime
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -78,7 +225,7 @@ def build_model():
 
 
 def adapt(model, x, y, rates, inner_steps=INNER_STEPS):
-    """Gradient descent on the mean squared error of all support points at once; x and y are [points, 1]."""
+    """Gradient descent on the mean squared error of all support points at once; x is [points, inputs], y likewise."""
     adapted = {{name: value for name, value in model.named_parameters() if name in ADAPTED}}
     for _ in range(inner_steps):
         loss = nn.functional.mse_loss(model(x), y)
@@ -89,23 +236,14 @@ def adapt(model, x, y, rates, inner_steps=INNER_STEPS):
     return model
 
 
-def read(path):
-    with open(path, newline="") as file:
-        return torch.tensor([[float(cell) for cell in row] for row in csv.reader(file) if row])
-
-
-def main():
-    weights, support, query = sys.argv[1:4]
-    model = build_model()
-    tensors = load_file(weights)
-    rates = {{name: INNER_LR * tensors.pop("inner_lr:" + name, 1.0) for name in ADAPTED}}  # learned, or one for all
+def load(path):
+    """The model with its learned parameters, and the learned rate of each parameter that adapts, or one for all."""
+    model, tensors = build_model(), load_file(path)
+    rates = {{name: INNER_LR * tensors.pop("inner_lr:" + name, 1.0) for name in ADAPTED}}
     model.load_state_dict(tensors)
-    points, x = read(support), read(query)[:, :1]
-    adapt(model, points[:, :1], points[:, 1:2], rates)
-    with torch.no_grad():
-        for given, predicted in zip(x[:, 0].tolist(), model(x)[:, 0].tolist()):
-            print(f"{{given!r}},{{predicted!r}}")
+    return model, rates
 
+@READING@
 
 if __name__ == "__main__":
     main()

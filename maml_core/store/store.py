@@ -5,7 +5,7 @@ A run's life, as its `status`:
     queued ──> running ──> finished | diverged | failed
       ^           ├──────> paused | stopped      (asked for)
       │           └──────> interrupted           (its process is gone)
-      └── resume, step ──── paused, stopped, interrupted
+      └── resume, step ──── paused, stopped, interrupted, failed
 
 Only a `running` run has an owner. It is taken and given back by compare-and-set, so of two that want a run one
 gets it and the other is told. Metrics and state of one moment are committed in one transaction.
@@ -20,6 +20,8 @@ import sqlalchemy as sa
 
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
+from maml_core.learning.table import Table, offer, withdraw
+from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import MetricRow
 from maml_core.store.archive import Archive
 from maml_core.store.base import Saved, Snapshot, Vitals, placed, put_checkpoint, put_snapshots
@@ -27,6 +29,7 @@ from maml_core.store.database import Database, store_url
 from maml_core.store.ownership import Ownership
 from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, Run, as_run
 from maml_core.store.schema import metrics, runs
+from maml_core.store.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class ImportedRun:
     rows: list[MetricRow]
     latest: Saved
     snapshots: list[Snapshot]
+    table: Table | None = None  # that the run is on, where its rows came along
 
 
 class Listing(NamedTuple):
@@ -53,7 +57,7 @@ class Listing(NamedTuple):
     unreadable: int  # how many rows are damaged, and left as they are
 
 
-class Store(Archive, Ownership):
+class Store(Archive, Ownership, Tables):
     """Runs in a database. Safe to use from several threads and processes at once.
 
     >>> from tempfile import TemporaryDirectory
@@ -74,9 +78,11 @@ class Store(Archive, Ownership):
         """
         self.url = store_url(url)
         super().__init__(Database(self.url))
+        offer(self.table_or_none)
 
     def close(self) -> None:
         """Close the connections."""
+        withdraw(self.table_or_none)
         self.database.close()
 
     # Runs ------------------------------------------------------------------------------------------------------
@@ -90,7 +96,13 @@ class Store(Archive, Ownership):
         steps: int | None = None,
         owner: str | None = None,
     ) -> str:
-        """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once."""
+        """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once.
+
+        A run on a table is called by the table's name, and is no run of a preset: those have tasks of their own.
+        """
+        title = preset or config.tasks.family
+        if isinstance(config.tasks, TableFamily):
+            preset, title = None, self.table_row(config.tasks.table).name
         run_id = secrets.token_hex(4)
         now = time.time()
         with self.transaction(write=True) as connection:
@@ -98,7 +110,7 @@ class Store(Archive, Ownership):
             connection.execute(
                 sa.insert(runs).values(
                     id=run_id,
-                    name=(name or f"{preset or config.tasks.family} {count + 1}")[:NAME_LENGTH],
+                    name=(name or f"{title[:60]} {count + 1}")[:NAME_LENGTH],
                     preset=preset,
                     config=config.to_json(),
                     meta_iterations=config.meta_iterations,

@@ -91,10 +91,13 @@ class TrainingSession:
         """Queue a run that was paused, stopped or interrupted.
 
         Raises:
-            ConfigError: its model is a class of the user's own.
+            ConfigError: its model is a class of the user's own, or its table is not at hand.
+            DeviceError: its device is not on this machine.
             RunBusyError: it is not one that can go on.
         """
-        _check_loadable(self.store.run(run_id).config)
+        config = self.store.run(run_id).config
+        _check_loadable(config)
+        check_startable(config)
         self.store.resume(run_id, steps=steps)
         self.ensure_workers()
 

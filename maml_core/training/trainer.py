@@ -277,6 +277,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
         EngineError: the chosen engine cannot take the model.
     """
     device = resolve_device(config.device)
+    config.tasks.check(config.shots + config.query_shots)
     model = trainer.model if trainer else config.structure()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config.check_memory(parameters)  # that of a user's own module is known only now
@@ -375,7 +376,7 @@ def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> Ta
 
 def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:
     """Tasks that no run of this family is trained on: `[count, points, features]`, the same for every seed."""
-    return config.tasks.held_out(tasks=count, shots=config.shots, query_shots=max(config.query_shots, 20)).to(device)
+    return config.tasks.validation(tasks=count, shots=config.shots, query_shots=config.query_shots).to(device)
 
 
 def train(config: RunConfig) -> Initialization:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maml_core.engines import TrainingState
-from maml_core.errors import EngineError, MamlError, RunBusyError, StoreError
+from maml_core.errors import CheckpointError, EngineError, MamlError, RunBusyError, StoreError
 from maml_core.logs import LOG, log_to
 from maml_core.milestones import MetricRow
 from maml_core.presets import DEFAULT, get_preset
@@ -52,30 +52,38 @@ def train_run(
 ) -> str:
     """Train a claimed run until it ends, is asked to pause or stop, or `should_end` says so; return its status.
 
-    `trainer` is that of a new run, where one was made already; else it is made from the run's last commit.
+    `trainer` is that of the run, where one was made already; else it is made from the run's last commit. What keeps it
+    from being made is a fault of the surroundings (a device, a table or a compiler that is missing), not the run's
+    outcome: it is interrupted with the reason, and can be resumed.
 
     Raises:
         RunBusyError: the run was taken away from this owner.
     """
     try:
-        trainer = trainer or _trainer_of(store, run)
+        trainer = trainer or trainer_of(store, run)
     except MamlError as error:
         LOG.warning("run %s cannot be trained: %s", run.id, error)
-        store.release(run.id, owner, "failed", str(error))
-        return "failed"
+        status = "failed" if isinstance(error, CheckpointError) else "interrupted"
+        store.release(run.id, owner, status, str(error))
+        return status
     try:
         LOG.info("run %s begins at iteration %d", run.id, trainer.state.iteration)
         status = _Stretch(store, run, owner, trainer, should_end, report).train()
         LOG.info("run %s is %s after iteration %d", run.id, status, trainer.state.iteration)
         return status
     except EngineError as error:
-        store.release(run.id, owner, "failed", str(error))
-        return "failed"
+        store.release(run.id, owner, "interrupted", str(error))
+        return "interrupted"
     finally:
         trainer.close()
 
 
-def _trainer_of(store: Store, run: Run) -> Trainer:
+def trainer_of(store: Store, run: Run) -> Trainer:
+    """A trainer that goes on from a run's last commit.
+
+    Raises:
+        MamlError: in one sentence, why that cannot be.
+    """
     saved = store.checkpoint(run.id)
     if saved is None:
         return Trainer(run.config)

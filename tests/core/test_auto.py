@@ -48,7 +48,7 @@ def test_without_a_compiler_it_says_so_once_and_training_goes_on(
     assert trainer.state.iteration == 30
     assert trainer.engine.status == "vectorized"
     assert trainer.notice.count("install g++ or clang++") == 1
-    assert "goes on with the vectorized engine" in trainer.notice
+    assert "continues with the vectorized engine" in trainer.notice
     alone, _ = first(config.with_settings({"engine": "vectorized"}), 30)
     assert torch.equal(trainer.state.parameters, alone.state.parameters)
     with pytest.raises(EngineError, match="needs a C\\+\\+ compiler"):

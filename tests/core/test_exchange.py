@@ -1,21 +1,32 @@
 """A run out of one store and into another, and the script that goes with it."""
 
+import hashlib
 import io
+import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load, save_file
 
 from maml_core.cli import main
 from maml_core.config import RunConfig
-from maml_core.errors import CheckpointError, RunNotFoundError, StoreError
+from maml_core.errors import CheckpointError, ImportRefusedError, RunNotFoundError, StoreError
+from maml_core.evaluation.of_runs import learned_by
+from maml_core.learning.adaptation import predict_rows
+from maml_core.learning.fresh_rows import read_new_rows
 from maml_core.learning.models import build_model
+from maml_core.learning.table import example
+from maml_core.learning.table_files import read_table
+from maml_core.learning.table_roles import Roles
+from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import TaskBatch
-from maml_core.presets import PRESETS
+from maml_core.presets import PRESETS, config_for_table
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.exchange import export_run, export_weights, import_run
@@ -203,3 +214,140 @@ def test_a_run_with_learned_rates_is_imported_whatever_its_size(store: Store) ->
     train(store, run_id)
     copy = store.run(import_run(store, export_run(store, run_id)))
     assert copy.config == config
+
+
+@pytest.fixture
+def on_table(store: Store) -> str:
+    """A finished run on a table with words, dates and numbers."""
+    lines = ["plant,kind,day,light,height (cm),leaves"]
+    for i in range(120):
+        kind, day = ("fern", "moss")[i % 2], f"2024-{1 + i % 9:02d}-{1 + i % 28:02d}"
+        lines.append(f"p{i % 12},{kind},{day},{i * 7 % 13},{i * 3 % 17 + i % 12},{i % 5}")
+    table = read_table("\n".join(lines).encode(), "plants.csv")
+    roles = Roles("plant", ("kind", "day", "light"), ("height (cm)", "leaves"))
+    store.add_table(table, roles)
+    config = config_for_table(roles.family(table)).with_settings(
+        {"meta_iterations": 20, "model.hidden_sizes": [8], "engine": "vectorized"}
+    )
+    run_id = store.create_run(config)
+    train(store, run_id)
+    return run_id
+
+
+def test_a_run_on_a_table_goes_without_its_rows_unless_asked(store: Store, other: Store, on_table: str) -> None:
+    run = store.run(on_table)
+    assert isinstance(run.config.tasks, TableFamily)
+    table_id = run.config.tasks.table
+    bare, whole = export_run(store, on_table), export_run(store, on_table, with_rows=True)
+    assert not set(zipfile.ZipFile(io.BytesIO(bare)).namelist()) & {"table.json", "rows.parquet"}
+    assert b"fern" not in unpacked(bare)
+    arrived = import_run(other, bare)
+    assert other.run(arrived).config == run.config
+    assert other.table_or_none(table_id) is None
+    arrived = import_run(other, whole)
+    kept = other.table_or_none(table_id)
+    assert kept is not None
+    assert kept.id == table_id
+    assert other.run(arrived).name == run.name
+
+
+def unpacked(data: bytes) -> bytes:
+    """Everything in a zip, unpacked, but for the script and the configuration, which name the categories."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    hidden = {"adapt.py", "run.json", "weights.safetensors"}
+    return b"".join(archive.read(name) for name in archive.namelist() if name not in hidden)
+
+
+def test_rows_that_are_not_the_runs_are_refused(store: Store, other: Store, on_table: str) -> None:
+    whole = export_run(store, on_table, with_rows=True)
+    archive = zipfile.ZipFile(io.BytesIO(whole))
+    entries = {name: archive.read(name) for name in archive.namelist()}
+    frame = pd.read_parquet(io.BytesIO(entries["rows.parquet"]))
+    frame["light"] = frame["light"] + 1
+    for name, rows, said in (
+        ("other rows", example().to_parquet(), "damaged"),
+        ("changed", frame_bytes(frame), "does not hold the table that the run names"),
+        ("no Parquet", b"nothing", "damaged"),
+    ):
+        manifest = json.loads(entries["run.json"])
+        manifest["sha256"]["rows.parquet"] = hashlib.sha256(rows).hexdigest()
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as packed:
+            for entry, data in (entries | {"rows.parquet": rows, "run.json": json.dumps(manifest).encode()}).items():
+                packed.writestr(entry, data)
+        with pytest.raises(ImportRefusedError, match=said):
+            import_run(other, file.getvalue())
+        assert other.all_runs() == [], name
+
+
+def frame_bytes(frame: pd.DataFrame) -> bytes:
+    file = io.BytesIO()
+    frame.to_parquet(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_the_script_of_a_table_predicts_what_the_lab_predicts(
+    store: Store, on_table: str, tmp_path: Path, separator: str
+) -> None:
+    run = store.run(on_table)
+    assert isinstance(run.config.tasks, TableFamily)
+    (tmp_path / "adapt.py").write_text(adapt_script(run.config), encoding="utf-8")
+    (tmp_path / "weights.safetensors").write_bytes(export_weights(store, on_table))
+    head = ["light", "kind", "day", "height (cm)", "leaves"]
+    known = [["3", "fern", "2024-03-04", "7.5", "2"], ["11", "moss", "2024-05-06", "9", "4"]]
+    asked = [["5", "moss", "2024-04-04", "", ""], ["1.5", "fern", "2024-02-03", "", ""]]
+    lines = [separator.join(cells) for cells in (head, *known)]
+    query = [separator.join(cells) for cells in (head, *asked)]
+    if separator == ";":
+        lines, query = ([line.replace(".", ",") for line in each] for each in (lines, query))
+    (tmp_path / "support.csv").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    (tmp_path / "query.csv").write_text("\n".join(query), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = pd.read_csv(io.StringIO(done.stdout))
+    rows = "\n".join(",".join(cells) for cells in (head, *known, *asked))
+    found = read_new_rows(run.config.tasks, rows.encode(), "rows")
+    start = learned_by(store, run)
+    assert start is not None
+    expected = predict_rows(start, found, run.config.inner_steps)
+    for name in ("predicted height (cm)", "predicted leaves"):
+        np.testing.assert_allclose(printed[name], expected[name][2:], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("support", "said"),
+    [
+        ("light,kind,day\n1,fern,2024-01-01\n", "has no column 'height (cm)'"),
+        ("light,kind,day,height (cm),leaves\n", "no rows below its header"),
+        (
+            "light,kind,day,height (cm),leaves\n1,palm,2024-01-01,2,3\n",
+            "row 1, kind = 'palm' must be one of fern, moss",
+        ),
+        ("light,kind,day,height (cm),leaves\n1,fern,soon,2,3\n", "is not a date like %Y-%m-%d"),
+        ("light,kind,day,height (cm),leaves\nx,fern,2024-01-01,2,3\n", "row 1, light = 'x' is not a number"),
+        ("light,kind,day,height (cm),leaves\ninf,fern,2024-01-01,2,3\n", "is not finite"),
+    ],
+)
+def test_the_script_of_a_table_says_what_is_wrong(
+    store: Store, on_table: str, tmp_path: Path, support: str, said: str
+) -> None:
+    (tmp_path / "adapt.py").write_text(adapt_script(store.run(on_table).config), encoding="utf-8")
+    (tmp_path / "w.safetensors").write_bytes(export_weights(store, on_table))
+    (tmp_path / "s.csv").write_text(support)
+    (tmp_path / "q.csv").write_text("light,kind,day\n1,fern,2024-01-01\n")
+    done = subprocess.run(
+        [sys.executable, "adapt.py", "w.safetensors", "s.csv", "q.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,13 +11,16 @@ import pytest
 
 from maml_core.config import RunConfig
 from maml_core.presets import PRESETS
+from maml_core.processes import this_process
+from maml_core.store.schema import checkpoints
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
+from maml_core.training.worker import train_run
 from tests.conftest import PATIENCE, ROOT, wait_for
 
 
 def test_training_in_the_background_with_pause_resume_and_queue(session: TrainingSession) -> None:
-    config = PRESETS["sine"].config.with_settings({"meta_iterations": 100_000})
+    config = PRESETS["sine"].config.with_settings({"meta_iterations": 100_000, "engine": "vectorized"})
     first = session.start(config)
     wait_for(lambda: session.store.run(first).iteration > 20)
     second = session.start(config)
@@ -82,6 +85,29 @@ import sys, time
 from maml_core.presets import PRESETS
 from maml_core.training.session import TrainingSession
 session = TrainingSession(sys.argv[1], limit=1)
-session.start(PRESETS["sine"].config.with_settings({"meta_iterations": 100_000}))
+session.start(PRESETS["sine"].config.with_settings({"meta_iterations": 100_000, "engine": "vectorized"}))
 time.sleep(300)
 """
+
+
+def test_a_fault_of_the_surroundings_is_no_outcome_of_the_run(store: Store, small_config: RunConfig) -> None:
+    """A device that is missing, a checkpoint that is damaged: the one interrupts with a sentence, the other fails."""
+    run_id = store.create_run(small_config.with_settings({"device": "mps"}))
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    assert train_run(store, run, this_process()) == "interrupted"
+    assert "mps" in store.run(run_id).message
+    assert store.run(run_id).is_resumable
+    other = store.create_run(small_config, steps=5)
+    run = store.claim(this_process(), other)
+    assert run is not None
+    assert train_run(store, run, this_process()) == "paused"
+    sound = store.checkpoint(other)
+    assert sound is not None
+    for data, ended in ((b"damaged", "failed"), (sound, "finished")):
+        with store.transaction(write=True) as connection:
+            connection.execute(checkpoints.update().where(checkpoints.c.kind == "latest").values(data=data))
+        store.resume(other)
+        run = store.claim(this_process(), other)
+        assert run is not None
+        assert train_run(store, run, this_process()) == ended

@@ -15,6 +15,7 @@ from maml_core.store.run import Run
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
+from tests.conftest import wait_for
 
 DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"
 
@@ -69,14 +70,19 @@ def test_steps_pause_again_and_end_in_the_same_bits(store: Store, small_config: 
 
 
 def test_pause_and_stop_while_training(store: Store, small_config: RunConfig) -> None:
-    config = small_config.with_settings({"meta_iterations": 100_000})
+    config = small_config.with_settings({"meta_iterations": 10_000_000})
     for command, status in (("pause", "paused"), ("stop", "stopped")):
         run_id = store.create_run(config)
-        timer = threading.Timer(0.5, store.ask, (run_id, command))
-        timer.start()
+
+        def ask(run_id: str = run_id, command: str = command) -> None:
+            wait_for(lambda: store.run(run_id).iteration > 0)
+            store.ask(run_id, command)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
         assert train(store, run_id) == status
-        timer.join()
-        assert 0 < store.run(run_id).iteration < 100_000
+        asking.join()
+        assert 0 < store.run(run_id).iteration < 10_000_000
 
 
 def test_only_one_claims_a_run(store: Store, small_config: RunConfig) -> None:

@@ -27,7 +27,7 @@ CASES = [
     "zip",
     "random",
     "header only",
-    "newer 3",
+    "newer 4",
     "newer 99",
     "foreign",
 ]
@@ -151,19 +151,24 @@ def test_damage_to_one_run_hides_that_run_only(sound: bytes, tmp_path: Path) -> 
     store.close()
 
 
-def test_an_older_schema_is_migrated_after_a_copy(sound: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "newer_tables"), [(1, ["evaluations", "tables"]), (2, ["tables"])])
+def test_an_older_schema_is_migrated_after_a_copy(
+    sound: bytes, tmp_path: Path, version: int, newer_tables: list[str]
+) -> None:
     path = tmp_path / "maml.db"
     path.write_bytes(sound)
-    change(path, "DROP TABLE evaluations", "UPDATE info SET value = '1' WHERE name = 'schema_version'")
+    drops = [f"DROP TABLE {name}" for name in newer_tables]
+    change(path, *drops, f"UPDATE info SET value = '{version}' WHERE name = 'schema_version'")
     old = path.read_bytes()
     store = Store(f"sqlite:///{path}")
     assert len(store.all_runs()) == 2
     store.close()
-    (copy,) = (other for other in tmp_path.iterdir() if "schema-1" in other.name)
+    (copy,) = (other for other in tmp_path.iterdir() if f"schema-{version}" in other.name)
     assert copy.read_bytes() == old
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT value FROM info").fetchone() == (str(SCHEMA_VERSION),)
-    assert connection.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
+    for name in newer_tables:
+        assert connection.execute(f"SELECT count(*) FROM {name}").fetchone() == (0,)
     connection.close()
     Store(f"sqlite:///{path}").close()
     assert len(list(tmp_path.iterdir())) == 2  # no second copy

@@ -76,7 +76,9 @@ def test_a_worker_gives_its_run_back_as_soon_as_it_can(store_url: str) -> None:
     session = TrainingSession(store_url, limit=1)
     store = session.store
     try:
-        run_id = session.start(PRESETS["sine"].config.with_settings({"meta_iterations": 100_000}))
+        run_id = session.start(
+            PRESETS["sine"].config.with_settings({"meta_iterations": 100_000, "engine": "vectorized"})
+        )
         wait_for(lambda: store.run(run_id).iteration > 0)
         with store.transaction(write=True) as connection:
             for name, event in (("rows", "INSERT ON metrics"), ("status", "UPDATE OF status ON runs")):
