@@ -8,24 +8,45 @@ import streamlit as st
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError
 from maml_core.evaluation.curves import pretraining
-from maml_core.evaluation.of_runs import At, learned_by, measure, pretrained_run
+from maml_core.evaluation.of_runs import At, learned_by, measure, measure_table_run, pretrained_run
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
-from maml_core.figures import error_curves, landscape_figure, points_figure, replay_figure, task_grid
-from maml_core.learning.adaptation import fit_tasks, landscape
+from maml_core.figures import (
+    error_curves,
+    landscape_figure,
+    points_figure,
+    replay_figure,
+    task_grid,
+    worth_curves,
+    worth_figure,
+)
+from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
+from maml_core.learning.fresh_rows import NewRows, RowTasks
 from maml_core.learning.fresh_tasks import Tasks, draw_tasks, varying
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.table_tasks import TableFamily
+from maml_core.learning.tasks import FunctionFamily
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
 from pages.components.field_input import number_in_url
 from pages.components.frame import open_page
 from pages.components.live_chart import Pick, live_chart
-from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
+from pages.components.row_source import pick_rows, toggle_row
+from pages.components.run_view import (
+    act,
+    as_text,
+    pick_checkpoint,
+    pick_run,
+    query_number,
+    reproduction_note,
+    status_line,
+)
 from pages.components.task_source import load_points, load_task, pick_task, task_seed
 
 LEAST_STEPS = 10  # of adaptation, where nothing else is asked for: enough to see where it leads
 WALL, WALL_COLUMNS = 12, 6
 VIEWS = ("Replay", "How good, really", "Where it breaks", "A wall of fresh tasks")
+TABLE_VIEWS = ("Replay", "Is it worth it?", "A wall of fresh tasks")
 
 
 def settings(run: Run) -> tuple[int, int, float]:
@@ -72,7 +93,7 @@ def replay(
     session: TrainingSession,
     run: Run,
     learned: Initialization,
-    tasks: Tasks,
+    tasks: Tasks | RowTasks,
     points: list[list[float]] | None,
     steps: int,
     inner_lr: float,
@@ -98,6 +119,7 @@ def replay(
         alt="A task: true function, support points, and each model at the adaptation step chosen below",
         on_points=load_points if points is not None else None,
         points=points or (),
+        on_pick=(lambda pick: toggle_row(tasks, pick["task"])) if isinstance(tasks, RowTasks) else None,
     )
     pretraining_button(session, run)
 
@@ -144,10 +166,15 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
 
 
 def breaking(
-    run: Run, learned: Initialization, given: dict[str, float], shots: int, steps: int, inner_lr: float
+    run: Run,
+    family: FunctionFamily,
+    learned: Initialization,
+    given: dict[str, float],
+    shots: int,
+    steps: int,
+    inner_lr: float,
 ) -> None:
     """Error after adaptation over two parameters, reaching beyond the training ranges."""
-    family = run.config.tasks
     names = varying(family)
     if len(names) < 2:
         st.info("This family varies in one parameter only: there is no map of two to draw.", icon=":material/info:")
@@ -181,6 +208,77 @@ def breaking(
     st.caption("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
 
 
+def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
+    """What a run on a table is worth, beside what people would do otherwise."""
+    bar = st.progress(0.0, text="Adapting to held-out tasks…")
+
+    @contextmanager
+    def turn(done: float) -> Iterator[None]:
+        bar.progress(min(done, 1.0), text="Adapting to held-out tasks…")
+        with computing():
+            yield
+
+    at: At = ("best" if run.best_iteration is not None else "latest") if iteration is None else iteration
+    result = measure_table_run(session.store, run, steps=steps, at=at, turn=turn)
+    bar.empty()
+    st.markdown(f"##### {as_text(result.sentence())}")
+    pretraining_button(session, run)
+    live_chart(
+        worth_figure(result),
+        key="worth",
+        revision=f"{run.id}:{steps}",
+        height=300,
+        alt="Error of each method on held-out tasks, with 95 % intervals",
+    )
+    left, right = st.columns(2)
+    with left:
+        live_chart(
+            worth_curves(result, against="rows"),
+            key="worth-rows",
+            revision=f"{run.id}:{steps}",
+            height=380,
+            alt="Error against the number of rows in the support, with 95 % bands",
+        )
+    with right:
+        live_chart(
+            worth_curves(result, against="steps"),
+            key="worth-steps",
+            revision=f"{run.id}:{steps}",
+            height=380,
+            alt="Error against adaptation steps, with 95 % bands",
+        )
+    with st.expander("The numbers"):
+        st.dataframe(result.table(), column_config={str(name): NUMBER for name in result.table() if name != "steps"})
+        for frame, name in ((result.rows_table(), "support-rows"), (result.steps_table(), "steps")):
+            st.download_button(
+                f"{name.replace('-', ' ').capitalize()} as CSV",
+                frame.to_csv(),
+                f"{run.id}-{name}.csv",
+                icon=":material/download:",
+            )
+    st.caption(
+        f"{len(result.tasks)} tasks that training never saw; of each, {result.supports} random supports of "
+        f"{result.shots} rows, and all its other rows to judge by. Intervals are 95 %, by bootstrap over tasks; "
+        "differences are paired. "
+        "The line is a ridge regression whose penalty is chosen inside the support; starts that were not trained to "
+        "adapt take as many steps as suit them best on the validation tasks. "
+        f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
+    )
+
+
+NUMBER = st.column_config.NumberColumn(format="%.4g")
+
+
+def predictions(start: Initialization, found: NewRows, steps: int, inner_lr: float) -> None:
+    """New rows with what is predicted for those without an output, to be looked at and downloaded."""
+    with computing():
+        frame = predict_rows(start.at_rate(inner_lr), found, steps)
+    st.dataframe(frame, height=260)
+    st.download_button(
+        "Download the predictions", frame.to_csv(index=False), "predictions.csv", icon=":material/download:"
+    )
+
+
 def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: float) -> None:
     """Fresh tasks before and after, best and worst marked."""
     seed = task_seed()
@@ -207,14 +305,50 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
 
 def views(session: TrainingSession, run: Run) -> None:
     """The chosen view of the run's initialization."""
+    if isinstance(run.config.tasks, FunctionFamily):
+        function_views(session, run, run.config.tasks)
+    elif isinstance(run.config.tasks, TableFamily):
+        table_views(session, run, run.config.tasks)
+
+
+def pick_view(names: tuple[str, ...]) -> str:
+    """Which view is shown, kept in the URL."""
+    asked = st.query_params.get("view", names[0])
+    if st.session_state.get("view") not in names:
+        st.session_state["view"] = asked if asked in names else names[0]
+    view = st.segmented_control("View", names, key="view", label_visibility="collapsed") or names[0]
+    st.query_params["view"] = view
+    return view
+
+
+def table_views(session: TrainingSession, run: Run, family: TableFamily) -> None:
+    """The views of a run on a table."""
     with st.sidebar:
         shots, steps, inner_lr = settings(run)
-        tasks, points, given = pick_task(run.config.tasks, shots)
-    asked = st.query_params.get("view", VIEWS[0])
-    if "view" not in st.session_state:
-        st.session_state["view"] = asked if asked in VIEWS else VIEWS[0]
-    view = st.segmented_control("View", VIEWS, key="view", label_visibility="collapsed") or VIEWS[0]
-    st.query_params["view"] = view
+        tasks, found = pick_rows(family, shots)
+    view = pick_view(TABLE_VIEWS)
+    iteration = pick_checkpoint(session, run)
+    learned = learned_by(session.store, run, iteration)
+    if learned is None:
+        st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
+    elif view == TABLE_VIEWS[1]:
+        worth(session, run, iteration, steps)
+    elif view == TABLE_VIEWS[2]:
+        wall(run, learned, shots, steps, inner_lr)
+    elif tasks is None:
+        st.info("Paste rows in the sidebar, or upload a file, to adapt to them.", icon=":material/edit:")
+    else:
+        replay(session, run, learned, tasks, None, steps, inner_lr)
+        if found is not None:
+            predictions(learned, found, steps, inner_lr)
+
+
+def function_views(session: TrainingSession, run: Run, family: FunctionFamily) -> None:
+    """The views of a run on generated tasks."""
+    with st.sidebar:
+        shots, steps, inner_lr = settings(run)
+        tasks, points, given = pick_task(family, shots)
+    view = pick_view(VIEWS)
     iteration = pick_checkpoint(session, run)
     learned = learned_by(session.store, run, iteration)
     if learned is None:
@@ -225,7 +359,7 @@ def views(session: TrainingSession, run: Run) -> None:
     if view == VIEWS[0] and tasks is None:
         st.info("Place at least two points: click in the picture, or type them in the sidebar.", icon=":material/edit:")
         live_chart(
-            points_figure(points or (), run.config.tasks.x.span),
+            points_figure(points or (), family.x.span),
             key="replay",
             revision="empty",
             height=470,
@@ -238,7 +372,7 @@ def views(session: TrainingSession, run: Run) -> None:
     elif view == VIEWS[1]:
         quality(session, run, iteration, steps)
     elif view == VIEWS[2]:
-        breaking(run, learned, given, shots, steps, inner_lr)
+        breaking(run, family, learned, given, shots, steps, inner_lr)
     else:
         wall(run, learned, shots, steps, inner_lr)
 

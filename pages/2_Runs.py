@@ -1,6 +1,7 @@
 """Every run: look, open, go on, export, import, delete."""
 
 import json
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -67,18 +68,19 @@ def downloads(session: TrainingSession, run: Run) -> None:
     """The run as files: all of it, or what other programs want. Each is made when it is asked for."""
     store = session.store
     with st.popover("Export", icon=":material/download:"):
-        is_own = run.config.uses_own_model
+        is_own, is_on_table = run.config.uses_own_model, run.config.is_on_table
         if is_own:
             st.caption("Its model is a class of your own: export its weights at the command line.")
         elif not run.iteration:
             st.caption("Nothing is trained yet: there are no weights to export.")
-        for label, name, make, needs_model, text in (
+        files: list[tuple[str, str, Callable[[], str | bytes], bool, str]] = [
             (
                 "The whole run",
                 f"run-{run.id}.zip",
                 lambda: export_run(store, run.id),
                 True,
-                "Configuration, weights, metrics and history; a lab on another machine can import and resume it.",
+                "Configuration, weights, metrics and history; a lab on another machine can import and resume it."
+                + (" Without the rows of its table." if is_on_table else ""),
             ),
             (
                 "Weights",
@@ -108,7 +110,17 @@ def downloads(session: TrainingSession, run: Run) -> None:
                 False,
                 "Every setting of the run.",
             ),
-        ):
+        ]
+        if is_on_table:
+            whole = (
+                "The whole run, with its table",
+                f"run-{run.id}-with-rows.zip",
+                lambda: export_run(store, run.id, with_rows=True),
+                True,
+                "As above, and all rows of the table it was trained on: your data leave this machine.",
+            )
+            files.insert(1, whole)
+        for label, name, make, needs_model, text in files:
             st.download_button(
                 label,
                 make,

@@ -9,10 +9,13 @@ from maml_core.config import RunConfig, parse_settings, settings_text
 from maml_core.errors import ConfigError
 from maml_core.fields import label
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
 from maml_core.learning.models import MODELS, OwnModel
+from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from pages.components.field_input import field_input, widget_values
+from pages.components.run_view import as_text
 
 BASICS = ("shots", "inner_lr", "inner_steps", "meta_lr", "meta_batch_size", "meta_iterations")
 """Fields shown at once; the rest of a run's plain fields wait in an expander."""
@@ -35,7 +38,10 @@ def config_form() -> RunConfig | None:
             help="A named configuration to start from. Every value below can then be changed.",
         )
         preset = PRESETS[st.session_state["form.preset"]]
-        st.caption(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
+        if st.session_state["form.tasks.family"] == "table":
+            st.caption("Changed to suit your table.")
+        else:
+            st.caption(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
         values: dict[str, Any] = {}
         # What the chosen algorithm does, where it is chosen below.
         chosen = ALGORITHMS[st.session_state["form.algorithm"]]
@@ -116,16 +122,59 @@ def _variant(values: dict[str, Any], place: str) -> None:
     key = f"form.{place}.{tag}"
     chosen = st.selectbox(
         label(tag),
-        list(registry),
+        sorted(registry, key=lambda name: registry[name].order),
         format_func=lambda name: registry[name].title,
         key=key,
         help=RunConfig.model_fields[place].description,
         on_change=lambda: _load_defaults(place, registry[st.session_state[key]]),
     )
     values[f"{place}.{tag}"] = chosen
+    if chosen == "table":
+        _table(values)
+    if chosen == "formula":
+        _formula(values)
     for name, field in registry[chosen].model_fields.items():
-        if name != tag:
+        if name != tag and f"{place}.{name}" not in values:
             values[f"{place}.{name}"] = field_input(name, field, f"form.{place}.{name}")
+
+
+def _table(values: dict[str, Any]) -> None:
+    """Which table it is, and what its columns are for: chosen on the Data page."""
+    given = {name: st.session_state[f"form.tasks.{name}"] for name in ("table", "task", "inputs", "outputs")}
+    values |= {f"tasks.{name}": value for name, value in given.items()}
+    try:
+        name = find(given["table"]).name
+    except ConfigError as error:
+        st.warning(str(error), icon=":material/link_off:")
+        name = given["table"][:12]
+    outputs, inputs = (as_text(", ".join(given[part])) for part in ("outputs", "inputs"))
+    st.markdown(f"**{as_text(name)}**: {outputs} from {inputs}, for each {as_text(given['task'])}.")
+    st.page_link(
+        "pages/4_Data.py",
+        label="Choose on the Data page",
+        icon=":material/table:",
+        query_params={"table": given["table"]},
+    )
+
+
+def _formula(values: dict[str, Any]) -> None:
+    """The formula, and a range for each parameter that is in it."""
+    fields = FormulaFamily.model_fields
+    formula = values["tasks.formula"] = field_input("formula", fields["formula"], "form.tasks.formula")
+    try:
+        names = read_formula(formula).names
+    except ConfigError:  # said where the whole configuration is checked
+        values["tasks.parameters"] = {}
+        return
+    for name in names:
+        for part, value in widget_values(ANY_RANGE).items():
+            st.session_state.setdefault(f"form.tasks.parameters.{name}.{part}", value)
+    values["tasks.parameters"] = {
+        name: field_input(
+            name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name, help_text=fields["parameters"].description
+        )
+        for name in names
+    }
 
 
 def _load_defaults(place: str, variant: type[Any]) -> None:

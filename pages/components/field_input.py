@@ -120,8 +120,13 @@ def widget_values(spec: BaseModel, prefix: str = "") -> dict[str, Any]:
         value = getattr(spec, name)
         if isinstance(value, BaseModel):
             values |= widget_values(value, f"{prefix}{name}.")
+        elif is_set_elsewhere(field):
+            values[prefix + name] = value
         elif isinstance(value, tuple | list):
             values[prefix + name] = list_text(value)
+        elif isinstance(value, dict) and any(isinstance(part, BaseModel) for _, part in value.items()):
+            for key, part in value.items():
+                values |= widget_values(part, f"{prefix}{name}.{key}.")
         elif isinstance(value, dict):
             values[prefix + name] = json.dumps(value)
         elif value is None and kind_of(field) in (FieldKind.TEXT, FieldKind.LIST, FieldKind.MAPPING):
@@ -129,6 +134,11 @@ def widget_values(spec: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + name] = value
     return values
+
+
+def is_set_elsewhere(field: FieldInfo) -> bool:
+    """Whether another page sets the field, so that the form only carries it along."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("set_elsewhere"))
 
 
 def _when_off(optional: bool) -> dict[str, Any]:

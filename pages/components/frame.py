@@ -8,12 +8,19 @@ from maml_core.training.session import TrainingSession
 _STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.1rem 2rem 2rem; }
 [data-testid="stSidebarHeader"] { height: 2.75rem; margin-bottom: 0; }
-[data-testid="stSidebar"] [data-testid="stPageLink-NavLink"] { padding: 0.2rem 0.4rem; }
+[data-testid="stSidebar"] [data-testid="stPageLink-NavLink"] { padding: 0.2rem 0.3rem; }
+[data-testid="stSidebar"] [data-testid="stPageLink-NavLink"] p { font-size: 0.85rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; line-height: 1.2; }
 </style>"""
 """Less room around things: the two main pictures must be in sight without scrolling at 1280 x 800."""
 
-PAGES = {"app.py": "Lab", "pages/1_Adapt.py": "Adapt", "pages/2_Runs.py": "Runs", "pages/3_Gradients.py": "Gradients"}
+PAGES = {
+    "app.py": "Lab",
+    "pages/1_Adapt.py": "Adapt",
+    "pages/2_Runs.py": "Runs",
+    "pages/3_Gradients.py": "Gradients",
+    "pages/4_Data.py": "Data",
+}
 
 
 REFUSED = "refused"

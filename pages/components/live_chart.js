@@ -243,7 +243,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
     if (!chart.listening) {
       chart.listening = true;
       chart.on("plotly_click", ({ points: [point] }) => {
-        const task = point.data.customdata?.[0];
+        const task = point.customdata ?? point.data.customdata?.[0];  // of the point, or of its whole trace
         if (chart.latest.picks && !chart.latest.drags) {
           chart.send("pick", { x: point.x, y: point.y, task: Number.isInteger(task) ? task : null });
         }

@@ -36,7 +36,7 @@ class Pick(TypedDict):
 
     x: float
     y: float
-    task: int | None  # the seed of the task that was clicked, where the trace carries one
+    task: int | None  # the seed of the task, or the number of the row, that was clicked, where the trace carries one
 
 
 def script() -> str:

@@ -69,7 +69,7 @@ def status_line(session: TrainingSession, run: Run) -> None:
     """Name, status, engine and device of a run, and its message, if any."""
     color, icon = STATUS_BADGES[run.status]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"**{_escaped(run.name)}**", width="content")
+        st.markdown(f"**{as_text(run.name)}**", width="content")
         st.badge(run.status, icon=icon, color=color)  # type: ignore[arg-type]
         if run.engine:
             st.badge(run.engine, icon=":material/memory:", color="gray", help=_engine_help(run))
@@ -84,9 +84,9 @@ def status_line(session: TrainingSession, run: Run) -> None:
                 icon=":material/hourglass_top:",
             )
     elif run.status in ("diverged", "failed"):
-        st.error(_escaped(run.message), icon=":material/error:")
+        st.error(as_text(run.message), icon=":material/error:")
     elif run.message:
-        st.warning(_escaped(run.message), icon=":material/info:")
+        st.warning(as_text(run.message), icon=":material/info:")
 
 
 def _engine_help(run: Run) -> str:
@@ -136,8 +136,8 @@ def act(action: Callable[[], object]) -> None:
         st.session_state[REFUSED] = str(error)
 
 
-def _escaped(text: str) -> str:
-    """Text from a user, kept from being read as markup."""
+def as_text(text: str) -> str:
+    """Text from a user, kept from being read as markup on screen."""
     for mark in "\\`*_[]#$~<>:":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -15,7 +15,7 @@ from maml_core.learning.fresh_tasks import (
     read_points,
     varying,
 )
-from maml_core.learning.tasks import TaskFamily
+from maml_core.learning.tasks import FunctionFamily
 from pages.components.run_view import query_number
 
 DRAWN, OWN = "Drawn task", "My points"
@@ -47,7 +47,7 @@ def load_points(points: list[list[float]]) -> None:
     st.session_state["source"] = OWN
 
 
-def pick_task(family: TaskFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
+def pick_task(family: FunctionFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
     """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
     has_points = "points" in st.query_params
     source = st.segmented_control(
@@ -69,7 +69,7 @@ def pick_task(family: TaskFamily, shots: int) -> tuple[Tasks | None, list[list[f
     return tasks, points, given
 
 
-def _sliders(family: TaskFamily) -> dict[str, float]:
+def _sliders(family: FunctionFamily) -> dict[str, float]:
     """A slider for each parameter that varies, reaching beyond the training range; what differs from the draw."""
     drawn = drawn_parameters(family, task_seed())
     st.button(
@@ -81,7 +81,7 @@ def _sliders(family: TaskFamily) -> dict[str, float]:
     )
     given = {}
     for name in varying(family):
-        low, high = family.parameters[name].span
+        low, high = family.distributions[name].span
         room = (high - low) / 2
         start = query_number(_PREFIX + name, drawn[name], low - room, high + room)
         key = f"slider.{name}"
@@ -102,14 +102,14 @@ def _sliders(family: TaskFamily) -> dict[str, float]:
     outside = [
         name
         for name, value in given.items()
-        if not family.parameters[name].span[0] <= value <= family.parameters[name].span[1]
+        if not family.distributions[name].span[0] <= value <= family.distributions[name].span[1]
     ]
     if outside:
         st.caption(f"Beyond the training range: {', '.join(outside)}.")
     return given
 
 
-def _own_points(family: TaskFamily) -> tuple[Tasks | None, list[list[float]]]:
+def _own_points(family: FunctionFamily) -> tuple[Tasks | None, list[list[float]]]:
     text = st.query_params.get("points", "")
     st.caption("Click in the picture to add a point, drag to move it, click it to delete it.")
     st.text_area(

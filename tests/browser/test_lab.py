@@ -13,7 +13,7 @@ from maml_core.store.store import Store
 from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
-LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"
+LONG = "?preset=sine&meta_iterations=1000000&engine=vectorized"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,157 @@
+"""The Data page, and the other pages with a run on a table."""
+
+import pytest
+
+from maml_core.learning.fresh_rows import held_out_names
+from maml_core.learning.table_tasks import TableFamily
+from maml_core.presets import config_for_table
+from maml_core.processes import this_process
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
+from pages.components.frame import PAGES
+from tests.core.test_tables import family_of, made
+from tests.pages.test_pages import _fresh_server, open_page, press, query  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def on_table(store: Store) -> Run:
+    table = made(tasks=20, rows=10, inputs=2, outputs=2)
+    store.add_table(table)
+    config = config_for_table(family_of(table)).with_settings(
+        {"meta_iterations": 20, "model.hidden_sizes": [6], "engine": "vectorized"}
+    )
+    run_id = store.create_run(config)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    return store.run(run_id)
+
+
+def test_an_example_is_there_at_first_sight() -> None:
+    page = open_page("pages/4_Data.py")
+    assert page.selectbox[0].value == query(page, "table")
+    assert [metric.value for metric in page.metric[:3]] == ["42", "6", "12"]
+    press(page, "Train on these")
+
+
+def test_a_table_fills_the_form_of_the_lab(store: Store) -> None:
+    table = made()
+    store.add_table(table)
+    page = open_page("pages/4_Data.py", table=table.id)
+    assert not page.error
+    assert [box.value for box in page.multiselect] == [["x0"], ["y0"]]
+    press(page, "Train on these")
+    page.switch_page("app.py").run()
+    assert not page.exception
+    form = page.session_state["form"][0]
+    assert isinstance(form.tasks, TableFamily)
+    assert form == config_for_table(family_of(table))
+    assert query(page, "tasks.table") == table.id
+    link = page.query_params.copy()
+    again = open_page("app.py", **{name: text[0] if isinstance(text, list) else text for name, text in link.items()})
+    assert not again.warning
+    assert again.session_state["form"][0] == form
+
+
+def test_roles_are_chosen_by_hand_and_kept(store: Store) -> None:
+    table = made(inputs=2, outputs=2)
+    store.add_table(table)
+    page = open_page("pages/4_Data.py", table=table.id)
+    page.multiselect[0].set_value(["x0"]).run()
+    page.multiselect[1].set_value(["y0", "y1"]).run()
+    assert not page.exception
+    roles = store.table_row(table.id).roles
+    assert roles is not None
+    assert (roles.inputs, roles.outputs) == (("x0",), ("y0", "y1"))
+    page.multiselect[1].set_value([]).run()
+    assert "Choose the task, at least one input and an output." in page.info[0].value
+
+
+def test_a_table_without_tasks_gets_a_sentence_and_can_be_deleted(store: Store) -> None:
+    from maml_core.learning.table_files import read_table
+
+    table = read_table(b"a,b,c\n" + b"".join(f"{i},{i}.5,{i}.1\n".encode() for i in range(12)), "flat")
+    store.add_table(table)
+    page = open_page("pages/4_Data.py", table=table.id)
+    assert "no column looks like a task" in page.info[0].value
+    page.selectbox[1].set_value("a").run()
+    page.multiselect[0].set_value(["b"]).run()
+    page.multiselect[1].set_value(["c"]).run()
+    assert "another value in every row" in page.error[0].value
+    press(page, "Delete the table")
+    assert [row.created for row in store.all_tables()] == [None]
+
+
+def test_a_table_that_runs_need_is_deleted_with_them_alone(store: Store, on_table: Run) -> None:
+    page = open_page("pages/4_Data.py")
+    button = next(button for button in page.button if button.label == "Delete the table")
+    assert button.disabled
+    page.checkbox[0].check().run()
+    press(page, "Delete the table")
+    assert store.all_runs() == []
+
+
+def test_a_link_to_a_table_that_is_not_here_gets_a_sentence() -> None:
+    page = open_page("pages/4_Data.py", table="0" * 64)
+    assert "is not in this store" in page.warning[0].value
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_shows_a_run_on_a_table(path: str, on_table: Run) -> None:
+    page = open_page(path, run=on_table.id)
+    assert not page.error
+
+
+def test_adapt_goes_through_the_held_out_tasks(on_table: Run) -> None:
+    assert isinstance(on_table.config.tasks, TableFamily)
+    names = held_out_names(on_table.config.tasks, on_table.config.shots)
+    page = open_page("pages/1_Adapt.py", run=on_table.id)
+    box = next(box for box in page.selectbox if box.label == "Held-out subject")
+    assert box.options == names
+    box.set_value(names[2]).run()
+    assert query(page, "task") == "2"
+    press(page, "Other rows to learn from")
+    assert query(page, "task") == str(2 + len(names))
+    assert next(box for box in page.selectbox if box.label == "Held-out subject").value == names[2]
+    next(box for box in page.selectbox if box.label == "Picture").set_value(1).run()
+    next(box for box in page.selectbox if box.label == "Output").set_value(1).run()
+    assert not page.exception
+    page = open_page("pages/1_Adapt.py", run=on_table.id, rows="1,2,77")
+    assert "rows are not of this task" in page.warning[0].value
+
+
+@pytest.mark.parametrize("view", ["Is it worth it?", "A wall of fresh tasks", "Where it breaks"])
+def test_every_view_of_a_run_on_a_table_opens_from_its_link(on_table: Run, view: str) -> None:
+    page = open_page("pages/1_Adapt.py", run=on_table.id, view=view)
+    assert not page.error
+    if view == "Is it worth it?":
+        assert any("held-out tasks (subject)" in text.value for text in page.markdown)
+        assert any("a line per task" in str(frame.value.index.tolist()) for frame in page.dataframe)
+
+
+def test_new_rows_are_predicted(on_table: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=on_table.id)
+    page.segmented_control(key="row source").set_value("New rows").run()
+    assert "Paste rows in the sidebar" in page.info[0].value
+    page.text_area[0].set_value("x0,x1,y0,y1\n1,2,3,4\n2,1,,\n").run()
+    assert not page.exception
+    assert not page.error
+    assert {"predicted y0", "predicted y1"} <= set(page.dataframe[0].value)
+    page.text_area[0].set_value("x0,y0,y1\n1,2,3\n").run()
+    assert "'x1' is not a column" in page.error[0].value
+
+
+def test_a_formula_is_typed_in_the_form() -> None:
+    page = open_page("app.py", **{"tasks.family": "formula", "tasks.formula": "a*x + q*x**2"})
+    assert not page.warning
+    labels = [box.label for box in page.number_input]
+    assert {"a from", "q from"} <= set(labels)
+    page.text_input(key="form.tasks.formula").set_value("a*sin(").run()
+    assert "position" in page.error[0].value
+    page.text_input(key="form.tasks.formula").set_value("c*x + a").run()
+    assert not page.error
+    assert "c from" in [box.label for box in page.number_input]
+    assert page.session_state["form"][0].tasks.formula == "c*x + a"
+    page.number_input(key="form.tasks.parameters.c.high").set_value(7.0).run()
+    assert '"c": [-2.0, 7.0]' in query(page, "tasks.parameters")
