@@ -1,6 +1,8 @@
 """The command line. The configuration is the interface, so flags are few."""
 
 import argparse
+import errno
+import io
 import json
 import os
 import sys
@@ -111,20 +113,30 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 if training failed, 2 for a bad value or store, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of another alphabet: what it lacks becomes a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = build_parser().parse_args(arguments)
     torch.set_num_threads(1)
     try:
         with own_models():
             result = options.action(options)
+        if options.json:
+            print(json.dumps(result))
+        sys.stdout.flush()
     except MamlError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `runs | head -1`: whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _discard_output()
+            print("The output cannot be written: no space is left on its device.", file=sys.stderr)
+            return 1
         url = store_url(getattr(options, "store", None))
         log_to(log_path(url), "terminal")
         LOG.exception("`%s` failed because of a bug", options.command)
@@ -133,9 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    if options.json:
-        print(json.dumps(result))
     return 1 if result.get("status") in ("diverged", "failed", "interrupted") else 0
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere, or Python would complain of it once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,10 @@ A model is one class: its fields are its hyperparameters, its `layers` the netwo
 line follow from the fields.
 """
 
+import contextlib
 import importlib
+import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
@@ -177,10 +180,18 @@ class OwnModel(ModelSpec):
         """
         self.check_loadable()
         place, _, name = self.kind.partition(":")
+        said = io.StringIO()
         try:
-            found = getattr(importlib.import_module(place), name)
+            with contextlib.redirect_stderr(said):
+                found = getattr(importlib.import_module(place), name)
+        except SystemExit:  # it reads the command line, or is a script: its usage text is not ours to print
+            raise ConfigError(
+                f"model.kind = {self.kind!r} cannot be imported: {place} ends the program as it is read (sys.exit, or "
+                'argparse); put that under `if __name__ == "__main__":`.'
+            ) from None
         except Exception as error:  # whatever the user's own code raises
             raise ConfigError(f"model.kind = {self.kind!r} cannot be imported ({brief(error)}).") from None
+        sys.stderr.write(said.getvalue())
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             raise ConfigError(f"model.kind = {self.kind!r} is not allowed: it must be a subclass of torch.nn.Module.")
         return found

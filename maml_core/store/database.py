@@ -1,6 +1,7 @@
 """A connection to the store's database: opening, migrating, transactions, and its troubles in plain words."""
 
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -21,9 +22,27 @@ BUSY_SECONDS = 10.0
 """How long to wait for another process's transaction to end."""
 
 
+_SQLITE = "sqlite:///"
+
+
 def store_url(url: str | None = None) -> str:
-    """The database that is meant: `url`, else `$MAML_STORE`, else the default."""
-    return url or os.environ.get("MAML_STORE") or DEFAULT_URL
+    """The database that is meant: `url`, else `$MAML_STORE`, else the default; `~` and `$HOME` in a path are followed.
+
+    Raises:
+        StoreError: it would keep nothing, or names a variable that is not set; with the form that is meant.
+    """
+    found = (url or os.environ.get("MAML_STORE") or DEFAULT_URL).strip()
+    if re.match(r"[A-Za-z]:[\\/]", found):
+        path = found.replace("\\", "/")
+        raise StoreError(f"store = {found!r} is not a database URL: write {_SQLITE}{path}.")
+    if found in ("sqlite:", "sqlite:/", "sqlite://", _SQLITE) or ":memory:" in found:
+        raise StoreError(f"store = {found!r} would be gone with the process: name a file, such as {DEFAULT_URL}.")
+    if not found.startswith(_SQLITE):
+        return found
+    path = os.path.expandvars(os.path.expanduser(found.removeprefix(_SQLITE)))
+    if re.match(r"~|.*\$\{?\w", path):
+        raise StoreError(f"store = {found!r} holds a variable or a home that is not known here: write the path out.")
+    return _SQLITE + path
 
 
 class Database:

@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -109,3 +109,43 @@ def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
     )
     assert json.loads(done.stdout)["status"] == "finished"
     assert "5/5" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_a_terminal_of_another_alphabet_gets_what_it_can_show(store_url: str, encoding: str) -> None:
+    store = Store(store_url)
+    store.create_run(PRESETS["sine"].config, name="größer → 日本 📈")
+    store.close()
+    done = command_line("runs", environment={"PYTHONIOENCODING": encoding, "MAML_STORE": store_url})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"queued" in done.stdout
+    assert b"?" in done.stdout
+
+
+def test_a_full_device_and_a_closed_pipe_give_no_traceback(store_url: str) -> None:
+    store = Store(store_url)
+    for _ in range(50):
+        store.create_run(PRESETS["sine"].config)
+    store.close()
+    with open("/dev/full", "wb") as full:
+        done = command_line("runs", "--json", environment={"MAML_STORE": store_url}, output=full)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "The output cannot be written: no space is left on its device.\n"
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = command_line("runs", "--json", environment={"MAML_STORE": store_url}, output=pipe)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def command_line(
+    *arguments: str, environment: dict[str, str], output: BinaryIO | int = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "maml_core", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        check=False,
+    )

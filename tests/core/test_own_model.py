@@ -217,3 +217,21 @@ def test_a_script_cannot_hold_it(store: Store, tmp_path: Path, capsys: pytest.Ca
 
 def test_the_default_model_is_none_of_these() -> None:
     assert isinstance(config_of().with_settings({"model.kind": "mlp"}).model, MLP)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import sys; sys.exit(0)", "import argparse; argparse.ArgumentParser(prog='theirs').parse_args(['--wrong'])"],
+)
+def test_a_file_that_ends_the_program_is_refused_in_one_sentence(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    name = f"script_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(["train", "--set", f"model.kind={name}:Net"]) == 2
+    printed = capsys.readouterr()
+    assert "ends the program as it is read" in printed.err
+    assert "usage" not in printed.err + printed.out
+    assert len(printed.err.strip().splitlines()) == 1
+    assert store.all_runs() == []

@@ -1,3 +1,4 @@
+import re
 import sqlite3
 import threading
 from dataclasses import fields
@@ -11,6 +12,7 @@ from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
 from maml_core.store.base import Saved
 from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.database import store_url
 from maml_core.store.run import Run
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
@@ -208,3 +210,31 @@ def test_an_edit_of_nothing_changes_nothing(store: Store, small_config: RunConfi
     run_id = store.create_run(small_config, name="as it was")
     store.edit(run_id)
     assert store.run(run_id).name == "as it was"
+
+
+def test_a_home_and_variables_in_a_url_are_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", "lab")
+    for given in ("sqlite:///~/lab/x.db", "sqlite:///$HOME/lab/x.db", "sqlite:///${HOME}/$PLACE/x.db"):
+        assert store_url(given) == f"sqlite:///{tmp_path}/lab/x.db"
+    monkeypatch.setenv("MAML_STORE", " sqlite:///~/own.db\n")
+    assert store_url() == f"sqlite:///{tmp_path}/own.db"
+    assert store_url("postgresql://host/$db") == "postgresql://host/$db"
+    Store("sqlite:///~/lab/x.db").close()
+    assert (tmp_path / "lab" / "x.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite://", "name a file, such as sqlite:///runs/maml.db"),
+        ("sqlite:///", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+        ("C:\\Users\\me\\x.db", "write sqlite:///C:/Users/me/x.db"),
+        ("sqlite:///$NOT_SET_ANYWHERE/x.db", "write the path out"),
+        ("sqlite:///~nobody-of-that-name/x.db", "write the path out"),
+    ],
+)
+def test_a_url_that_would_keep_nothing_is_refused_with_the_right_form(url: str, said: str) -> None:
+    with pytest.raises(StoreError, match=re.escape(said)):
+        Store(url)
