@@ -1,5 +1,6 @@
 """One task adapted from several initializations: what a run has learned, joint pretraining, and a random start."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -54,4 +55,4 @@ def endings(fits: Mapping[str, Fit]) -> list[Ending]:
 
 
 def _shown(error: float, fit: Fit) -> str:
-    return f"{error:.3g} {fit.unit}".strip()
+    return f"{error:.3g} {fit.unit}".strip() if math.isfinite(error) else "diverged"

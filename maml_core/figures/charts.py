@@ -8,7 +8,17 @@ import pandas as pd
 from maml_core.evaluation.curves import Evaluation
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.evaluation.toy import TOY_RANGE, TOY_TARGETS, Toy
-from maml_core.figures.style import ALGORITHM_COLORS, COLORS, FAINT, Figure, base_layout, rounded, thin, trace_of
+from maml_core.figures.style import (
+    ALGORITHM_COLORS,
+    COLORS,
+    FAINT,
+    Figure,
+    base_layout,
+    log_scale,
+    rounded,
+    thin,
+    trace_of,
+)
 from maml_core.learning.adaptation import Landscape
 
 
@@ -35,7 +45,7 @@ def loss_curve(frame: pd.DataFrame, *, smoothing: float = 0.0, log_axis: bool = 
         traces.append(trace_of(*thin(iteration, raw), meaning, label, width=2.2))
     layout = base_layout(x="meta-iteration", y="meta-loss (MSE on query points)", left=56)
     layout["yaxis"] |= (
-        {"type": "log", "dtick": "D2", "exponentformat": "power"} if log_axis else {"rangemode": "tozero"}
+        log_scale(frame["pre_loss"].to_numpy(), frame["post_loss"].to_numpy()) if log_axis else {"rangemode": "tozero"}
     )
     return {"data": traces, "layout": layout}
 
@@ -67,7 +77,8 @@ def error_curves(result: Evaluation) -> Figure:
     mean = np.full(len(steps), result.predict_mean)
     traces.append(trace_of(steps, mean, "truth", "predict the mean of the support", dash="dash"))
     layout = base_layout(x="adaptation step", y="mean squared error", left=56)
-    layout["yaxis"] |= {"type": "log", "dtick": "D2", "exponentformat": "power"}
+    shown = [curve.mse for curve in curves.values() if curve]
+    layout["yaxis"] |= log_scale(*(np.asarray(mse) for mse in shown))
     return {"data": traces, "layout": layout}
 
 

@@ -118,8 +118,23 @@ def rounded(values: np.ndarray, digits: int = 5) -> list[float | None]:
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
+MOST_DECADES = 6
+"""Of a logarithmic axis with a tick at 2 and 5 of each decade; beyond, ticks would stand on each other."""
+
+
+def log_scale(*curves: np.ndarray) -> dict[str, Any]:
+    """A logarithmic axis for these values, with as many ticks as there is room for."""
+    values = np.concatenate([np.asarray(curve, dtype=np.float64).ravel() for curve in curves])
+    values = values[np.isfinite(values) & (values > 0)]
+    decades = float(np.log10(values.max() / values.min())) if len(values) else 0.0
+    ticks = {"dtick": "D2"} if decades <= MOST_DECADES else {"nticks": 8}
+    return {"type": "log", "exponentformat": "power", **ticks}
+
+
 def number(value: float, digits: int = 3) -> str:
     """So many significant digits, but no power of ten where the whole number is short enough."""
+    if not np.isfinite(value):
+        return "∞"
     if abs(value) >= 1e4:
         return f"{value:.1e}"
     return f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"

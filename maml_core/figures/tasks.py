@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.style import Figure, Ghost, Moving, Trace, base_layout, number, rounded, trace_of
+from maml_core.figures.style import Figure, Ghost, Moving, Trace, base_layout, log_scale, number, rounded, trace_of
 from maml_core.learning.adaptation import Fit, ends
 from maml_core.words import counted_steps
 
@@ -146,9 +146,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     }
     layout["yaxis2"] = {
         "anchor": "x2",
-        "type": "log",
-        "dtick": "D2",
-        "exponentformat": "power",
+        **log_scale(*(fit.query_loss for fit in fits.values())),
         "zeroline": False,
         "title": {"text": main.error_name, "standoff": 4},
     }

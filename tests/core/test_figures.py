@@ -17,6 +17,7 @@ from maml_core.figures import (
     task_figure,
     task_grid,
 )
+from maml_core.figures.style import log_scale, number
 from maml_core.learning.adaptation import Fit, Landscape, fit_tasks
 from maml_core.learning.families import Sine
 from maml_core.learning.fresh_tasks import draw_tasks
@@ -132,3 +133,10 @@ def test_a_replay_that_overflows_is_still_json(inner_lr: float) -> None:
     for fit in fit_tasks(start, draw_tasks(Sine(), 0, 20, 5), steps=10):
         figure = replay_figure({"learned": fit, "random": fit})
         assert json.loads(json.dumps(figure, allow_nan=False))["replay"]["steps"]
+
+
+def test_a_logarithmic_axis_has_as_many_ticks_as_there_is_room_for() -> None:
+    assert log_scale(np.array([0.01, 5.0, np.inf, np.nan]))["dtick"] == "D2"
+    assert "dtick" not in log_scale(np.array([1e-3, 1.0]), np.array([1e36, np.inf]))
+    assert log_scale(np.array([np.inf]))["type"] == "log"
+    assert number(float("inf")) == "∞"
