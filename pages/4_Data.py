@@ -44,7 +44,7 @@ def add(session: TrainingSession) -> None:
                 roles = guess_roles(table)
                 roles.family(table)
             except ConfigError as error:  # the reader chooses by hand
-                st.toast(str(error), icon=":material/help:")
+                st.toast(as_text(str(error)), icon=":material/help:")
                 roles = None
             st.query_params["table"] = session.store.add_table(table, roles)
 
@@ -78,7 +78,7 @@ def roles_form(session: TrainingSession, row: TableRow, table: Table) -> Roles |
         try:
             roles = guess_roles(table)
         except ConfigError as error:
-            st.info(str(error), icon=":material/help:")
+            st.info(as_text(str(error)), icon=":material/help:")
     columns = st.columns([1, 2, 2])
     task = columns[0].selectbox(
         "Task",

@@ -138,3 +138,14 @@ def number(value: float, digits: int = 3) -> str:
     if abs(value) >= 1e4:
         return f"{value:.1e}"
     return f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
+def plain(text: str) -> str:
+    """A name from a user, with nothing in it that Plotly reads as markup."""
+    return (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace("$", "&#36;")
+        .replace("%{", "%&#123;")
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.worth import METHODS, SHORT, Interval, Worth
-from maml_core.figures.style import COLORS, Figure, Trace, base_layout, number, trace_of
+from maml_core.figures.style import COLORS, Figure, Trace, base_layout, number, plain, trace_of
 from maml_core.figures.tasks import small_axes
 from maml_core.learning.fresh_rows import RowTasks
 
@@ -48,7 +48,7 @@ def rows_grid(tasks: RowTasks, along: int, *, columns: int = 6) -> Figure:
                 mode="lines+markers",
                 width=1,
                 size=5,
-                hovertemplate=f"{_plain(x_name)} %{{x:.4g}}<br>{_plain(y_name)} %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{plain(x_name)} %{{x:.4g}}<br>{plain(y_name)} %{{y:.4g}}<extra></extra>",
                 **place,
             )
         )
@@ -160,14 +160,4 @@ def _limits(values: np.ndarray) -> list[float]:
 
 def _short(text: str) -> str:
     """A name for a small picture, with nothing in it that Plotly reads as markup."""
-    return _plain(text if len(text) <= 18 else text[:17] + "…")
-
-
-def _plain(text: str) -> str:
-    return (
-        text.replace("&", "&amp;")
-        .replace("<", "&lt;")
-        .replace(">", "&gt;")
-        .replace("$", "&#36;")
-        .replace("%{", "%&#123;")
-    )
+    return plain(text if len(text) <= 18 else text[:17] + "…")

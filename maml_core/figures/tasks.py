@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.style import Figure, Ghost, Moving, Trace, base_layout, log_scale, number, rounded, trace_of
+from maml_core.figures.style import (
+    Figure,
+    Ghost,
+    Moving,
+    Trace,
+    base_layout,
+    log_scale,
+    number,
+    plain,
+    rounded,
+    trace_of,
+)
 from maml_core.learning.adaptation import Fit, ends
 from maml_core.words import counted_steps
 
@@ -14,7 +25,7 @@ from maml_core.words import counted_steps
 def task_figure(fit: Fit, *, step: int | None = None) -> Figure:
     """One task: truth, support points, and the model before and after adaptation, with losses in the legend."""
     last = len(fit.predictions) - 1 if step is None else min(step, len(fit.predictions) - 1)
-    layout = base_layout(x=_x_title(fit), y=fit.axes[1], left=44)
+    layout = base_layout(x=_x_title(fit), y=plain(fit.axes[1]), left=44)
     layout["yaxis"]["range"] = _value_range(fit)
     return {"data": _task_traces(fit, last), "layout": layout}
 
@@ -131,7 +142,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
         )
     support = trace_of(main.support_x, main.support_y, "support", "support", mode="markers", size=11)
     traces.append(support | _picks(main, 0))
-    layout = base_layout(x=_x_title(main), y=main.axes[1], left=44)
+    layout = base_layout(x=_x_title(main), y=plain(main.axes[1]), left=44)
     layout["hovermode"] = "closest"
     low, high = float(main.x[0]), float(main.x[-1])
     room = 0.04 * (high - low) if main.rows is not None else 0.0
@@ -148,7 +159,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
         "anchor": "x2",
         **log_scale(*(fit.query_loss for fit in fits.values())),
         "zeroline": False,
-        "title": {"text": main.error_name, "standoff": 4},
+        "title": {"text": plain(main.error_name), "standoff": 4},
     }
 
     def said(meaning: str, step: int) -> str:
@@ -216,7 +227,7 @@ def _drawn(fit: Fit, *, small: bool = False) -> dict[str, Any]:
 
 
 def _x_title(fit: Fit) -> str:
-    return f"{fit.axes[0]} · this task: {fit.label}" if fit.label else fit.axes[0]
+    return plain(f"{fit.axes[0]} · this task: {fit.label}" if fit.label else fit.axes[0])
 
 
 def _value_range(fit: Fit) -> list[float]:

@@ -49,7 +49,7 @@ def _held_out(family: TableFamily, shots: int) -> RowTasks:
         load(names.index(st.session_state["held-out name"]))
 
     st.session_state["held-out name"] = names[number % len(names)]
-    st.selectbox(f"Held-out {family.task}", names, key="held-out name", on_change=chosen)
+    st.selectbox(f"Held-out {as_text(family.task)}", names, key="held-out name", on_change=chosen)
     st.button(
         "Other rows to learn from",
         icon=":material/casino:",

@@ -14,14 +14,19 @@ from maml_core.figures import (
     landscape_figure,
     loss_curve,
     replay_figure,
+    rows_grid,
     task_figure,
     task_grid,
 )
 from maml_core.figures.style import log_scale, number
 from maml_core.learning.adaptation import Fit, Landscape, fit_tasks
 from maml_core.learning.families import Sine
+from maml_core.learning.fresh_rows import draw_training_rows
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.models import MLP, build_model
+from maml_core.learning.table import Column, ColumnKind, Table, keep
+from maml_core.learning.table_roles import Roles
+from maml_core.presets import config_for_table
 from tests.core.starts import start_of
 
 
@@ -140,3 +145,22 @@ def test_a_logarithmic_axis_has_as_many_ticks_as_there_is_room_for() -> None:
     assert "dtick" not in log_scale(np.array([1e-3, 1.0]), np.array([1e36, np.inf]))
     assert log_scale(np.array([np.inf]))["type"] == "log"
     assert number(float("inf")) == "∞"
+
+
+def test_names_of_columns_are_shown_as_text() -> None:
+    """Plotly reads a little HTML, links among it: a table's columns and tasks must not be able to write any."""
+    evil = "<a href='https://example.com'>x</a> $y$"
+    cells = {"task": np.repeat(np.arange(12.0), 6), evil: np.arange(72.0), f"{evil} 2": np.arange(72.0) ** 2}
+    table = keep(Table("evil", [Column(name, ColumnKind.NUMBER) for name in cells], pd.DataFrame(cells)))
+    family = Roles("task", (evil,), (f"{evil} 2",)).family(table)
+    config = config_for_table(family)
+    fits = fit_tasks(config.untrained(), draw_tasks(family, 0, 3, 3), 2)
+    figures = [
+        task_figure(fits[0]),
+        task_grid(fits),
+        replay_figure({"learned": fits[0], "random": fits[1]}),
+        rows_grid(draw_training_rows(family, 12), 0),
+    ]
+    for figure in figures:
+        assert "<a " not in json.dumps(figure)
+        assert "$y$" not in json.dumps(figure["layout"])
