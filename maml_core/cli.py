@@ -156,13 +156,14 @@ def _discard_output() -> None:
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     settings = parse_settings(options.settings)
     preset = options.preset or DEFAULT
-    if options.table is None:
-        config = get_preset(preset).config.with_settings(settings)
     store: Store | None = None
-    if options.table is not None or settings.get("tasks.family") == "table":
+    if options.table is not None:
         store = Store(options.store)
-    if options.table is not None and store:
         config = table_config(store, options).with_settings(settings)
+    else:
+        config = get_preset(preset).config.with_settings(settings)
+        if config.is_on_table:
+            store = Store(options.store)  # which the trainer asks for the rows
     trainer = Trainer(config)
     check_startable(config, trainer)
     store = store or Store(options.store)

@@ -118,7 +118,7 @@ def roles_form(session: TrainingSession, row: TableRow, table: Table) -> Roles |
     return chosen
 
 
-def pictures(config: RunConfig, roles: Roles) -> None:
+def pictures(config: RunConfig) -> None:
     """How many tasks there are of which size, a dozen of them, and what is left out."""
     family: Any = config.tasks
     with computing():
@@ -210,7 +210,7 @@ def main() -> None:
             f"Opens the Lab with {config.shots} rows of support and {config.query_shots} of query per task. "
             "Everything can be changed there."
         )
-    pictures(config, roles)
+    pictures(config)
 
 
 main()

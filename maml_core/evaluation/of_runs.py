@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, TypeVar
 
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
@@ -107,26 +107,14 @@ def measure_table_run(
         StoreError: the run has no such checkpoint.
         ConfigError: the run is not on a table, or the table is not at hand.
     """
-    _, saved = checkpoint_at(store, run, at)
-    other = pretrained_run(store, run)
-    baseline = store.checkpoint(other.id, "best") or store.checkpoint(other.id) if other and other.iteration else None
-    digest = hashlib.sha256(saved + (baseline or b""))
-    digest.update(repr(("worth", min(tasks, MOST_TASKS), steps, seed)).encode())
-    key = digest.hexdigest()
-    known = store.recall(run.id, key)
-    if known is not None:
-        return Worth.from_json(known)
-    made = measure_worth(
-        load_initialization(saved, run.config),
-        run.config,
-        tasks=tasks,
-        steps=steps,
-        seed=seed,
-        pooled=load_initialization(baseline, other.config) if baseline and other else None,
-        turn=turn,
-    )
-    store.remember(run.id, key, made.to_json())
-    return made
+    other, baseline = _baseline(store, run, "best")
+
+    def make(learned: Initialization) -> Worth:
+        pooled = load_initialization(baseline, other.config) if baseline and other else None
+        return measure_worth(learned, run.config, tasks=tasks, steps=steps, seed=seed, pooled=pooled, turn=turn)
+
+    asked = ("worth", min(tasks, MOST_TASKS), steps, seed)
+    return _remembered(store, run, at, baseline, asked, Worth.from_json, make)
 
 
 def measure(
@@ -144,23 +132,43 @@ def measure(
     Raises:
         StoreError: the run has no such checkpoint.
     """
-    _, saved = checkpoint_at(store, run, at)
+    other, baseline = _baseline(store, run, "latest")
+
+    def make(learned: Initialization) -> Evaluation:
+        pretrained = load_initialization(baseline, other.config) if baseline and other else None
+        return evaluate(learned, run.config, tasks=tasks, steps=steps, seed=seed, pretrained=pretrained, turn=turn)
+
+    return _remembered(store, run, at, baseline, (tasks, steps, seed), Evaluation.from_json, make)
+
+
+def _baseline(store: Store, run: Run, kind: Literal["best", "latest"]) -> tuple[Run | None, bytes | None]:
+    """The joint pretraining that a run is held against, and its checkpoint of that kind, or else its latest."""
     other = pretrained_run(store, run)
-    baseline = store.checkpoint(other.id) if other and other.iteration else None
+    if other is None or not other.iteration:
+        return other, None
+    return other, store.checkpoint(other.id, kind) or store.checkpoint(other.id)
+
+
+Measured = TypeVar("Measured", Evaluation, Worth)
+
+
+def _remembered(
+    store: Store,
+    run: Run,
+    at: At,
+    baseline: bytes | None,
+    asked: tuple[object, ...],
+    read: Callable[[str], Measured],
+    make: Callable[[Initialization], Measured],
+) -> Measured:
+    """What was measured before of the same bytes for the same question, or else what `make` measures of them now."""
+    _, saved = checkpoint_at(store, run, at)
     digest = hashlib.sha256(saved + (baseline or b""))
-    digest.update(repr((tasks, steps, seed)).encode())
+    digest.update(repr(asked).encode())
     key = digest.hexdigest()
     known = store.recall(run.id, key)
     if known is not None:
-        return Evaluation.from_json(known)
-    made = evaluate(
-        load_initialization(saved, run.config),
-        run.config,
-        tasks=tasks,
-        steps=steps,
-        seed=seed,
-        pretrained=load_initialization(baseline, other.config) if baseline and other else None,
-        turn=turn,
-    )
+        return read(known)
+    made = make(load_initialization(saved, run.config))
     store.remember(run.id, key, made.to_json())
     return made

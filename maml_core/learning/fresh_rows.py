@@ -54,11 +54,6 @@ class RowTasks:
         is_allowed = task.seed is not None and 0 < len(chosen) < len(task.x)
         return sorted(chosen) if is_allowed else []
 
-    @property
-    def labels(self) -> list[str]:
-        """What to call them."""
-        return [task.label for task in self.tasks]
-
 
 def held_out_names(family: TableFamily, shots: int) -> list[str]:
     """The held-out tasks with more rows than `shots`, in the order of their numbers.
@@ -66,12 +61,17 @@ def held_out_names(family: TableFamily, shots: int) -> list[str]:
     Raises:
         ConfigError: there is none.
     """
-    members = family.rows.usable(TaskSet.HELD_OUT, shots + 1)
-    if not len(members):
+    return [family.rows.labels[i] for i in _held_out_members(family, shots)]
+
+
+def _held_out_members(family: TableFamily, shots: int) -> list[int]:
+    """Which tasks `held_out_names` names, as `TaskRows` numbers them."""
+    members: list[int] = family.rows.usable(TaskSet.HELD_OUT, shots + 1).tolist()
+    if not members:
         raise ConfigError(
             f"shots = {shots} is not allowed: no held-out task of {find(family.table).name} has more rows; lower it."
         )
-    return [family.rows.labels[i] for i in members.tolist()]
+    return members
 
 
 def draw_rows_tasks(
@@ -91,12 +91,11 @@ def draw_rows_tasks(
     Raises:
         ConfigError: no held-out task has more rows than `shots`, or `support` has no such rows.
     """
-    rows = family.rows
-    names = held_out_names(family, shots)
-    members = rows.usable(TaskSet.HELD_OUT, shots + 1).tolist()
+    rows, members = family.rows, _held_out_members(family, shots)
     tasks = []
     for number in range(seed, seed + count):
-        x, y = rows.rows_of(members[number % len(names)])
+        member = members[number % len(members)]
+        x, y = rows.rows_of(member)
         chosen = draw_rows(torch.tensor([len(x)]), shots, seeded(f"fresh:{number}"))[0]
         if support is not None:
             given = sorted(set(support))
@@ -106,7 +105,7 @@ def draw_rows_tasks(
                     "and not all."
                 )
             chosen = torch.tensor(given)
-        label = f"{family.task} {names[number % len(names)]}"
+        label = f"{family.task} {rows.labels[member]}"
         tasks.append(RowTask(label, number, x.float(), y.float(), chosen))
     if along == -1:
         along = 0 if family.input_size == 1 else None

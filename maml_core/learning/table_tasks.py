@@ -239,12 +239,7 @@ class TableFamily(TaskFamily):
         x, y = (
             values[chosen].to(dtype).reshape(*shape, points, values.shape[1]).to(device) for values in (rows.x, rows.y)
         )
-        return TaskBatch(
-            x[..., :shots, :].contiguous(),
-            y[..., :shots, :].contiguous(),
-            x[..., shots:, :].contiguous(),
-            y[..., shots:, :].contiguous(),
-        )
+        return TaskBatch.split(x, y, shots)
 
     def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
         """Random draws `[tasks, points, features]` from the held-out tasks."""

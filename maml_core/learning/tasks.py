@@ -107,6 +107,14 @@ class TaskBatch(NamedTuple):
     query_x: Tensor
     query_y: Tensor
 
+    @classmethod
+    def split(cls, x: Tensor, y: Tensor, shots: int) -> "TaskBatch":
+        """The first `shots` points of x and y `[..., points, features]` as support, all others as query."""
+        support_x, support_y, query_x, query_y = (
+            part.contiguous() for part in (x[..., :shots, :], y[..., :shots, :], x[..., shots:, :], y[..., shots:, :])
+        )
+        return cls(support_x, support_y, query_x, query_y)
+
     def at(self, index: Any) -> "TaskBatch":
         """Index the leading dimension of all four tensors at once."""
         return TaskBatch(*(tensor[index] for tensor in self))
@@ -284,12 +292,7 @@ class FunctionFamily(TaskFamily):
         parameters = self.sample_parameters(shape, generator)
         x, y = self.sample_points(parameters, shots + query_shots, generator)
         x, y = x.to(dtype=dtype).to(device), y.to(dtype=dtype).to(device)
-        return TaskBatch(
-            x[..., :shots, :].contiguous(),
-            y[..., :shots, :].contiguous(),
-            x[..., shots:, :].contiguous(),
-            y[..., shots:, :].contiguous(),
-        )
+        return TaskBatch.split(x, y, shots)
 
     def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
         """Tasks `[tasks, points, features]` that no run of this family is trained on."""
