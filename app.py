@@ -14,8 +14,6 @@ from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import (
     act,
-    metric_cards,
-    progress_line,
     reproduction_note,
     status_line,
 )
@@ -24,6 +22,7 @@ from pages.components.task_source import task_seed
 LIVE_SECONDS = 0.4
 WATCH_SECONDS = 2.0
 SMALL_TASKS = 6
+PICTURE_HEIGHT = 350
 
 
 def current_run(session: TrainingSession) -> Run | None:
@@ -39,11 +38,29 @@ def current_run(session: TrainingSession) -> Run | None:
         return None
 
 
-def start(session: TrainingSession, config: RunConfig, steps: int | None = None) -> None:
-    """Start a new run from the form and show it."""
+def earlier_run(session: TrainingSession, run: Run) -> Run | None:
+    """The run whose curve stays in the chart for comparison, if the URL names one."""
+    earlier = st.query_params.get("against")
+    if not earlier or earlier == run.id:
+        return None
+    try:
+        return session.store.run(earlier)
+    except RunNotFoundError:  # deleted meanwhile: there is nothing to compare with
+        del st.query_params["against"]
+        return None
+
+
+def start(session: TrainingSession, config: RunConfig, run: Run | None, steps: int | None = None) -> None:
+    """Start a new run from the form and show it; the run shown so far is stopped, and its curve stays."""
 
     def create() -> None:
-        st.query_params["run"] = session.start(config, preset=st.session_state["form.preset"], steps=steps)
+        new = session.start(config, preset=st.session_state["form.preset"], steps=steps)
+        if run:
+            if run.is_active:
+                session.store.ask(run.id, "stop")
+            st.query_params["against"] = run.id
+        st.query_params["run"] = new
+        st.session_state["shown_run"] = new  # the form says already what this run is
 
     act(create)
 
@@ -51,18 +68,28 @@ def start(session: TrainingSession, config: RunConfig, steps: int | None = None)
 def reset(run: Run) -> None:
     """Leave the run where it is and show its initialization again, ready to be trained from there."""
     load_config(run.config, run.preset)
-    st.query_params.pop("run", None)
+    for name in ("run", "against"):
+        st.query_params.pop(name, None)
 
 
 def controls(session: TrainingSession, config: RunConfig | None, run: Run | None) -> None:
     """Train, Pause or Resume, Step, Stop, Reset, New task."""
     active = run is not None and run.is_active
+    is_changed = run is not None and config is not None and config != run.config
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if (
-            st.button("Train", type="primary", icon=":material/play_arrow:", disabled=active or config is None)
+            st.button(
+                "Train with this" if is_changed else "Train",
+                type="primary",
+                icon=":material/play_arrow:",
+                disabled=config is None or (active and not is_changed),
+                help="Starts a new run. The one shown is stopped, and its curve stays for comparison."
+                if is_changed
+                else None,
+            )
             and config
         ):
-            start(session, config)
+            start(session, config, run)
             st.rerun()
         if run and run.is_resumable:
             if st.button("Resume", icon=":material/resume:"):
@@ -76,7 +103,7 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
             if run:
                 act(lambda: session.resume(run.id, steps=1))
             elif config:
-                start(session, config, steps=1)
+                start(session, config, run, steps=1)
             st.rerun()
         can_stop = run is not None and (active or run.status == "paused")
         if st.button("Stop", icon=":material/stop:", disabled=not can_stop) and run:
@@ -114,45 +141,60 @@ def buttons(run: Run) -> tuple[bool, bool, bool]:
     return run.is_active, run.is_resumable, run.status == "paused"
 
 
+def story() -> None:
+    """What this is, in a line, with its terms to be looked up."""
+    st.markdown("##### Find a starting point from which a few steps are enough")
+
+
 def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
-    """The live curve, the fresh task beside it, and more tasks below."""
+    """A fresh task, the live curve beside it, and more tasks below."""
     name = run.id if run else "untrained"
     seed = task_seed()
-    left, right = st.columns(2)
-    with left:
+    hero, loss = st.columns([3, 2])
+    with loss:
         if run:
+            earlier = earlier_run(session, run)
             curve = loss_curve(
                 session.store.metrics(run.id),
                 smoothing=st.session_state["smoothing"],
                 log_axis=st.session_state["log_axis"],
+                earlier=session.store.metrics(earlier.id) if earlier else None,
+                earlier_name=earlier.name if earlier else "",
             )
             live_chart(
-                curve, key="loss", revision=name, alt="Meta-loss over meta-iterations, before and after adaptation"
+                curve,
+                key="loss",
+                revision=name,
+                height=PICTURE_HEIGHT,
+                alt="Meta-loss over meta-iterations, before and after adaptation",
             )
         else:
-            with st.container(border=True, height=340, vertical_alignment="center", horizontal_alignment="center"):
-                st.markdown("#### Press **Train** to watch the meta-loss fall", text_alignment="center")
+            with st.container(
+                border=True, height=PICTURE_HEIGHT, vertical_alignment="center", horizontal_alignment="center"
+            ):
+                st.markdown("#### Press **Train**", text_alignment="center")
                 st.caption(
-                    "On the right, an untrained network tries to adapt to a task it has never seen. "
-                    "Training finds an initialization from which a few steps are enough.",
+                    "On the left, an untrained network takes a few gradient steps on the pink points of a task that it "
+                    "has never seen, and misses. Training finds initial weights from which those steps are enough. "
+                    "The loss will fall here.",
                     text_alignment="center",
                 )
-    with right:  # after the curve, which is there even for a model that only the command line loads
+    with hero:  # after the curve, which is there even for a model that only the command line loads
         with computing():
             main, *small = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)
         live_chart(
-            task_figure(main),
+            task_figure(main, config.inner_steps),
             key="task",
             revision=f"{name}:{seed}",
-            alt="A fresh task: true function, support points, the model before and after adaptation",
+            height=PICTURE_HEIGHT,
+            alt="A fresh task: true function, support points, and the model as it adapts step by step",
         )
-    st.caption("Six more fresh tasks: error before adaptation → **after**")
     live_chart(
         task_grid(small, columns=SMALL_TASKS),
         key="small-tasks",
         revision=f"{name}:{seed}",
-        height=170,
-        alt="Six more fresh tasks before and after adaptation",
+        height=150,
+        alt="Six more fresh tasks before and after adaptation, with the error of each",
     )
 
 
@@ -164,6 +206,7 @@ def main() -> None:
         load_config(run.config, run.preset or DEFAULT)
         st.session_state["shown_run"] = run.id
     config = config_form()
+    story()
     controls(session, config, run)
     live = run is not None and run.is_active
 
@@ -178,8 +221,6 @@ def main() -> None:
             st.rerun()  # the controls are outside this fragment
         if now:
             status_line(session, now)
-            progress_line(now)
-        metric_cards(now)
         shown = now.config if now else config
         if shown is None:
             st.info("Correct the value named in the sidebar to continue.", icon=":material/edit:")

@@ -36,7 +36,13 @@ class RunConfig(Spec):
 
     model: SerializeAsAny[ModelSpec] = Field(MLP(), description="The network that is meta-trained.")
     tasks: SerializeAsAny[TaskFamily] = Field(Sine(), description="The distribution that tasks are drawn from.")
-    shots: Integer = Field(10, ge=1, le=1000, description="Support points per task (K), used to adapt.")
+    shots: Integer = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="Support points per task (K), used to adapt.",
+        json_schema_extra={"tried": [1, 40]},
+    )
     query_shots: Integer = Field(
         10, ge=1, le=1000, description="Query points per task, used to judge the adapted model."
     )
@@ -47,9 +53,19 @@ class RunConfig(Spec):
         "parameter; fo- marks a first-order variant. joint: pretraining on all tasks, the baseline.",
     )
     inner_lr: Real = Field(
-        0.01, gt=0, le=1e38, description="Step size of adaptation (alpha): gradient descent on the support set."
+        0.01,
+        gt=0,
+        le=1e38,
+        description="Step size of adaptation (alpha): gradient descent on the support set.",
+        json_schema_extra={"tried": [1e-4, 1.0]},
     )
-    inner_steps: Integer = Field(1, ge=0, le=1000, description="Gradient steps of adaptation during training.")
+    inner_steps: Integer = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="Gradient steps of adaptation during training.",
+        json_schema_extra={"tried": [0, 20]},
+    )
     meta_lr: Real = Field(0.001, gt=0, le=10, description="Adam's step size on the initialization (beta).")
     meta_batch_size: Integer = Field(25, ge=1, le=10_000, description="Tasks averaged in one meta-iteration.")
     meta_iterations: Integer = Field(1000, ge=1, le=MOST_ITERATIONS, description="Updates of the initialization.")

@@ -123,6 +123,22 @@ def check(name: str, field: FieldInfo, value: float) -> None:
         raise ConfigError(f"{name} = {shown(value)} is not allowed: it must be {rule(field)}.")
 
 
+_ROUND = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+
+
+def tried_values(field: FieldInfo, value: float) -> list[float]:
+    """The values that a slider for a number offers, in order: those that people try, and `value`, whatever it is.
+
+    Which those are, the field says in `tried`: whole numbers from one to the other, or round numbers a decade apart.
+    """
+    low, high = _extra(field, "tried")
+    if base_type(field.annotation) is int:
+        return list(range(min(int(low), int(value)), max(int(high), int(value)) + 1))
+    decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    numbers = {float(f"{mantissa * 10.0**decade:.6g}") for decade in decades for mantissa in _ROUND}
+    return sorted({number for number in numbers if low <= number <= high} | {value})
+
+
 def list_text(values: Iterable[Any]) -> str:
     """A list as people write it in one line: 40, 40."""
     return ", ".join(str(value) for value in values)

@@ -14,7 +14,7 @@ from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Uniform
 from maml_core.words import counted_steps
 
-DEFAULT = "sine"
+DEFAULT = "first-run"
 """The preset that the lab opens with and `train` runs when none is named."""
 
 
@@ -92,6 +92,22 @@ def _paper(shots: int, title: str, description: str, reached: Reached | None = N
 
 
 PRESETS: dict[str, Preset] = {
+    "first-run": Preset(
+        "Sine waves, a first run",
+        "The MAML paper's sines by first-order MAML, five inner steps, clipped. Fits well within seconds.",
+        RunConfig(
+            **_PAPER
+            | {
+                "inner_lr": 0.005,
+                "inner_steps": 5,
+                "meta_lr": 0.003,
+                "meta_iterations": 20_000,
+                "clip_norm": 1.0,
+                "schedule": "cosine",
+            }
+        ),
+        reached=Reached(5, (0.207, 0.121, 0.124)),
+    ),
     "linear": Preset(
         "Lines, linear model",
         "The smallest case: one weight and one bias learn to adapt to any line in a single step.",

@@ -21,6 +21,10 @@ At = Literal["best", "latest"] | int
 """Which of a run's checkpoints: its best by held-out loss, its latest, or that of an iteration in its history."""
 
 
+LEAST_SHOWN_STEPS = 5
+"""Of adaptation in the lab's pictures: fewer do not show where it leads."""
+
+
 def pretrained_run(store: Store, run: Run) -> Run | None:
     """The joint pretraining that `run` is compared with, if there is one: the one that has come furthest."""
     if run.config.algorithm == "joint":
@@ -64,11 +68,15 @@ def learned_by(store: Store, run: Run, iteration: int | None = None) -> Initiali
 def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, seed: int) -> list[Fit]:
     """How a run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
 
+    For as many steps as it is trained for, but at least `LEAST_SHOWN_STEPS`.
+
     Raises:
         CheckpointError: the run's checkpoint cannot be used.
     """
     start = (learned_by(store, run) if run else None) or config.untrained()
-    return fit_tasks(start, draw_tasks(config.tasks, seed, count, config.shots), config.inner_steps)
+    return fit_tasks(
+        start, draw_tasks(config.tasks, seed, count, config.shots), max(config.inner_steps, LEAST_SHOWN_STEPS)
+    )
 
 
 def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:

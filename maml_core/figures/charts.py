@@ -15,6 +15,7 @@ from maml_core.figures.style import (
     Figure,
     base_layout,
     log_scale,
+    plain,
     rounded,
     thin,
     trace_of,
@@ -22,32 +23,45 @@ from maml_core.figures.style import (
 from maml_core.learning.adaptation import Landscape
 
 
-def loss_curve(frame: pd.DataFrame, *, smoothing: float = 0.0, log_axis: bool = True) -> Figure:
+def loss_curve(
+    frame: pd.DataFrame,
+    *,
+    smoothing: float = 0.0,
+    log_axis: bool = True,
+    earlier: pd.DataFrame | None = None,
+    earlier_name: str = "",
+) -> Figure:
     """The meta-loss over training, before and after adaptation: smoothed lines over faint raw ones.
 
     `frame` has columns iteration, pre_loss, post_loss. `smoothing` in [0, 1) is the weight of the past in an
     exponential mean. Smoothed first and thinned out for drawing afterwards: the other order bends the curve.
+    Of an `earlier` run the loss after adaptation stays behind, for comparison.
     """
     traces = []
+    shown = [frame["pre_loss"].to_numpy(), frame["post_loss"].to_numpy()]
+    if earlier is not None and len(earlier):
+        before = _smoothed(earlier, "post_loss", smoothing)
+        name = f"{plain(earlier_name)}, after adaptation"
+        x = earlier["iteration"].to_numpy(dtype=np.float64)
+        traces.append(trace_of(*thin(x, before), "truth", name, width=1.8, dash="dot"))
+        shown.append(before)
     iteration = frame["iteration"].to_numpy(dtype=np.float64)
     for column, meaning, label in (
         ("pre_loss", "before", "before adaptation"),
         ("post_loss", "after", "after adaptation"),
     ):
-        raw = frame[column].to_numpy(dtype=np.float64)
         if smoothing > 0:
-            traces.append(
-                trace_of(
-                    *thin(iteration, raw), meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"
-                )
-            )
-            raw = frame[column].ewm(alpha=1 - smoothing).mean().to_numpy(dtype=np.float64)
-        traces.append(trace_of(*thin(iteration, raw), meaning, label, width=2.2))
+            raw = thin(iteration, frame[column].to_numpy(dtype=np.float64))
+            traces.append(trace_of(*raw, meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"))
+        traces.append(trace_of(*thin(iteration, _smoothed(frame, column, smoothing)), meaning, label, width=2.2))
     layout = base_layout(x="meta-iteration", y="meta-loss (MSE on query points)", left=56)
-    layout["yaxis"] |= (
-        log_scale(frame["pre_loss"].to_numpy(), frame["post_loss"].to_numpy()) if log_axis else {"rangemode": "tozero"}
-    )
+    layout["yaxis"] |= log_scale(*shown) if log_axis else {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
+
+
+def _smoothed(frame: pd.DataFrame, column: str, smoothing: float) -> np.ndarray:
+    values = frame[column].ewm(alpha=1 - smoothing).mean() if smoothing > 0 else frame[column]
+    return values.to_numpy(dtype=np.float64)
 
 
 def error_curves(result: Evaluation) -> Figure:

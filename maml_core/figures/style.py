@@ -36,6 +36,7 @@ class Replay(TypedDict):
     moving: list[Moving]
     ghosts: list[Ghost]
     labels: list[str]  # what to say at each frame
+    autoplay: NotRequired[bool]  # play whenever there is something new, until the reader takes over
 
 
 class Figure(TypedDict):

@@ -22,12 +22,30 @@ from maml_core.learning.adaptation import Fit, ends
 from maml_core.words import counted_steps
 
 
-def task_figure(fit: Fit, *, step: int | None = None) -> Figure:
-    """One task: truth, support points, and the model before and after adaptation, with losses in the legend."""
-    last = len(fit.predictions) - 1 if step is None else min(step, len(fit.predictions) - 1)
+def task_figure(fit: Fit, trained_steps: int) -> Figure:
+    """One task, and the model that moves from before adaptation to after, its steps left behind as ghosts.
+
+    `trained_steps` is how many steps training took; what lies beyond is said to.
+    """
+    last = len(fit.predictions) - 1
+    frames = _frames(last)
+    traces = [*_known(fit), _before(fit)]
+    ghosts, behind = _ghosts(fit, frames, len(traces), "after")
+    traces += behind
+    ending = f"after {counted_steps(last)}: error {_ending(fit)}"
+    moving: list[Moving] = [{"trace": len(traces), "y": [rounded(fit.predictions[step]) for step in frames]}]
+    traces.append(trace_of(fit.x, fit.predictions[last], "after", ending, width=3.2, **_drawn(fit)))
+    traces.append(trace_of(fit.support_x, fit.support_y, "support", "support points", mode="markers", size=11))
     layout = base_layout(x=_x_title(fit), y=plain(fit.axes[1]), left=44)
     layout["yaxis"]["range"] = _value_range(fit)
-    return {"data": _task_traces(fit, last), "layout": layout}
+    layout["hovermode"] = "closest"
+    beyond = f" (trained for {trained_steps})"
+    labels = [f"error {number(float(fit.query_loss[step]))}{beyond if step > trained_steps else ''}" for step in frames]
+    return {
+        "data": traces,
+        "layout": layout,
+        "replay": {"steps": frames, "moving": moving, "ghosts": ghosts, "labels": labels, "autoplay": True},
+    }
 
 
 def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False) -> Figure:
@@ -46,7 +64,7 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False)
         suffix, x_axis, y_axis, title = small_axes(i, len(fits), columns)
         layout["xaxis" + suffix] = x_axis
         layout["yaxis" + suffix] = y_axis | {"range": _value_range(fit)}
-        small = _task_traces(fit, len(fit.predictions) - 1, axis=suffix, small=True)
+        small = _small_traces(fit, suffix)
         traces += [trace | {"customdata": [fit.seed]} for trace in small]
         mark = marks.get(i, "")
         layout["annotations"].append(title | {"text": f"{mark}{number(fit.query_loss[0])} → <b>{_ending(fit)}</b>"})
@@ -69,32 +87,13 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     """
     main = fits["learned"]
     steps = max(len(fit.predictions) for fit in fits.values()) - 1
-    frames = sorted({round(k) for k in np.linspace(0, steps, min(steps, FRAMES) + 1)})
+    frames = _frames(steps)
     right: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
     traces: list[Trace] = []
     moving: list[Moving] = []
-    traces += _known(main)
-    last_frame = len(frames) - 1
-    shown = sorted({round(k) for k in np.linspace(0, last_frame - 1, min(GHOSTS, last_frame))}) if last_frame else []
-    ghosts: list[Ghost] = [
-        {"trace": len(traces) + k, "frame": frame}
-        for k, frame in enumerate(frame for frame in shown if frames[frame] < len(main.predictions))
-    ]
-    for ghost in ghosts:
-        step = frames[ghost["frame"]]
-        traces.append(
-            trace_of(
-                main.x,
-                main.predictions[step],
-                "before" if step == 0 else "learned",
-                "before" if step == 0 else "earlier",
-                opacity=0.85 if step == 0 else 0.25,
-                width=1.4,
-                showlegend=step == 0,
-                hoverinfo="skip",
-                **_drawn(main),
-            )
-        )
+    traces += [*_known(main), _before(main)]
+    ghosts, behind = _ghosts(main, frames, len(traces), "learned")
+    traces += behind
     for meaning in reversed(NAMES):  # the meta-learned one last: on top
         if meaning not in fits:
             continue
@@ -174,6 +173,28 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     }
 
 
+def _frames(steps: int) -> list[int]:
+    """The steps of adaptation that a replay shows."""
+    return sorted({round(k) for k in np.linspace(0, steps, min(steps, FRAMES) + 1)})
+
+
+def _before(fit: Fit) -> Trace:
+    """Where adaptation begins."""
+    name = f"before: error {number(float(fit.query_loss[0]))}"
+    return trace_of(fit.x, fit.predictions[0], "before", name, opacity=0.85, width=1.8, hoverinfo="skip", **_drawn(fit))
+
+
+def _ghosts(fit: Fit, frames: Sequence[int], first: int, meaning: str) -> tuple[list[Ghost], list[Trace]]:
+    """Earlier steps of a fit, faint, as the traces from number `first` on."""
+    last = len(frames) - 1
+    shown = sorted({round(k) for k in np.linspace(1, last - 1, min(GHOSTS, last - 1))}) if last > 1 else []
+    shown = [frame for frame in shown if frames[frame] < len(fit.predictions)]
+    ghosts: list[Ghost] = [{"trace": first + k, "frame": frame} for k, frame in enumerate(shown)]
+    look: dict[str, Any] = {"opacity": 0.25, "width": 1.4, "showlegend": False, "hoverinfo": "skip"}
+    steps = [frames[frame] for frame in shown]
+    return ghosts, [trace_of(fit.x, fit.predictions[step], meaning, "earlier", **look, **_drawn(fit)) for step in steps]
+
+
 def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> Figure:
     """Points alone, in a picture wide enough to place more."""
     cells = np.asarray(points, dtype=np.float64).reshape(-1, 2)
@@ -186,19 +207,19 @@ def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> 
     }
 
 
-def _task_traces(fit: Fit, last: int, *, axis: str = "", small: bool = False) -> list[Trace]:
+def _small_traces(fit: Fit, axis: str) -> list[Trace]:
+    """A task before and after adaptation, in few points, on the axes of that suffix."""
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
-    x, pick = (fit.x[::2], slice(None, None, 2)) if small and not fit.is_cloud else (fit.x, slice(None))
+    x, pick = (fit.x, slice(None)) if fit.is_cloud else (fit.x[::2], slice(None, None, 2))
+    last = len(fit.predictions) - 1
+    drawn = place | _drawn(fit, small=True)
+    traces = _known(fit, small=True, **place)
     before = f"before {number(fit.query_loss[0], 2)}"
-    drawn = place | _drawn(fit, small=small)
-    traces = _known(fit, small=small, **place)
     traces.append(trace_of(x, fit.predictions[0][pick], "before", before, width=1.8, **drawn))
     if last > 0 or fit.blew_up_at is None:
-        label = f"after {counted_steps(last)} {number(fit.query_loss[last], 2)}"
-        traces.append(trace_of(x, fit.predictions[last][pick], "after", label, width=2.6, **drawn))
-    traces.append(
-        trace_of(fit.support_x, fit.support_y, "support", "support", mode="markers", size=6 if small else 10, **place)
-    )
+        after = f"after {counted_steps(last)} {number(fit.query_loss[last], 2)}"
+        traces.append(trace_of(x, fit.predictions[last][pick], "after", after, width=2.6, **drawn))
+    traces.append(trace_of(fit.support_x, fit.support_y, "support", "support", mode="markers", size=6, **place))
     return traces
 
 

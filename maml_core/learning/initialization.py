@@ -1,5 +1,6 @@
 """An initialization: the central noun. What a run has learned, a random start, a pretrained one: each is one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -67,17 +68,30 @@ class Initialization:
             predictions = functional_call(self.model, whole, (qx,))
             return predictions, loss(whole, sx, sy), self.problem.error(predictions, qy)
 
+        seen = [vmap(judge)(phi, *tasks) for phi in self._steps(tasks, steps)]
+        return Trajectory(*(torch.stack(values) for values in zip(*seen, strict=True)))
+
+    @torch.no_grad()
+    def adapted(self, tasks: TaskBatch, steps: int) -> Parameters:
+        """The parameters that each task ends with, `[tasks, ...]` by name; of those that do not adapt, the start's."""
+        *_, last = self._steps(tasks, steps)
+        still = _for_each(self.parameters, tasks.support_x.shape[0])
+        return {name: last.parameters.get(name, value) for name, value in still.items()}
+
+    def _steps(self, tasks: TaskBatch, steps: int) -> Iterator[Phi]:
+        """What all tasks carry, `[tasks, ...]`, before the first inner step and after each."""
+        theta, loss = self.theta, task_loss(self.model, self.problem)
+
         def step(phi: Phi, sx: Tensor, sy: Tensor) -> Phi:
             return self.algorithm.step(loss, theta, phi, sx, sy, self.inner_lr)
 
-        def for_each_task(values: Parameters) -> Parameters:
-            return {name: value.expand(tasks.support_x.shape[0], *value.shape) for name, value in values.items()}
-
-        begun = self.algorithm.begin(theta)
-        adapted = Phi(for_each_task(begun.parameters), for_each_task(begun.gradient_sums))
-        seen = []
+        begun, count = self.algorithm.begin(theta), tasks.support_x.shape[0]
+        phi = Phi(_for_each(begun.parameters, count), _for_each(begun.gradient_sums, count))
+        yield phi
         for _ in range(steps):
-            seen.append(vmap(judge)(adapted, *tasks))
-            adapted = vmap(step)(adapted, tasks.support_x, tasks.support_y)
-        seen.append(vmap(judge)(adapted, *tasks))
-        return Trajectory(*(torch.stack(values) for values in zip(*seen, strict=True)))
+            phi = vmap(step)(phi, tasks.support_x, tasks.support_y)
+            yield phi
+
+
+def _for_each(values: Parameters, count: int) -> Parameters:
+    return {name: value.expand(count, *value.shape) for name, value in values.items()}

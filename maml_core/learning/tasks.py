@@ -58,6 +58,17 @@ class Uniform(Spec):
         """Map uniform numbers in [0, 1) to draws of this parameter, any shape."""
         return self.low + (self.high - self.low) * u
 
+    def limits(self, low: float, high: float) -> tuple[float, float, float]:
+        """The ends and the step of a slider for a range whose default is this one and which now is [low, high].
+
+        As much again on either side, but nothing negative where the default is not.
+        """
+        width = (self.high - self.low) or max(abs(self.high), 1.0)
+        step = 10.0 ** math.floor(math.log10(width / 20))
+        least = min(self.low - width, low) if self.low < 0 else min(0.0, low)
+        most = max(self.high + width, high)
+        return math.floor(least / step) * step, math.ceil(most / step) * step, step
+
     @property
     def span(self) -> tuple[float, float]:
         """The interval that a slider should offer."""

@@ -204,10 +204,10 @@ def serve(url: str, parent: int) -> None:
 
 
 def _warm_up() -> None:
-    """Pay for torch's one-off imports and tracing now, not after someone has pressed Train."""
-    config = get_preset(DEFAULT).config.with_settings({"meta_iterations": 2})
-    for _ in Trainer(config).run():
-        pass
+    """Pay for torch's one-off imports and for the first run's native loop now, not after someone has pressed Train."""
+    trainer = Trainer(get_preset(DEFAULT).config)
+    next(trainer.run())
+    trainer.close()
 
 
 def train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> tuple[str, str] | None:

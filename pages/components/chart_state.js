@@ -5,7 +5,7 @@
 /**
  * @typedef {{trace: number, x?: number[][], y: (number | null)[][]}} Moving a trace's values at every frame
  * @typedef {{trace: number, frame: number}} Ghost a trace that stays behind once its frame is over
- * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[]}} Replay
+ * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[], autoplay?: boolean}} Replay
  * @typedef {Record<string, any>} Trace
  * @typedef {{data: Trace[], layout: Record<string, any>, replay?: Replay, handle?: number}} Figure
  * @typedef {{x: number, y: number}} Point
@@ -96,19 +96,55 @@ export function plain(color) {
 }
 
 /**
- * What changes in a chart to show one frame of its replay. Traces that keep their x have none in the answer's `x`.
- * @param {Replay} replay
- * @param {number} frame
+ * Numbers between two lists of them; where either has none, there is none.
+ * @param {(number | null)[]} from
+ * @param {(number | null)[]} to
+ * @param {number} share how much of the way has been gone, from 0 to 1
+ * @returns {(number | null)[]}
  */
-export function atFrame(replay, frame) {
+export function between(from, to, share) {
+  if (share === 0 || from === to) return from;
+  return from.map((value, i) => {
+    const end = to[i];
+    return value === null || end === null || end === undefined ? null : value + share * (end - value);
+  });
+}
+
+/**
+ * What changes in a chart to show one moment of its replay: a frame, or what lies between two. Traces that keep their
+ * x have none in the answer's `x`.
+ * @param {Replay} replay
+ * @param {number} position a frame's number, or a fraction between two
+ */
+export function atFrame(replay, position) {
+  const frame = Math.floor(position + 1e-6);
+  const share = Math.max(0, position - frame);
+  const next = Math.min(frame + 1, replay.steps.length - 1);
   return {
     text: `step ${replay.steps[frame]} of ${replay.steps[replay.steps.length - 1]} · ${replay.labels[frame]}`,
     traces: replay.moving.map((part) => part.trace),
-    x: replay.moving.map((part) => part.x?.[frame]),
-    y: replay.moving.map((part) => part.y[frame]),
+    x: replay.moving.map((part) => part.x && between(part.x[frame], part.x[next], share)),
+    y: replay.moving.map((part) => between(part.y[frame], part.y[next], share)),
     ghosts: replay.ghosts.map((ghost) => ghost.trace),
-    visible: replay.ghosts.map((ghost) => ghost.frame < frame),
+    visible: replay.ghosts.map((ghost) => ghost.frame < position),
   };
+}
+
+/**
+ * A figure as it is at one moment of its replay.
+ * @param {Figure} figure
+ * @param {number | undefined} position
+ * @returns {Figure}
+ */
+export function framed(figure, position) {
+  if (!figure.replay || position === undefined) return figure;
+  const change = atFrame(figure.replay, position);
+  const data = figure.data.slice();
+  change.traces.forEach((trace, i) => {
+    data[trace] = { ...data[trace], y: change.y[i], x: change.x[i] ?? data[trace].x };
+  });
+  change.ghosts.forEach((trace, i) => { data[trace] = { ...data[trace], visible: change.visible[i] }; });
+  return { ...figure, data };
 }
 
 /**
@@ -120,12 +156,12 @@ export function seconds(frames) {
 }
 
 /**
- * The frame to show `elapsed` seconds after the first.
+ * The moment to show `elapsed` seconds after the first frame.
  * @param {number} elapsed
  * @param {number} last the last frame's number
  */
 export function frameAt(elapsed, last) {
-  return Math.min(last, Math.floor((elapsed / seconds(last)) * last + 1e-6));
+  return Math.min(last, (elapsed / seconds(last)) * last);
 }
 
 /**

@@ -14,50 +14,43 @@ from maml_core.learning.models import MODELS, OwnModel
 from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES
 from maml_core.presets import DEFAULT, PRESETS, get_preset
-from pages.components.field_input import field_input, widget_values
+from pages.components.field_input import field_input, is_range, range_input, slider_input, widget_values
 from pages.components.run_view import as_text
 
-BASICS = ("shots", "inner_lr", "inner_steps", "meta_lr", "meta_batch_size", "meta_iterations")
-"""Fields shown at once; the rest of a run's plain fields wait in an expander."""
+PLAYED = ("inner_lr", "inner_steps", "shots")
+"""Numbers that people come to play with: sliders, in sight; each can also be typed, further down."""
 
 _VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {"model": ("kind", MODELS), "tasks": ("family", FAMILIES)}
-_PAGE_PARAMETERS = ("run", "preset", "task")
+_PAGE_PARAMETERS = ("run", "preset", "task", "against", "hide", "lesson", "term", "insight")
 """Query parameters that the Lab page keeps for itself; all others are settings of the form."""
 
 
-def config_form() -> RunConfig | None:
-    """Draw the form in the sidebar and return what it says; None, and a sentence on screen, if that breaks a rule."""
+def config_form(*, hidden: bool = False) -> RunConfig | None:
+    """Draw the form in the sidebar and return what it says; None, and a sentence on screen, if that breaks a rule.
+
+    A `hidden` form says what it was filled with.
+    """
     _start()
+    if hidden:
+        config: RunConfig = st.session_state["form"][0]
+        _write_url(config)
+        return config
+    values: dict[str, Any] = {}
     with st.sidebar:
-        st.selectbox(
-            "Preset",
-            list(PRESETS),
-            format_func=lambda name: PRESETS[name].title,
-            key="form.preset",
-            on_change=lambda: load_config(get_preset(st.session_state["form.preset"]).config),
-            help="A named configuration to start from. Every value below can then be changed.",
-        )
-        preset = PRESETS[st.session_state["form.preset"]]
-        if st.session_state["form.tasks.family"] == "table":
-            st.caption("Changed to suit your table.")
-        else:
-            st.caption(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
-        values: dict[str, Any] = {}
-        # What the chosen algorithm does, where it is chosen below.
-        chosen = ALGORITHMS[st.session_state["form.algorithm"]]
-        for place, title in (("tasks", "Tasks"), ("model", "Model")):
-            st.subheader(title)
-            _variant(values, place)
-        st.subheader("Training")
-        for name in BASICS:
-            values[name] = field_input(name, RunConfig.model_fields[name], f"form.{name}")
-        with st.expander(f"{chosen.title}: its update rule"):
-            st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
-            st.caption(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
-        with st.expander("More settings"):
-            for name, field in RunConfig.model_fields.items():
-                if name not in BASICS and name not in _VARIANTS:
-                    values[name] = field_input(name, field, f"form.{name}")
+        _preset()
+        _choose(values, "tasks")
+        _algorithm(values)
+        for name in PLAYED:
+            slider_input(name, RunConfig.model_fields[name], f"form.{name}")
+        _choose(values, "model")
+        st.caption("More settings", help="Everything that a run's numbers depend on; all of it is in the page's link.")
+        _update_rule(values)
+        with st.expander("Tasks", icon=":material/scatter_plot:"):
+            _tasks(values)
+        with st.expander("Training", icon=":material/tune:"):
+            _others(values)
+        with st.expander("Exact numbers", icon=":material/123:"):
+            _exact(values)
         try:
             config = get_preset(DEFAULT).config.with_settings(values)
         except ConfigError as error:
@@ -76,6 +69,7 @@ def load_config(config: RunConfig, preset: str | None = None) -> None:
         st.session_state["form.preset"] = preset
     for name, value in widget_values(config).items():
         st.session_state[f"form.{name}"] = value
+    st.session_state["form"] = config, st.session_state.get("form.preset", DEFAULT)
 
 
 def keep_for_form(config: RunConfig, preset: str | None) -> None:
@@ -116,12 +110,28 @@ def _write_url(config: RunConfig) -> None:
         st.query_params.from_dict(wanted)
 
 
-def _variant(values: dict[str, Any], place: str) -> None:
-    """A select box for the family or model, and the fields of the one chosen."""
+def _preset() -> None:
+    st.selectbox(
+        "Preset",
+        list(PRESETS),
+        format_func=lambda name: PRESETS[name].title,
+        key="form.preset",
+        on_change=lambda: load_config(get_preset(st.session_state["form.preset"]).config),
+        help="A named configuration to start from. Every value below can then be changed.",
+    )
+    preset = PRESETS[st.session_state["form.preset"]]
+    if st.session_state["form.tasks.family"] == "table":
+        st.caption("Changed to suit your table.")
+    else:
+        st.caption(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
+
+
+def _choose(values: dict[str, Any], place: str) -> None:
+    """A select box for the family or the model, and beside a model the sizes of its layers."""
     tag, registry = _VARIANTS[place]
     key = f"form.{place}.{tag}"
     chosen = st.selectbox(
-        label(tag),
+        label(place if place == "tasks" else "network"),
         sorted(registry, key=lambda name: registry[name].order),
         format_func=lambda name: registry[name].title,
         key=key,
@@ -129,13 +139,72 @@ def _variant(values: dict[str, Any], place: str) -> None:
         on_change=lambda: _load_defaults(place, registry[st.session_state[key]]),
     )
     values[f"{place}.{tag}"] = chosen
-    if chosen == "table":
+    sizes = registry[chosen].model_fields.get("hidden_sizes") if place == "model" else None
+    if sizes:
+        values["model.hidden_sizes"] = field_input("hidden_sizes", sizes, "form.model.hidden_sizes")
+
+
+def _algorithm(values: dict[str, Any]) -> None:
+    """Which algorithm, by its title."""
+    values["algorithm"] = st.selectbox(
+        "Algorithm",
+        list(ALGORITHMS),
+        format_func=lambda name: ALGORITHMS[name].title,
+        key="form.algorithm",
+        help=RunConfig.model_fields["algorithm"].description,
+    )
+
+
+def _update_rule(values: dict[str, Any]) -> None:
+    """What the chosen algorithm does."""
+    chosen = ALGORITHMS[values["algorithm"]]
+    with st.expander(f"{chosen.title}: its update rule", icon=":material/function:"):
+        st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
+        st.caption(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
+
+
+def _tasks(values: dict[str, Any]) -> None:
+    """What tasks are drawn from: the family's formula, and a slider for each range."""
+    family = FAMILIES[values["tasks.family"]]
+    if values["tasks.family"] == "table":
         _table(values)
-    if chosen == "formula":
+    elif values["tasks.family"] == "formula":
         _formula(values)
-    for name, field in registry[chosen].model_fields.items():
-        if name != tag and f"{place}.{name}" not in values:
-            values[f"{place}.{name}"] = field_input(name, field, f"form.{place}.{name}")
+    elif getattr(family, "latex", ""):
+        st.latex(family.latex)
+    for name, field in family.model_fields.items():
+        key = f"form.tasks.{name}"
+        if name == "family" or f"tasks.{name}" in values:
+            continue
+        if is_range(field):
+            range_input(name, field, key)
+        else:
+            values[f"tasks.{name}"] = field_input(name, field, key)
+
+
+def _others(values: dict[str, Any]) -> None:
+    """The rest of the model's settings and of the run's."""
+    kind = values["model.kind"]
+    for name, field in MODELS[kind].model_fields.items():
+        if name != "kind" and f"model.{name}" not in values:
+            values[f"model.{name}"] = field_input(name, field, f"form.model.{name}")
+    for name, field in RunConfig.model_fields.items():
+        if name not in (*PLAYED, *_VARIANTS, "algorithm"):
+            values[name] = field_input(name, field, f"form.{name}")
+
+
+def _exact(values: dict[str, Any]) -> None:
+    """What the sliders set, to be typed: beyond a slider's ends too."""
+    for name in PLAYED:
+        values[name] = field_input(name, RunConfig.model_fields[name], f"form.{name}")
+    for name, field in FAMILIES[values["tasks.family"]].model_fields.items():
+        if is_range(field):
+            values[f"tasks.{name}"] = field_input(name, field, f"form.tasks.{name}")
+    if values["tasks.family"] == "formula":
+        names = list(values["tasks.parameters"])
+        values["tasks.parameters"] = {
+            name: field_input(name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name) for name in names
+        }
 
 
 def _table(values: dict[str, Any]) -> None:
@@ -169,12 +238,8 @@ def _formula(values: dict[str, Any]) -> None:
     for name in names:
         for part, value in widget_values(ANY_RANGE).items():
             st.session_state.setdefault(f"form.tasks.parameters.{name}.{part}", value)
-    values["tasks.parameters"] = {
-        name: field_input(
-            name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name, help_text=fields["parameters"].description
-        )
-        for name in names
-    }
+        range_input(name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name, default=ANY_RANGE)
+    values["tasks.parameters"] = dict.fromkeys(names)  # what each says is read where it can be typed
 
 
 def _load_defaults(place: str, variant: type[Any]) -> None:

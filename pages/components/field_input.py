@@ -20,7 +20,9 @@ from maml_core.fields import (
     label,
     list_text,
     read_list,
+    tried_values,
 )
+from maml_core.learning.tasks import Uniform
 
 _LARGEST_INTEGER = 2**53 - 1
 """What a browser's numbers hold exactly."""
@@ -90,6 +92,48 @@ def field_input(
         except ValueError:
             return text
     return text
+
+
+def slider_input(name: str, field: FieldInfo, key: str) -> None:
+    """A slider for the number under `key`, over what people try; another input, which takes any number, reads it."""
+    mine = f"{key}.slider"
+    value = st.session_state[key]
+    options = tried_values(field, value)
+    st.session_state[mine] = value
+
+    def follow() -> None:
+        st.session_state[key] = st.session_state[mine]
+
+    if kind_of(field) is FieldKind.INTEGER:
+        st.slider(label(name), options[0], options[-1], key=mine, help=field.description, on_change=follow)
+    else:
+        st.select_slider(
+            label(name), options, key=mine, help=field.description, on_change=follow, format_func=lambda v: f"{v:g}"
+        )
+
+
+def is_range(field: FieldInfo) -> bool:
+    """Whether a field holds a range, from low to high."""
+    return base_type(field.annotation) is Uniform
+
+
+def range_input(
+    name: str, field: FieldInfo, key: str, *, title: str | None = None, default: Uniform | None = None
+) -> None:
+    """A slider with two ends for the range whose numbers lie under `key.low` and `key.high`."""
+    low, high = st.session_state[f"{key}.low"], st.session_state[f"{key}.high"]
+    if low is None or high is None or low > high:
+        return  # being typed; the sentence is said where the configuration is checked
+    mine = f"{key}.slider"
+    least, most, step = (default or field.get_default()).limits(low, high)
+    st.session_state[mine] = low, high
+
+    def follow() -> None:
+        st.session_state[f"{key}.low"], st.session_state[f"{key}.high"] = st.session_state[mine]
+
+    st.slider(
+        title or label(name), least, most, step=step, key=mine, help=field.description, on_change=follow, format="%.3g"
+    )
 
 
 def number_in_url(name: str, field: FieldInfo, default: float, *, help_text: str) -> Any:

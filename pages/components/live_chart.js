@@ -2,7 +2,7 @@
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
 // What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
-import { atFrame, edited, frameAt, held, home, near, plain, seconds, themed, within } from "./chart_state.js";
+import { atFrame, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "./chart_state.js";
 
 /**
  * What the server sends: ChartData in live_chart.py.
@@ -11,12 +11,12 @@ import { atFrame, edited, frameAt, held, home, near, plain, seconds, themed, wit
  * @typedef {import("./chart_state.js").Pair} Pair
  * @typedef {{figure: string, plotly: string, name: string, alt: string, revision: string, height: number,
  *   picks: boolean, drags: boolean, edits: Pair[] | null}} ChartData
- * @typedef {{figure: Figure, revision: string, picks: boolean, drags: boolean, edits: Pair[] | null}} Latest
+ * @typedef {{figure: Figure, source: string, revision: string, picks: boolean, drags: boolean, edits: Pair[] | null}} Latest
  * @typedef {(name: string, value: unknown) => void} Send
  * @typedef {HTMLElement & {
  *   latest: Latest, send: Send, paint: (plotly?: any) => Promise<void>, stop?: () => void, answered?: () => void,
  *   on: (name: string, listener: (event: any) => void) => void, data: any[], _fullLayout: any,
- *   frame?: number, frames?: number, playing?: boolean, listening?: boolean, watching?: boolean, dragging?: boolean,
+ *   frame?: number, frames?: number, playing?: boolean, taken?: boolean, drawn?: string, listening?: boolean, watching?: boolean, dragging?: boolean,
  *   held?: Point | null, drawing?: number | null}} Chart
  */
 
@@ -66,15 +66,16 @@ function part(host, selector) {
   return /** @type {T} */ (host.querySelector(selector));
 }
 
-// Playing a figure's `replay`: each frame only restyles the traces that move, and asks the server nothing.
-/** @param {Chart} chart @param {HTMLElement} host @param {number} frame */
-function showFrame(chart, host, frame) {
+// Playing a figure's `replay`: each moment only restyles the traces that move, and asks the server nothing.
+const BETWEEN_FRAMES = 33;  // milliseconds: thirty pictures a second are fluid, more cost a slow machine its breath
+
+/** @param {Chart} chart @param {HTMLElement} host @param {number} position */
+function showFrame(chart, host, position) {
   const { replay } = chart.latest.figure;
   if (!replay) return undefined;
-  const change = atFrame(replay, frame);
-  chart.frame = frame;
-  /** @type {HTMLInputElement} */ (part(host, ".replay input")).value = String(frame);
-  part(host, ".replay output").textContent = change.text;
+  const change = atFrame(replay, position);
+  chart.frame = position;
+  say(chart, host);
   const traces = change.traces.concat(change.ghosts);
   const x = change.traces.map((trace, i) => change.x[i] ?? chart.data[trace].x);
   const y = change.y.slice();
@@ -88,21 +89,40 @@ function showFrame(chart, host, frame) {
   return page.Plotly.restyle(chart, { x, y, visible }, traces);
 }
 
+/** What is shown, in words, and where on the slider. @param {Chart} chart @param {HTMLElement} host */
+function say(chart, host) {
+  const { replay } = chart.latest.figure;
+  if (!replay || chart.frame === undefined) return;
+  /** @type {HTMLInputElement} */ (part(host, ".replay input")).value = String(Math.floor(chart.frame + 1e-6));
+  part(host, ".replay output").textContent = atFrame(replay, chart.frame).text;
+}
+
+/** @param {Chart} chart */
+function lastFrame(chart) {
+  return (chart.latest.figure.replay?.steps.length ?? 1) - 1;
+}
+
 /** @param {Chart} chart @param {HTMLElement} host */
 function play(chart, host) {
-  const last = (chart.latest.figure.replay?.steps.length ?? 1) - 1;
   if (chart.playing) return pause(chart, host);
+  const last = lastFrame(chart);
   const from = (chart.frame ?? 0) >= last ? 0 : chart.frame ?? 0;
   const began = performance.now() - (from / Math.max(last, 1)) * seconds(last) * 1000;
   const button = part(host, ".replay button");
   button.textContent = "❚❚";
   button.setAttribute("aria-label", "Pause");
   chart.playing = true;
+  chart.frame = from;
+  let shown = -Infinity;
   const next = async (/** @type {number} */ now) => {
     if (!chart.playing || !chart.isConnected) return;
-    const frame = frameAt(Math.max(0, now - began) / 1000, last);
-    if (frame !== chart.frame || frame === 0) await showFrame(chart, host, frame);
-    if (frame >= last) pause(chart, host);
+    const end = lastFrame(chart);  // the figure may have been replaced while it plays
+    const position = frameAt(Math.max(0, now - began) / 1000, end);
+    if (now - shown >= BETWEEN_FRAMES || position >= end) {
+      shown = now;
+      await showFrame(chart, host, position);
+    }
+    if (position >= end) pause(chart, host);
     else requestAnimationFrame(next);
   };
   requestAnimationFrame(next);
@@ -114,6 +134,11 @@ function pause(chart, host) {
   const button = part(host, ".replay button");
   button.textContent = "▶";
   button.setAttribute("aria-label", "Play");
+}
+
+/** Whether the reader has asked for less motion. */
+function isStill() {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
 
 /** Where the pointer is in a chart: in pixels of the plot, and whether inside it. @param {Chart} chart @param {PointerEvent} event */
@@ -220,10 +245,9 @@ export default function ({ parentElement, data, setTriggerValue }) {
   chart.setAttribute("aria-label", data.alt);
   /** @type {Figure} */
   const figure = JSON.parse(data.figure);
-  const last = (figure.replay?.steps.length ?? 1) - 1;
   const paint = async (Plotly = page.Plotly) => {
     if (!chart.isConnected) return;
-    const shown = held(chart.latest.figure, chart.held);
+    const shown = framed(held(chart.latest.figure, chart.held), chart.frame);
     await Plotly.react(chart, shown.data, { ...themed(shown.layout, theme(host)), uirevision: chart.latest.revision }, {
       displaylogo: false,
       responsive: true,
@@ -236,10 +260,19 @@ export default function ({ parentElement, data, setTriggerValue }) {
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
     chart.answered?.();
-    pause(chart, host);
-    await paint(Plotly);
     const { replay } = chart.latest.figure;  // not this call's: the timer below draws with the first call's function
-    if (replay) await showFrame(chart, host, Math.min(chart.frame ?? Infinity, replay.steps.length - 1));
+    const isNew = chart.drawn !== chart.latest.source;
+    chart.drawn = chart.latest.source;
+    if (!replay?.autoplay || chart.taken) pause(chart, host);
+    if (replay) {
+      const starts = replay.autoplay && isNew && !chart.taken && !chart.playing && !isStill();
+      chart.frame = starts ? 0 : Math.min(chart.frame ?? Infinity, lastFrame(chart));
+      await paint(Plotly);
+      say(chart, host);
+      if (starts) play(chart, host);
+    } else {
+      await paint(Plotly);
+    }
     if (!chart.listening) {
       chart.listening = true;
       chart.on("plotly_click", ({ points: [point] }) => {
@@ -252,17 +285,27 @@ export default function ({ parentElement, data, setTriggerValue }) {
     chart.dataset.updates = String(Number(chart.dataset.updates || 0) + 1);
   };
   chart.paint = paint;
-  if (chart.latest && chart.latest.revision !== data.revision) chart.frame = undefined;
-  chart.latest = { figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
+  if (chart.latest && chart.latest.revision !== data.revision) {
+    chart.frame = undefined;
+    chart.taken = false;
+  }
+  chart.latest = { figure, source: data.figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
   chart.send = setTriggerValue;
   chart.style.touchAction = data.drags ? "none" : "";  // a finger moves the handle, not the page
   host.classList.toggle("edited", data.edits !== null);  // the next click places a point
   part(host, ".replay").hidden = !figure.replay;
   if (figure.replay) {
     const range = /** @type {HTMLInputElement} */ (part(host, ".replay input"));
-    range.max = String(last);
-    range.oninput = () => { pause(chart, host); showFrame(chart, host, Number(range.value)); };
-    part(host, ".replay button").onclick = () => play(chart, host);
+    range.max = String(lastFrame(chart));
+    range.oninput = () => {
+      chart.taken = true;
+      pause(chart, host);
+      showFrame(chart, host, Number(range.value));
+    };
+    part(host, ".replay button").onclick = () => {
+      chart.taken = chart.playing === true;  // who pauses wants to look; who plays wants it to go on
+      play(chart, host);
+    };
   }
   const height = `${data.height}px`;
   if (host.style.height !== height) host.style.height = height;

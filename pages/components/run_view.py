@@ -66,7 +66,7 @@ def query_number(name: str, default: N, low: N, high: N) -> N:
 
 
 def status_line(session: TrainingSession, run: Run) -> None:
-    """Name, status, engine and device of a run, and its message, if any."""
+    """Name, status, engine and device of a run, how far it is, what it reached, and its message, if any."""
     color, icon = STATUS_BADGES[run.status]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{as_text(run.name)}**", width="content")
@@ -76,6 +76,8 @@ def status_line(session: TrainingSession, run: Run) -> None:
             st.badge(
                 run.device or "", icon=":material/developer_board:", color="gray", help="The device used for training."
             )
+        st.caption(progress_text(run), width="content", help="Loss on query points, before and after adaptation.")
+    st.progress(min(1.0, run.iteration / run.meta_iterations))
     if run.status == "queued":
         busy = session.store.count("running")
         if busy >= session.limit:
@@ -96,29 +98,20 @@ def _engine_help(run: Run) -> str:
     return text
 
 
-def progress_line(run: Run) -> None:
-    """How far a run is, how fast, and how long it will take."""
+def progress_text(run: Run) -> str:
+    """How far a run is, how fast, how long it will take, and what adaptation does to its loss."""
     parts = [f"{run.iteration:,} of {run.meta_iterations:,} meta-iterations"]
     if run.rate and run.is_active:
         left = (run.meta_iterations - run.iteration) / min(run.rate, run.pace or run.rate)
         parts += [
-            f"{run.rate:,.0f} a second" if run.rate >= 10 else f"{run.rate:.1f} a second",
+            f"{run.rate:,.0f} per second" if run.rate >= 10 else f"{run.rate:.1f} per second",
             f"{duration(left)} left",
         ]
     elif run.seconds:
         parts.append(f"trained for {duration(run.seconds)}")
-    st.progress(min(1.0, run.iteration / run.meta_iterations), text=" · ".join(parts))
-
-
-def metric_cards(run: Run | None) -> None:
-    """Loss before and after adaptation, their ratio, and the speed."""
-    before, after, rate = (run.pre_loss, run.post_loss, run.rate) if run else (None, None, None)
-    ratio = before / after if before is not None and after else None
-    columns = st.columns(4)
-    columns[0].metric("Loss before adaptation", loss(before))
-    columns[1].metric("Loss after adaptation", loss(after))
-    columns[2].metric("Before / after", f"{ratio:.2f}×" if ratio else "–")
-    columns[3].metric("Iterations per second", f"{rate:,.0f}" if rate else "–")
+    if run.pre_loss is not None and run.post_loss is not None:
+        parts.append(f"loss {loss(run.pre_loss)} → **{loss(run.post_loss)}**")
+    return " · ".join(parts)
 
 
 def reproduction_note(session: TrainingSession, run: Run) -> None:
