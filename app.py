@@ -11,6 +11,7 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import open_page
+from pages.components.insight import SECONDS, finding, parameter_space
 from pages.components.live_chart import live_chart
 from pages.components.run_view import (
     act,
@@ -198,6 +199,32 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
     )
 
 
+def insights(session: TrainingSession, run: Run) -> None:
+    """What is found in the background, looked at once a second while there may be more."""
+
+    def train(config: RunConfig) -> None:
+        load_config(config)
+        start(session, config, run)
+
+    key = f"pending {run.id}"
+    pending = st.session_state.setdefault(key, True)
+
+    @st.fragment(run_every=SECONDS if run.is_active or pending else None)
+    def part() -> None:
+        try:
+            now = session.store.run(run.id)
+            more = finding(session, now, train)
+            more = parameter_space(session, now) or more or now.is_active
+        except MamlError as error:
+            st.caption(str(error))
+            more = False
+        if more != st.session_state[key]:
+            st.session_state[key] = more
+            st.rerun()
+
+    part()
+
+
 def main() -> None:
     """Lay the page out."""
     session = open_page("app.py")
@@ -233,6 +260,8 @@ def main() -> None:
             st.error(str(error), icon=":material/error:")
 
     live_part()
+    if run:
+        insights(session, run)
     if live:
         session.ensure_workers()
 

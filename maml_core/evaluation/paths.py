@@ -17,6 +17,7 @@ from maml_core.evaluation.of_runs import LEAST_SHOWN_STEPS, learned_by
 from maml_core.learning.initialization import Initialization
 from maml_core.store.run import Run
 from maml_core.store.store import Store
+from maml_core.words import counted_steps
 
 TASKS = 12
 SAMPLE = 20_000
@@ -48,6 +49,17 @@ class PathMap:
     layers: list[str]
     moved: dict[str, list[float]]  # by layer, the change's norm over the layer's own
     points: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)  # by iteration, to go on from
+
+    def sentence(self) -> str:
+        """What the map shows, and how much of the truth that is."""
+        length, arm = self.lengths
+        sampled = self.sampled and f" Seen in {self.sampled[0]:,} of {self.sampled[1]:,} parameters, drawn at random."
+        return (
+            f"{len(self.iterations)} checkpoints; their plane shows {self.explained:.0%} of the path's variance, that "
+            f"of the arms {self.star_explained:.0%} of their squared length. The path is {length:.3g} long from end to "
+            f"end, an arm {arm:.3g} on average, after {counted_steps(self.steps)} on each of {TASKS} held-out tasks."
+            + (sampled or "")
+        )
 
 
 def path_map(

@@ -1,6 +1,7 @@
 """Plotly figures from plain arrays, as dictionaries ready for JSON."""
 
 from maml_core.figures.charts import cosine_figure, error_curves, landscape_figure, loss_curve, toy_figure
+from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
 from maml_core.figures.tasks import points_figure, replay_figure, task_figure, task_grid
@@ -12,11 +13,14 @@ __all__ = [
     "cosine_figure",
     "error_curves",
     "landscape_figure",
+    "layers_figure",
     "loss_curve",
+    "path_figure",
     "points_figure",
     "replay_figure",
     "rows_grid",
     "rows_per_task",
+    "star_figure",
     "task_figure",
     "task_grid",
     "toy_figure",

@@ -81,6 +81,8 @@ class Background:
             error = refused
         except Exception as bug:
             LOG.exception("an answer could not be found because of a bug")
-            error = MamlError(f"This could not be computed because of a bug in the lab ({type(bug).__name__}); see its log.")
+            error = MamlError(
+                f"This could not be computed because of a bug in the lab ({type(bug).__name__}); see its log."
+            )
         with self._lock:
             question.value, question.version, question.error, question.is_asked = value, version, error, False

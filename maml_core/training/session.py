@@ -24,6 +24,7 @@ from maml_core.store.database import log_path, set_aside, store_url
 from maml_core.store.exchange import import_run
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
+from maml_core.training.background import Background
 from maml_core.training.trainer import check_startable
 
 _SPAWN_LOCK = threading.Lock()
@@ -73,6 +74,7 @@ class TrainingSession:
             LOG.error("the store %s is damaged and was set aside as %s", store_url(url), aside)
             self.notice = f"The store was damaged. It was set aside as {aside}, untouched; this is a new, empty one."
         self.limit = limit or default_limit()
+        self.background = Background()
         self.ensure_workers()
 
     def start(self, config: RunConfig, *, preset: str | None = None, steps: int | None = None) -> str:

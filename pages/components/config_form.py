@@ -12,7 +12,7 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
 from maml_core.learning.models import MODELS, OwnModel
 from maml_core.learning.table import find
-from maml_core.learning.tasks import FAMILIES
+from maml_core.learning.tasks import FAMILIES, FunctionFamily
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from pages.components.field_input import field_input, is_range, range_input, slider_input, widget_values
 from pages.components.run_view import as_text
@@ -170,7 +170,7 @@ def _tasks(values: dict[str, Any]) -> None:
         _table(values)
     elif values["tasks.family"] == "formula":
         _formula(values)
-    elif getattr(family, "latex", ""):
+    elif issubclass(family, FunctionFamily):
         st.latex(family.latex)
     for name, field in family.model_fields.items():
         key = f"form.tasks.{name}"

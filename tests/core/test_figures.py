@@ -46,7 +46,7 @@ def frame(rows: int) -> pd.DataFrame:
 
 def test_colors_mean_one_thing(fits: list[Fit]) -> None:
     for figure in (
-        task_figure(fits[0]),
+        task_figure(fits[0], 3),
         task_grid(fits),
         replay_figure({"learned": fits[0], "random": fits[1], "pretrained": fits[2]}),
         loss_curve(frame(9)),
@@ -59,7 +59,7 @@ def test_colors_mean_one_thing(fits: list[Fit]) -> None:
 
 
 def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
-    traces = {trace["meta"]: trace for trace in task_figure(fits[0])["data"]}
+    traces = {trace["meta"]: trace for trace in task_figure(fits[0], 3)["data"]}
     assert fits[0].truth is not None
     np.testing.assert_allclose(unpack(traces["truth"]["y"]), fits[0].truth)
     np.testing.assert_allclose(unpack(traces["before"]["y"]), fits[0].predictions[0])
@@ -156,7 +156,7 @@ def test_names_of_columns_are_shown_as_text() -> None:
     config = config_for_table(family)
     fits = fit_tasks(config.untrained(), draw_tasks(family, 0, 3, 3), 2)
     figures = [
-        task_figure(fits[0]),
+        task_figure(fits[0], 3),
         task_grid(fits),
         replay_figure({"learned": fits[0], "random": fits[1]}),
         rows_grid(draw_training_rows(family, 12), 0),
