@@ -101,6 +101,12 @@ class _Case:
         lr = self.run.config.inner_lr
         return {"inner_lr": _one_digit(lr / (2 * self.sharpness) if 1 < self.sharpness < math.inf else lr / 10)}
 
+    def faster(self) -> dict[str, Any]:
+        """An inner learning rate at which a step goes a quarter as far as would overshoot, but ten times this one."""
+        lr = self.run.config.inner_lr
+        is_known = not self.run.is_active and not self.run.config.uses_own_model and self.sharpness > 0
+        return {"inner_lr": _one_digit(max(10 * lr, lr / (4 * self.sharpness) if is_known else 0))}
+
 
 def diagnose(
     store: Store, run: Run, *, turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext()
@@ -185,7 +191,7 @@ def _nothing_to_adapt(case: _Case) -> Finding | None:
     if isinstance(family, FunctionFamily) and not varying(family):
         names = family.distributions
         return Finding("nothing", text, {f"tasks.{name}": _default(family, name) for name in names})
-    return Finding("nothing", text, {"inner_lr": _one_digit(10 * config.inner_lr)})
+    return Finding("nothing", text, case.faster())
 
 
 def _drifted(case: _Case) -> Finding | None:

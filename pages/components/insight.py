@@ -27,8 +27,12 @@ def finding(session: TrainingSession, run: Run, train: Callable[[RunConfig], Non
     if found:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/stethoscope: {found.sentence}", width="stretch")
-            if st.button(f"Train with {found.advice}", icon=":material/healing:", disabled=not found.remedy):
-                train(run.config.with_settings(found.remedy))
+            if st.button(
+                f"Train with {found.advice}",
+                icon=":material/healing:",
+                disabled=not found.remedy,
+                on_click=lambda: train(run.config.with_settings(found.remedy)),  # before the form is drawn again
+            ):
                 st.rerun()
     return not answer.is_newest
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, edited, frameAt, held, home, near, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -47,6 +47,25 @@ test("a frame says its step, moves its traces, and shows the ghosts before it", 
   assert.equal(change.text, "step 10 of 20 · b");
   assert.deepEqual([change.traces, change.x, change.y], [[4, 5], [undefined, [10]], [[2], [8]]]);
   assert.deepEqual([change.ghosts, change.visible], [[1, 2], [true, false]]);
+});
+
+test("between two frames everything has gone the same share of its way", () => {
+  const change = atFrame(replay, 1.25);
+  assert.equal(change.text, "step 10 of 20 · b");
+  assert.deepEqual([change.x, change.y], [[undefined, [12.5]], [[2.25], [8.25]]]);
+  assert.deepEqual(change.visible, [true, true]);
+  assert.deepEqual(between([1, null, 3], [3, 4, null], 0.5), [2, null, null]);
+  assert.deepEqual(atFrame(replay, 2).y, [[3], [9]]);
+});
+
+test("a figure at a moment of its replay is a copy; without one it is itself", () => {
+  const shown = { data: Array.from({ length: 6 }, () => ({ x: [0], y: [0] })), layout: {}, replay };
+  const moved = framed(shown, 0.5);
+  assert.deepEqual([moved.data[4].y, moved.data[4].x, moved.data[5].x], [[1.5], [0], [5]]);
+  assert.deepEqual([moved.data[1].visible, moved.data[2].visible], [true, false]);
+  assert.deepEqual(shown.data[4].y, [0]);
+  assert.equal(framed(shown, undefined), shown);
+  assert.equal(framed({ data: [], layout: {} }, 1).data.length, 0);
 });
 
 test("a replay begins with its first frame, ends with its last, and never goes back", () => {

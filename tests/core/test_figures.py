@@ -59,14 +59,35 @@ def test_colors_mean_one_thing(fits: list[Fit]) -> None:
 
 
 def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
-    traces = {trace["meta"]: trace for trace in task_figure(fits[0], 3)["data"]}
+    figure = task_figure(fits[0], 3)
+    traces = {trace["name"].split(":")[0]: trace for trace in figure["data"]}
     assert fits[0].truth is not None
     np.testing.assert_allclose(unpack(traces["truth"]["y"]), fits[0].truth)
     np.testing.assert_allclose(unpack(traces["before"]["y"]), fits[0].predictions[0])
-    np.testing.assert_allclose(unpack(traces["after"]["y"]), fits[0].predictions[3])
-    np.testing.assert_allclose(unpack(traces["support"]["x"]), fits[0].support_x)
-    assert f"{fits[0].query_loss[0]:.2g}" in traces["before"]["name"]
-    assert f"after 3 steps {fits[0].query_loss[3]:.2g}" in traces["after"]["name"]
+    np.testing.assert_allclose(unpack(traces["after 3 steps"]["y"]), fits[0].predictions[3])
+    np.testing.assert_allclose(unpack(traces["support points"]["x"]), fits[0].support_x)
+    assert f"error {fits[0].query_loss[0]:.3g}" in traces["before"]["name"]
+    assert f"error {fits[0].query_loss[3]:.3g}" in traces["after 3 steps"]["name"]
+
+
+def test_a_task_plays_from_before_to_after_and_leaves_its_steps_behind(fits: list[Fit]) -> None:
+    figure = task_figure(fits[0], 2)
+    replay = figure["replay"]
+    assert replay["autoplay"]
+    (moving,) = replay["moving"]
+    np.testing.assert_allclose(np.array(moving["y"], dtype=float), fits[0].predictions, rtol=1e-4, atol=1e-6)
+    assert [ghost["frame"] for ghost in replay["ghosts"]] == [1, 2]
+    for ghost in replay["ghosts"]:
+        np.testing.assert_allclose(unpack(figure["data"][ghost["trace"]]["y"]), fits[0].predictions[ghost["frame"]])
+    assert ["trained for 2" in label for label in replay["labels"]] == [False, False, False, True]
+
+
+def test_an_earlier_run_stays_in_the_chart_under_its_name_as_text() -> None:
+    figure = loss_curve(frame(9), earlier=frame(30), earlier_name="<b>old</b>")
+    assert [trace["meta"] for trace in figure["data"]] == ["truth", "before", "after"]
+    assert figure["data"][0]["name"] == "&lt;b&gt;old&lt;/b&gt;, after adaptation"
+    assert len(unpack(figure["data"][0]["x"])) == 30
+    assert len(loss_curve(frame(9), earlier=frame(0))["data"]) == 2
 
 
 def test_grid_has_four_traces_a_task_each_on_its_axes(fits: list[Fit]) -> None:
@@ -109,7 +130,7 @@ def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:
             np.testing.assert_allclose(np.array([y[0] for y in part["y"]], dtype=float), fit.query_loss, rtol=1e-5)
         else:
             np.testing.assert_allclose(np.array(part["y"], dtype=float), fit.predictions, rtol=1e-3, atol=1e-4)
-    assert [ghost["frame"] for ghost in replay["ghosts"]] == [0, 1, 2]
+    assert [ghost["frame"] for ghost in replay["ghosts"]] == [1, 2]
 
 
 def test_landscape_marks_what_was_trained_and_what_diverged() -> None:

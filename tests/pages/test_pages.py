@@ -113,7 +113,7 @@ def test_changes_go_into_the_url_and_come_back_from_it() -> None:
     page.text_input(key="form.model.hidden_sizes").set_value("32, 16").run()
     assert not page.exception
     link = {name: query(page, name) or "" for name in page.query_params}
-    assert (link["inner_lr"], json.loads(link["tasks.amplitude"])) == ("0.05", [0.0, 4.0])
+    assert (link["inner_lr"], json.loads(link["tasks.amplitude"])) == ("0.05", [0.1, 4.0])
     again = open_page("app.py", **link)
     assert again.session_state["form"][0] == page.session_state["form"][0]
 
@@ -416,7 +416,73 @@ def test_gradients_page_without_runs_still_has_the_toy(store: Store) -> None:
 def test_the_update_rule_of_the_chosen_algorithm_is_shown() -> None:
     page = open_page("app.py", preset="best-5-shot")
     assert any("Meta-SGD, first-order" in expander.label for expander in page.expander)
-    assert len(page.latex) == 1
+    assert len(page.latex) == 2  # the update rule, and the family's formula above its ranges
+
+
+def test_sliders_and_typed_numbers_are_one() -> None:
+    page = open_page("app.py")
+    page.select_slider(key="form.inner_lr.slider").set_value(0.03).run()
+    assert page.number_input(key="form.inner_lr").value == 0.03
+    page.slider(key="form.shots.slider").set_value(7).run()
+    page.slider(key="form.tasks.amplitude.slider").set_range(1.0, 4.0).run()
+    assert page.number_input(key="form.tasks.amplitude.low").value == 1.0
+    page.number_input(key="form.inner_lr").set_value(12.5).run()  # far beyond what the slider offers by itself
+    assert page.select_slider(key="form.inner_lr.slider").value == 12.5
+    page.number_input(key="form.inner_steps").set_value(300).run()
+    assert page.slider(key="form.inner_steps.slider").value == 300
+    assert not page.exception
+    config = page.session_state["form"][0]
+    assert (config.inner_lr, config.inner_steps, config.shots) == (12.5, 300, 7)
+    assert config.tasks.amplitude == Uniform(low=1.0, high=4.0)
+
+
+def test_what_is_played_with_comes_before_everything_else() -> None:
+    page = open_page("app.py")
+    heads = [element.label for element in page.sidebar if hasattr(element, "label")]
+    shown = heads[heads.index("Preset") : heads.index("Hidden sizes") + 1]
+    assert [name for name in shown if name] == [
+        "Preset", "Tasks", "Algorithm", "Inner learning rate", "Inner steps", "Shots", "Network", "Hidden sizes",
+    ]  # fmt: skip  # one row, as on the screen
+
+
+def test_another_training_stops_the_run_and_keeps_its_curve(store: Store) -> None:
+    page = open_page("app.py")
+    press(page, "Train")
+    first = query(page, "run")
+    assert next(button for button in page.button if button.label == "Train").disabled  # the same again is no news
+    page.slider(key="form.inner_steps.slider").set_value(3).run()
+    press(page, "Train with this")
+    second = query(page, "run")
+    assert second != first
+    assert query(page, "against") == first
+    assert store.run(second).config.inner_steps == 3
+    wait_for(lambda: not store.run(first).is_active)
+    page.run()
+    store.delete(first)
+    page.run()
+    assert not page.exception
+    assert query(page, "against") == ""
+
+
+def test_a_finding_is_said_and_its_remedy_trains(store: Store) -> None:
+    config = PRESETS["first-run"].config.with_settings({"clip_norm": 0.001, "meta_iterations": 400})
+    run_id = store.create_run(config)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    page = open_page("app.py", run=run_id)
+
+    def is_said() -> bool:
+        page.run()
+        assert not page.exception
+        return any("clipped" in str(text.value) for text in page.markdown)
+
+    wait_for(is_said)
+    remedy = next(button for button in page.button if "clip_norm" in button.label)
+    remedy.click().run()
+    assert not page.exception
+    assert query(page, "against") == run_id
+    assert (store.run(query(page, "run")).config.clip_norm or 0) > 0.1
 
 
 def every_kind_of_input() -> None:
