@@ -39,6 +39,8 @@ def config_form(*, hidden: bool = False) -> RunConfig | None:
     with st.sidebar:
         _preset()
         _choose(values, "tasks")
+        if values["tasks.family"] == "table":
+            _table(values)
         _algorithm(values)
         for name in PLAYED:
             slider_input(name, RunConfig.model_fields[name], f"form.{name}")
@@ -166,9 +168,7 @@ def _update_rule(values: dict[str, Any]) -> None:
 def _tasks(values: dict[str, Any]) -> None:
     """What tasks are drawn from: the family's formula, and a slider for each range."""
     family = FAMILIES[values["tasks.family"]]
-    if values["tasks.family"] == "table":
-        _table(values)
-    elif values["tasks.family"] == "formula":
+    if values["tasks.family"] == "formula":
         _formula(values)
     elif issubclass(family, FunctionFamily):
         st.latex(family.latex)

@@ -110,7 +110,7 @@ function play(chart, host) {
   const began = performance.now() - (from / Math.max(last, 1)) * seconds(last) * 1000;
   const button = part(host, ".replay button");
   button.textContent = "❚❚";
-  button.setAttribute("aria-label", "Pause");
+  button.setAttribute("aria-label", "Pause the replay");
   chart.playing = true;
   chart.frame = from;
   let shown = -Infinity;
@@ -133,7 +133,7 @@ function pause(chart, host) {
   chart.playing = false;
   const button = part(host, ".replay button");
   button.textContent = "▶";
-  button.setAttribute("aria-label", "Play");
+  button.setAttribute("aria-label", "Play the replay");
 }
 
 /** Whether the reader has asked for less motion. */

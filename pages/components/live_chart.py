@@ -51,7 +51,7 @@ def script() -> str:
 _mount = st.components.v2.component(
     "maml_live_chart",
     html='<div class="live-chart"><div class="chart" role="img"></div><div class="replay" hidden>'
-    '<button type="button" aria-label="Play">▶</button>'
+    '<button type="button" aria-label="Play the replay">▶</button>'
     '<input type="range" min="0" step="1" aria-label="Adaptation step">'
     "<output></output></div></div>",
     css=_STYLE,

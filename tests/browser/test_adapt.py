@@ -31,12 +31,12 @@ def test_replay_plays_without_asking_the_server(server: Server, new_tab: NewTab,
     tab.chart("replay")
     chart = tab.page.locator('.live-chart[data-name="replay"] .chart')
     before, frames = chart.get_attribute("data-updates"), int(chart.get_attribute("data-frames") or 0)
-    tab.page.get_by_role("button", name="Play", exact=True).click()
+    tab.page.get_by_role("button", name="Play the replay", exact=True).click()
     tab.page.wait_for_function(
         "n => Number(document.querySelector(`.live-chart[data-name='replay'] .chart`).dataset.frames) >= n",
         arg=frames + 20,
     )
-    tab.page.get_by_role("button", name="Pause", exact=True).click()
+    tab.page.get_by_role("button", name="Pause the replay", exact=True).click()
     slider = tab.page.get_by_role("slider", name="Adaptation step")
     slider.fill("0")
     tab.page.get_by_text("step 0 of 40").wait_for()
