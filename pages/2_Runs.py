@@ -1,18 +1,23 @@
 """Every run: look, open, go on, export, import, delete."""
 
 import json
+import time
 from collections.abc import Callable
 
 import streamlit as st
 
-from maml_core.evaluation.listing import runs_table
+from maml_core.evaluation.listing import details, matching, runs_table
+from maml_core.fields import label
+from maml_core.figures import loss_curve
 from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights
-from maml_core.store.run import ACTIVE, NAME_LENGTH, NOTES_LENGTH, RESUMABLE, Run
+from maml_core.store.run import ACTIVE, NAME_LENGTH, NOTES_LENGTH, RESUMABLE, TAGS_LENGTH, Run
 from maml_core.store.script import adapt_script
+from maml_core.store.store import UNDO_SECONDS
 from maml_core.training.session import TrainingSession
 from pages.components.config_form import keep_for_form
 from pages.components.frame import open_page
-from pages.components.run_view import act, status_line
+from pages.components.live_chart import live_chart
+from pages.components.run_view import act, as_text, status_line
 
 FILTERS = {
     "All": None,
@@ -29,39 +34,59 @@ _EARLIER_FILTERS = {
     "in trouble": "Failed",
 }
 LIVE_SECONDS = 1.0
+TABLE_HEIGHT = 560
+SMOOTHING = 0.9
 WATCH_SECONDS = 3.0
 
 
-def table(session: TrainingSession, runs: list[Run]) -> Run | None:
-    """The table of runs; returns the one that is selected."""
+def table(session: TrainingSession, runs: list[Run]) -> Run:
+    """The table of runs; returns the one that is selected, at first the one that the link names, or else the first."""
+    asked = st.query_params.get("run")
+    first = next((i for i, run in enumerate(runs) if run.id == asked), 0)
     event = st.dataframe(
         runs_table(session.store, runs),
         hide_index=True,
         key="runs",
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [first]}},
+        placeholder="–",
+        height=TABLE_HEIGHT,
         column_config={
-            "Loss": st.column_config.LineChartColumn(help="Loss after adaptation, on a logarithmic scale."),
-            "Progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "Last loss": st.column_config.NumberColumn(format="%.4g", help="On training tasks, after adaptation."),
+            "Name": st.column_config.TextColumn(width="medium"),
+            "Loss": st.column_config.LineChartColumn(
+                help="Loss after adaptation, on a logarithmic scale.", width="small"
+            ),
             "Best loss": st.column_config.NumberColumn(format="%.4g", help="On held-out tasks, after adaptation."),
+            "Progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, width="small"),
             "Started": st.column_config.DatetimeColumn(format="distance"),
         },
     )
     chosen = event["selection"]["rows"]
-    return runs[chosen[0]] if chosen and chosen[0] < len(runs) else None
+    return runs[chosen[0]] if chosen and chosen[0] < len(runs) else runs[first]
 
 
-@st.dialog("Delete this run?")
-def confirm_delete(session: TrainingSession, run: Run) -> None:
-    """Ask before a run is deleted."""
-    st.text(f"{run.name}: {run.iteration:,} meta-iterations, with its metrics and checkpoints. This cannot be undone.")
-    with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("Cancel"):
+def undo(session: TrainingSession) -> None:
+    """For ten seconds after a run was deleted: a way back."""
+    name, run_id, when = st.session_state.get("deleted", ("", "", 0.0))
+    if not run_id:
+        return
+
+    @st.fragment(run_every=1.0)
+    def offer() -> None:
+        left = when + UNDO_SECONDS - time.time()
+        if left <= 0:
+            st.session_state.pop("deleted", None)
             st.rerun()
-        if st.button("Delete", type="primary", icon=":material/delete:"):
-            act(lambda: session.store.delete(run.id))
-            st.rerun()
+        with st.container(horizontal=True, vertical_alignment="center", border=True):
+            st.markdown(f"{as_text(name)} is deleted.", width="stretch")
+            if st.button("Undo", icon=":material/undo:"):
+                st.session_state.pop("deleted", None)
+                act(lambda: session.store.restore(run_id))
+                st.rerun()
+            st.caption(f"for {left:.0f} s", width="content")
+
+    offer()
 
 
 def downloads(session: TrainingSession, run: Run) -> None:
@@ -152,31 +177,59 @@ def go_on(session: TrainingSession, run: Run) -> None:
     if st.button(
         "Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."
     ):
-        st.session_state["ask to delete"] = run.id
+
+        def discard() -> None:
+            session.store.discard(run.id)
+            st.session_state["deleted"] = run.name, run.id, time.time()
+
+        act(discard)
         st.rerun()
 
 
-def actions(session: TrainingSession, run: Run) -> None:
-    """What can be done with the selected run."""
+def selected(session: TrainingSession, run: Run) -> None:
+    """The selected run: its curve, what can be done with it, and what it is."""
     status_line(session, run)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    live_chart(
+        loss_curve(session.store.metrics(run.id), smoothing=SMOOTHING),
+        key="run-loss",
+        revision=run.id,
+        height=230,
+        alt="Meta-loss of the selected run, before and after adaptation",
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.page_link("app.py", label="Open in the lab", icon=":material/science:", query_params={"run": run.id})
         st.page_link("pages/1_Adapt.py", label="Adapt", icon=":material/timeline:", query_params={"run": run.id})
         st.page_link(
             "pages/3_Gradients.py", label="Gradients", icon=":material/north_east:", query_params={"run": run.id}
         )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         go_on(session, run)
-    left, right = st.columns([1, 2])
 
-    def rename() -> None:
-        act(lambda: session.store.edit(run.id, name=st.session_state[f"name-{run.id}"]))
+    def edit(name: str) -> None:
+        act(lambda: session.store.edit(run.id, **{name: st.session_state[f"{name}-{run.id}"]}))
 
-    def annotate() -> None:
-        act(lambda: session.store.edit(run.id, notes=st.session_state[f"notes-{run.id}"]))
-
-    left.text_input("Name", run.name, max_chars=NAME_LENGTH, key=f"name-{run.id}", on_change=rename)
-    right.text_area("Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=annotate)
-    with st.expander("Configuration"):
+    left, right = st.columns(2)
+    for place, name, value, most in (
+        (left, "name", run.name, NAME_LENGTH),
+        (right, "tags", run.tags, TAGS_LENGTH),
+    ):
+        key = f"{name}-{run.id}"
+        words = "Words with commas between them." if name == "tags" else None
+        place.text_input(
+            label(name),
+            value,
+            max_chars=most,
+            key=key,
+            on_change=edit,
+            args=(name,),
+            help=words,
+            placeholder="none yet",
+        )
+    st.text_area(
+        "Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=edit, args=("notes",)
+    )
+    st.table({name: as_text(text) for name, text in details(run).items()}, border="horizontal")
+    with st.expander("Every setting, as JSON"):
         st.json(json.loads(run.config.to_json()))
 
 
@@ -213,7 +266,16 @@ def main() -> None:
             required=True,
             bind="query-params",
         )
+        sought = st.text_input(
+            "Search",
+            key="search",
+            placeholder="Search names, tags, notes, settings",
+            label_visibility="collapsed",
+            icon=":material/search:",
+            bind="query-params",
+        )
         importer(session)
+    undo(session)
     active = session.store.count(*ACTIVE)
 
     @st.fragment(run_every=LIVE_SECONDS if active else WATCH_SECONDS)
@@ -229,23 +291,21 @@ def main() -> None:
             st.page_link("app.py", label="Go to the lab", icon=":material/science:")
             return
         wanted = FILTERS[kind]
-        runs = [run for run in runs if wanted is None or run.status in wanted]
+        runs = matching([run for run in runs if wanted is None or run.status in wanted], sought)
         if not runs:
             st.info(
-                f"No {kind.lower()} runs at the moment: choose All to see the others.", icon=":material/filter_list:"
+                f"No {kind.lower()} runs{' with these words' if sought else ''} at the moment: choose All"
+                f"{' and clear the search' if sought else ''} to see the others.",
+                icon=":material/filter_list:",
             )
             return
-        run = table(session, runs)
-        if run:
-            actions(session, run)
-        else:
-            st.caption("Select a run to open, resume, rename, annotate, export or delete it.")
+        left, right = st.columns([3, 2])
+        with left:
+            run = table(session, runs)
+        with right:
+            selected(session, run)
 
     listing()
-    # Opened here and not in the listing, whose next refresh would close it under the reader's hand.
-    asked = st.session_state.pop("ask to delete", None)
-    if asked:
-        confirm_delete(session, session.store.run(asked))
 
 
 main()

@@ -118,7 +118,7 @@ def test_the_library_never_imports_streamlit(path: Path) -> None:
 
 
 PAGES_MAY_IMPORT = {
-    "collections.abc", "contextlib", "dataclasses", "json", "math", "pathlib", "re", "typing",
+    "collections.abc", "contextlib", "dataclasses", "json", "math", "pathlib", "re", "time", "typing",
     "streamlit", "streamlit.components.v1", "plotly", "pydantic", "pydantic.fields",
     "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.presets",
     "maml_core.words", "maml_core.engines", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
@@ -129,7 +129,8 @@ PAGES_MAY_IMPORT = {
     "maml_core.evaluation.curves", "maml_core.evaluation.diagnosis", "maml_core.evaluation.gradients",
     "maml_core.evaluation.listing", "maml_core.evaluation.paths",
     "maml_core.evaluation.of_runs", "maml_core.evaluation.side_by_side", "maml_core.evaluation.toy",
-    "maml_core.store.exchange", "maml_core.store.run", "maml_core.store.script", "maml_core.store.tables",
+    "maml_core.store.exchange", "maml_core.store.run", "maml_core.store.script", "maml_core.store.store",
+    "maml_core.store.tables",
     "maml_core.training.session",
 }  # fmt: skip  # a list to be read as a whole
 ONLY = {
@@ -137,6 +138,7 @@ ONLY = {
     "maml_core.learning.algorithms": {"ALGORITHMS"},  # for their titles and formulas
     "maml_core.learning.initialization": {"Initialization"},  # to pass on
     "maml_core.engines": {"CompileStage"},
+    "maml_core.store.store": {"UNDO_SECONDS"},
 }
 
 

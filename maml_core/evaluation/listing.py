@@ -6,37 +6,59 @@ import numpy as np
 import pandas as pd
 
 from maml_core.fields import label
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.words import duration
+from maml_core.words import duration, loss
 
 SPARKLINE_POINTS = 40
 
 
 def runs_table(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
-    """A row per run, with words as column heads."""
+    """A row per run, what matters most first, with words as column heads."""
     return pd.DataFrame(
         {
             "Name": f"📌 {run.name}" if run.pinned else run.name,
             "Status": run.status.capitalize(),
             "Loss": sparkline(store.metrics(run.id)),
-            "Progress": run.iteration / run.meta_iterations,
-            "Iterations": run.iteration,
-            "Last loss": run.post_loss,
             "Best loss": run.best_loss,
-            "Preset": run.preset or "–",
-            "Family": run.config.tasks.title,
-            label("shots"): run.config.shots,
-            label("inner_lr"): run.config.inner_lr,
-            label("inner_steps"): run.config.inner_steps,
-            "Engine": run.engine or run.config.engine,
+            "Progress": run.iteration / run.meta_iterations,
+            "Tags": run.tags,
             "Started": pd.Timestamp(run.started or run.created, unit="s", tz="UTC"),
-            "Duration": duration(run.seconds),
-            "Notes": run.notes,
-            "Run": run.id,
         }
         for run in runs
     )
+
+
+def details(run: Run) -> dict[str, str]:
+    """What people compare runs by, by the words for it."""
+    config = run.config
+    reached = f"{loss(run.best_loss)} at iteration {run.best_iteration:,}" if run.best_iteration is not None else "–"
+    return {
+        "Preset": run.preset or "none",
+        "Tasks": config.tasks.title,
+        "Algorithm": ALGORITHMS[config.algorithm].title,
+        label("shots"): str(config.shots),
+        label("inner_lr"): f"{config.inner_lr:g}",
+        label("inner_steps"): str(config.inner_steps),
+        label("meta_lr"): f"{config.meta_lr:g}",
+        "Loss on held-out tasks, best": reached,
+        "Loss on training tasks, last": loss(run.post_loss),
+        "Engine": run.engine or config.engine,
+        "Trained for": duration(run.seconds),
+        "Its id": run.id,
+    }
+
+
+def matching(runs: Sequence[Run], text: str) -> list[Run]:
+    """The runs in whose name, tags, notes or settings every word of `text` is found, whatever its case."""
+    words = text.casefold().split()
+
+    def said(run: Run) -> str:
+        parts = (run.name, run.tags, run.notes, run.status, *details(run).values())
+        return " ".join(parts).casefold()
+
+    return [run for run in runs if all(word in said(run) for word in words)] if words else list(runs)
 
 
 def sparkline(frame: pd.DataFrame) -> list[float]:

@@ -17,7 +17,8 @@ RESUMABLE = ("paused", "stopped", "interrupted", "failed")
 
 NAME_LENGTH = 80
 NOTES_LENGTH = 5000
-"""Characters that a run's name and notes may have."""
+TAGS_LENGTH = 200
+"""Characters that a run's name, notes and tags may have."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Run:
     seconds: float
     notes: str
     pinned: bool
+    tags: str  # words with commas between them
+    discarded: float | None  # when it was deleted, while that can still be undone
 
     @property
     def is_active(self) -> bool:

@@ -14,12 +14,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.engine import Connection
 
 from maml_core.store.run import NAME_LENGTH
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -60,6 +61,8 @@ runs = Table(
     Column("seconds", Float, nullable=False, default=0.0),
     Column("notes", Text, nullable=False, default=""),
     Column("pinned", Boolean, nullable=False, default=False),
+    Column("tags", Text, nullable=False, default="", server_default=""),
+    Column("discarded", Float),
 )
 
 metrics = Table(
@@ -116,5 +119,10 @@ def _add_tables(connection: Connection) -> None:
     tables.create(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_evaluations, 2: _add_tables}
+def _add_tags(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT ''"))
+    connection.execute(text("ALTER TABLE runs ADD COLUMN discarded FLOAT"))
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_evaluations, 2: _add_tables, 3: _add_tags}
 """What makes a schema of version `key` one of version `key + 1`."""

@@ -14,7 +14,7 @@ gets it and the other is told. Metrics and state of one moment are committed in 
 import secrets
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -27,7 +27,7 @@ from maml_core.store.archive import Archive
 from maml_core.store.base import Saved, Snapshot, Vitals, placed, put_checkpoint, put_snapshots
 from maml_core.store.database import Database, store_url
 from maml_core.store.ownership import Ownership
-from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, Run, as_run
+from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, TAGS_LENGTH, Run, as_run
 from maml_core.store.schema import metrics, runs
 from maml_core.store.tables import Tables
 
@@ -48,6 +48,10 @@ class ImportedRun:
     latest: Saved
     snapshots: list[Snapshot]
     table: Table | None = None  # that the run is on, where its rows came along
+
+
+UNDO_SECONDS = 10.0
+"""How long a discarded run can be restored."""
 
 
 class Listing(NamedTuple):
@@ -157,7 +161,8 @@ class Store(Archive, Ownership, Tables):
         """
         self.mark_interrupted()
         with self.transaction() as connection:
-            row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
+            query = sa.select(runs).where(runs.c.id == run_id, runs.c.discarded.is_(None))
+            row = connection.execute(query).mappings().first()
         if row is None:
             raise RunNotFoundError(
                 f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`."
@@ -167,9 +172,14 @@ class Store(Archive, Ownership, Tables):
     def listing(self) -> Listing:
         """Every run that can be read, and how many cannot."""
         self.mark_interrupted()
+        self.purge()
         with self.transaction() as connection:
             rows = (
-                connection.execute(sa.select(runs).order_by(runs.c.pinned.desc(), runs.c.created.desc()))
+                connection.execute(
+                    sa.select(runs)
+                    .where(runs.c.discarded.is_(None))
+                    .order_by(runs.c.pinned.desc(), runs.c.created.desc())
+                )
                 .mappings()
                 .all()
             )
@@ -188,16 +198,23 @@ class Store(Archive, Ownership, Tables):
     def count(self, *statuses: str) -> int:
         """How many runs have one of these statuses."""
         with self.transaction() as connection:
-            query = sa.select(sa.func.count()).select_from(runs).where(runs.c.status.in_(statuses))
+            query = sa.select(sa.func.count()).select_from(runs)
+            query = query.where(runs.c.status.in_(statuses), runs.c.discarded.is_(None))
             return connection.scalar(query) or 0
 
     def edit(
-        self, run_id: str, *, name: str | None = None, notes: str | None = None, pinned: bool | None = None
+        self,
+        run_id: str,
+        *,
+        name: str | None = None,
+        notes: str | None = None,
+        tags: str | None = None,
+        pinned: bool | None = None,
     ) -> None:
-        """Change a run's name, notes, or whether it is pinned; what is None stays.
+        """Change a run's name, notes, tags, or whether it is pinned; what is None stays.
 
         Raises:
-            StoreError: the name is empty or too long, or the notes are too long.
+            StoreError: the name is empty or too long, or the notes or the tags are too long.
             RunNotFoundError: there is no such run.
         """
         if name is not None:
@@ -206,19 +223,54 @@ class Store(Archive, Ownership, Tables):
                 raise StoreError(f"name = {name[:90]!r} is not allowed: it must have 1 to {NAME_LENGTH} characters.")
         if notes is not None and len(notes) > NOTES_LENGTH:
             raise StoreError(f"notes of {len(notes):,} characters are not allowed: at most {NOTES_LENGTH:,}.")
-        given = {"name": name, "notes": notes, "pinned": pinned}
+        if tags is not None:
+            tags = ", ".join(dict.fromkeys(filter(None, map(str.strip, tags.split(",")))))
+            if len(tags) > TAGS_LENGTH:
+                raise StoreError(f"tags of {len(tags):,} characters are not allowed: at most {TAGS_LENGTH:,}.")
+        given = {"name": name, "notes": notes, "tags": tags, "pinned": pinned}
         values = {key: value for key, value in given.items() if value is not None}
         if not values or not self._update(run_id, sa.true(), values):
             self.run(run_id)
 
     def delete(self, run_id: str) -> None:
-        """Delete a run with its metrics and checkpoints.
+        """Delete a run with its metrics and checkpoints, for good.
+
+        Raises:
+            RunBusyError: the run is training.
+        """
+        with self.transaction(write=True) as connection:
+            gone = connection.execute(sa.delete(runs).where(runs.c.id == run_id, runs.c.status != "running"))
+        if not gone.rowcount:
+            name = self.run(run_id).name
+            raise RunBusyError(f"run = {run_id} ({name}) is training: stop it before deleting it.")
+
+    def discard(self, run_id: str) -> None:
+        """Delete a run so that it can be restored for `UNDO_SECONDS`; then whoever looks next deletes it for good.
 
         Raises:
             RunBusyError: the run is training.
         """
         run = self.run(run_id)
-        with self.transaction(write=True) as connection:
-            gone = connection.execute(sa.delete(runs).where(runs.c.id == run_id, runs.c.status != "running"))
-        if not gone.rowcount:
+        values: dict[str, Any] = {"discarded": time.time()}
+        if run.status == "queued":  # a worker must not take what nobody sees
+            values |= {"status": "stopped", "queued": None}
+        if not self._update(run_id, sa.and_(runs.c.status != "running", runs.c.discarded.is_(None)), values):
             raise RunBusyError(f"run = {run_id} ({run.name}) is training: stop it before deleting it.")
+
+    def restore(self, run_id: str) -> None:
+        """Take back `discard`.
+
+        Raises:
+            RunNotFoundError: it is too late.
+        """
+        self._update(run_id, sa.true(), {"discarded": None})
+        self.run(run_id)
+
+    def purge(self) -> None:
+        """Delete for good what was discarded more than `UNDO_SECONDS` ago."""
+        late = runs.c.discarded < time.time() - UNDO_SECONDS
+        with self.transaction() as connection:
+            found = connection.scalar(sa.select(sa.func.count()).select_from(runs).where(late))
+        if found:
+            with self.transaction(write=True) as connection:
+                connection.execute(sa.delete(runs).where(late))

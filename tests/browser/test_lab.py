@@ -1,13 +1,11 @@
 """The lab as a reader uses it, in a real browser."""
 
-import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import TimeoutError
 
 from maml_core.store.store import Store
 from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
@@ -146,34 +144,20 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     tab.status("finished")
     name = Store(server.store_url).all_runs()[0].name
     tab.page.get_by_test_id("stSidebar").get_by_text("Runs", exact=True).click()
-    box = tab.still(tab.page.get_by_test_id("stDataFrame"))
     main = tab.page.get_by_test_id("stMain")
     field = main.get_by_label("Name", exact=True)
-
-    def selected() -> bool:
-        """The table is painted on a canvas, which does not say when it takes clicks: so click until it has."""
-        if field.count() == 0:
-            tab.page.mouse.click(box["x"] + 18, box["y"] + 52)
-            with contextlib.suppress(TimeoutError):
-                field.wait_for(timeout=3000)
-        return field.count() > 0
-
-    tab.until(selected, "the run is never selected")
+    field.wait_for()  # of the newest run, which is selected
     assert field.input_value() == name
     field.fill("my best run")
     field.press("Enter")
     main.get_by_text("my best run").first.wait_for(state="attached")
     tab.press("Delete")
-    dialog = tab.page.get_by_role("dialog")
-    dialog.wait_for()
-    seen = tab.messages
-    tab.until(lambda: tab.messages > seen, "the listing never looks again")  # which once closed the dialog
-    dialog.get_by_role("button", name="Cancel").click()
-    dialog.wait_for(state="hidden")
+    tab.press("Undo")
+    main.get_by_text("my best run").first.wait_for(state="attached")
     assert any(run.name == "my best run" for run in Store(server.store_url).all_runs())
     tab.press("Delete")
-    dialog.get_by_role("button", name="Delete", exact=True).click()
-    dialog.wait_for(state="hidden")
+    tab.page.get_by_role("button", name="Undo").wait_for(state="visible")
+    tab.page.get_by_role("button", name="Undo").wait_for(state="hidden")  # after its ten seconds
     store = Store(server.store_url)
     tab.until(lambda: all(run.name != "my best run" for run in store.all_runs()), "the run is never deleted")
     store.close()

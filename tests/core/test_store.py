@@ -159,6 +159,32 @@ def test_rename_and_delete(store: Store, small_config: RunConfig) -> None:
     assert store.checkpoint(run_id) is None
 
 
+def test_a_discarded_run_is_gone_at_once_comes_back_in_time_and_is_deleted_later(
+    store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = store.create_run(small_config), store.create_run(small_config)
+    store.discard(gone)
+    assert [run.id for run in store.all_runs()] == [kept]
+    assert store.count("queued", "stopped") == 1
+    with pytest.raises(RunNotFoundError):
+        store.run(gone)
+    assert store.claim(this_process(), gone) is None
+    store.restore(gone)
+    assert store.run(gone).status == "stopped"
+    store.discard(gone)
+    monkeypatch.setattr("maml_core.store.store.UNDO_SECONDS", -1.0)
+    store.listing()
+    with pytest.raises(RunNotFoundError):
+        store.restore(gone)
+    assert store.metrics(gone).empty
+
+
+def test_tags_have_bounds(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    with pytest.raises(StoreError, match="at most 200"):
+        store.edit(run_id, tags="x" * 201)
+
+
 def test_a_running_run_is_not_deleted(store: Store, small_config: RunConfig) -> None:
     run_id = store.create_run(small_config)
     store.claim(this_process(), run_id)

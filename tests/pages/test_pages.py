@@ -303,18 +303,41 @@ def test_runs_page_pins_renames_notes_and_duplicates(store: Store, finished: Run
     page = select_run(open_page("pages/2_Runs.py"))
     press(page, "Pin")
     assert store.run(finished.id).pinned
-    page.text_area[0].input("seen at 10:00").run()
-    page.text_input[0].input("my wave").run()
+    page.text_area(key=f"notes-{finished.id}").input("seen at 10:00").run()
+    page.text_input(key=f"name-{finished.id}").input("my wave").run()
+    page.text_input(key=f"tags-{finished.id}").input(" good,  for slides,good,").run()
     assert not page.exception
     run = store.run(finished.id)
-    assert (run.notes, run.name) == ("seen at 10:00", "my wave")
-    page.text_input[0].input("   ").run()
+    assert (run.notes, run.name, run.tags) == ("seen at 10:00", "my wave", "good, for slides")
+    page.text_input(key=f"name-{finished.id}").input("   ").run()
     assert "1 to 80 characters" in page.error[0].value
     assert store.run(finished.id).name == "my wave"
     press(page, "Duplicate")
     number = next(number for number in page.number_input if number.label == "Meta iterations")
     assert number.value == 30
     assert "run" not in page.query_params
+
+
+def test_a_deleted_run_comes_back_when_asked_in_time(store: Store, finished: Run) -> None:
+    page = open_page("pages/2_Runs.py")
+    press(page, "Delete")
+    assert not page.exception
+    assert store.all_runs() == []
+    assert f"{finished.name} is deleted" in " ".join(str(text.value) for text in page.markdown).replace("\\", "")
+    press(page, "Undo")
+    assert [run.id for run in store.all_runs()] == [finished.id]
+    assert len(store.metrics(finished.id)) == 30
+
+
+def test_runs_are_found_by_their_words(store: Store, finished: Run) -> None:
+    other = store.create_run(PRESETS["linear"].config, name="For Monday")
+    store.edit(other, tags="slides")
+    page = open_page("pages/2_Runs.py", search="SLIDES monday")
+    assert page.dataframe[0].value["Name"].tolist() == ["For Monday"]
+    page.text_input(key="search").input("no such words").run()
+    assert "with these words" in page.info[0].value
+    page.text_input(key="search").input("").run()
+    assert len(page.dataframe[0].value) == 2
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path != "pages/4_Data.py"])  # it shows no run
