@@ -10,14 +10,17 @@ from maml_core.presets import DEFAULT
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.config_form import config_form, load_config
-from pages.components.frame import open_page
+from pages.components.frame import hidden, open_page
+from pages.components.glossary_view import glossary_link, term
 from pages.components.insight import SECONDS, finding, parameter_space
+from pages.components.lesson_view import current_lesson, lesson_menu, show_lesson
 from pages.components.live_chart import live_chart
 from pages.components.run_view import (
     act,
     reproduction_note,
     status_line,
 )
+from pages.components.share import share
 from pages.components.task_source import task_seed
 
 LIVE_SECONDS = 0.4
@@ -122,9 +125,12 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
         if st.button("New task", icon=":material/casino:", help="Draw other tasks to adapt to."):
             st.query_params["task"] = str(task_seed() + 1 + SMALL_TASKS)
             st.rerun()
+        shown = run.config if run else config
+        if shown:
+            share(session, shown, run)
         with st.popover("View", icon=":material/tune:"):
-            st.slider("Smoothing", 0.0, 0.99, 0.9, 0.01, key="smoothing", persist_state="session")
-            st.toggle("Logarithmic loss axis", True, key="log_axis", persist_state="session")
+            st.slider("Smoothing", 0.0, 0.99, step=0.01, key="smoothing", persist_state="session")
+            st.toggle("Logarithmic loss axis", key="log_axis", persist_state="session")
             pace = st.select_slider(
                 "Pace",
                 [1, 2, 5, 10, 20, 50, 100, None],
@@ -144,7 +150,12 @@ def buttons(run: Run) -> tuple[bool, bool, bool]:
 
 def story() -> None:
     """What this is, in a line, with its terms to be looked up."""
-    st.markdown("##### Find a starting point from which a few steps are enough")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("##### Find a starting point from which a few steps are enough", width="content")
+        lesson_menu()
+        term("shots", "shots")
+        term("inner steps", "inner_steps")
+        glossary_link()
 
 
 def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
@@ -229,12 +240,20 @@ def main() -> None:
     """Lay the page out."""
     session = open_page("app.py")
     run = current_run(session)
+    st.session_state.setdefault("smoothing", 0.9)
+    st.session_state.setdefault("log_axis", True)
     if run and st.session_state.get("shown_run") != run.id:  # opened by a link: the form shows what was trained
         load_config(run.config, run.preset or DEFAULT)
         st.session_state["shown_run"] = run.id
-    config = config_form()
-    story()
-    controls(session, config, run)
+    lesson = current_lesson()
+    config = config_form(hidden=lesson is not None or "form" in hidden())
+    is_answered = True
+    if lesson:
+        is_answered = show_lesson(lesson, run)
+    else:
+        story()
+    if "controls" not in hidden():
+        controls(session, config if is_answered else None, run)
     live = run is not None and run.is_active
 
     # A run that can go on may be resumed in another tab or at a terminal, so it is watched too, if less closely.

@@ -34,8 +34,8 @@ _EARLIER_FILTERS = {
     "in trouble": "Failed",
 }
 LIVE_SECONDS = 1.0
-TABLE_HEIGHT = 560
 SMOOTHING = 0.9
+SEARCH_WIDTH = 250
 WATCH_SECONDS = 3.0
 
 
@@ -51,7 +51,6 @@ def table(session: TrainingSession, runs: list[Run]) -> Run:
         selection_mode="single-row-required",
         selection_default={"selection": {"rows": [first]}},
         placeholder="–",
-        height=TABLE_HEIGHT,
         column_config={
             "Name": st.column_config.TextColumn(width="medium"),
             "Loss": st.column_config.LineChartColumn(
@@ -214,17 +213,8 @@ def selected(session: TrainingSession, run: Run) -> None:
         (right, "tags", run.tags, TAGS_LENGTH),
     ):
         key = f"{name}-{run.id}"
-        words = "Words with commas between them." if name == "tags" else None
-        place.text_input(
-            label(name),
-            value,
-            max_chars=most,
-            key=key,
-            on_change=edit,
-            args=(name,),
-            help=words,
-            placeholder="none yet",
-        )
+        hint = "with commas between them" if name == "tags" else None
+        place.text_input(label(name), value, max_chars=most, key=key, on_change=edit, args=(name,), placeholder=hint)
     st.text_area(
         "Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=edit, args=("notes",)
     )
@@ -255,7 +245,7 @@ def main() -> None:
     session = open_page("pages/2_Runs.py")
     if st.query_params.get("filter") in _EARLIER_FILTERS:  # a link that an earlier version of the page made
         st.session_state["filter"] = st.query_params["filter"] = _EARLIER_FILTERS[st.query_params["filter"]]
-    with st.container(horizontal=True, vertical_alignment="center", gap="large"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Every run", width="content")
         kind = st.segmented_control(
             "Show",
@@ -269,10 +259,11 @@ def main() -> None:
         sought = st.text_input(
             "Search",
             key="search",
-            placeholder="Search names, tags, notes, settings",
+            placeholder="Search names, tags, settings",
             label_visibility="collapsed",
             icon=":material/search:",
             bind="query-params",
+            width=SEARCH_WIDTH,
         )
         importer(session)
     undo(session)

@@ -27,7 +27,7 @@ TOP_LEVEL = {
 FLOORS: list[set[str]] = [
     {"errors", "fields", "logs", "milestones", "processes", "words"},
     {"learning"},
-    {"config", "presets", "engines"},
+    {"config", "presets", "lessons", "glossary", "engines"},
     {"store"},
     {"training", "evaluation"},
     {"figures", "bench", "cli", "cli_tables", "__main__"},
@@ -38,6 +38,9 @@ nothing of each other, but for the exceptions below."""
 NEIGHBORS = {
     ("fields", "errors"),
     ("presets", "config"),
+    ("lessons", "config"),
+    ("lessons", "presets"),
+    ("glossary", "config"),
     ("cli", "bench"),
     ("cli", "cli_tables"),
     ("__main__", "cli"),
@@ -120,7 +123,8 @@ def test_the_library_never_imports_streamlit(path: Path) -> None:
 PAGES_MAY_IMPORT = {
     "collections.abc", "contextlib", "dataclasses", "json", "math", "pathlib", "re", "time", "typing",
     "streamlit", "streamlit.components.v1", "plotly", "pydantic", "pydantic.fields",
-    "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.presets",
+    "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.glossary",
+    "maml_core.lessons", "maml_core.presets",
     "maml_core.words", "maml_core.engines", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
     "maml_core.learning.fresh_rows", "maml_core.learning.fresh_tasks", "maml_core.learning.initialization",
     "maml_core.learning.models",

@@ -1,12 +1,16 @@
 """The runs of a store as a table for people."""
 
+import json
 from collections.abc import Sequence
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
 
+from maml_core.config import RunConfig, settings_text
 from maml_core.fields import label
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.presets import get_preset
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.words import duration, loss
@@ -48,6 +52,20 @@ def details(run: Run) -> dict[str, str]:
         "Trained for": duration(run.seconds),
         "Its id": run.id,
     }
+
+
+def markdown_snippet(config: RunConfig, run: Run | None, preset: str, page: str) -> str:
+    """Settings and what they came to, as Markdown, with a link that opens them in any lab at that address."""
+    changed = config.settings_beyond(get_preset(preset).config)
+    link = f"{page}?{urlencode({'preset': preset} | settings_text(changed))}"
+    rows = [("preset", preset), *((name, json.dumps(value)) for name, value in changed.items())]
+    if run and run.post_loss is not None:
+        rows += [
+            ("meta-iterations", f"{run.iteration:,}"),
+            ("loss before and after adaptation", f"{loss(run.pre_loss)} → {loss(run.post_loss)}"),
+        ]
+    table = "\n".join(f"| {name} | `{value}` |" for name, value in rows)
+    return f"[Open in MAML Lab]({link})\n\n| setting | value |\n|---|---|\n{table}\n"
 
 
 def matching(runs: Sequence[Run], text: str) -> list[Run]:

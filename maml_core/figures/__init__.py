@@ -4,6 +4,7 @@ from maml_core.figures.charts import cosine_figure, error_curves, landscape_figu
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
+from maml_core.figures.take_away import moving_picture, replay_page
 from maml_core.figures.tasks import points_figure, replay_figure, task_figure, task_grid
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "landscape_figure",
     "layers_figure",
     "loss_curve",
+    "moving_picture",
     "path_figure",
     "points_figure",
     "replay_figure",
+    "replay_page",
     "rows_grid",
     "rows_per_task",
     "star_figure",

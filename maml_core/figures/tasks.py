@@ -37,7 +37,7 @@ def task_figure(fit: Fit, trained_steps: int) -> Figure:
     traces.append(trace_of(fit.x, fit.predictions[last], "after", ending, width=3.2, **_drawn(fit)))
     traces.append(trace_of(fit.support_x, fit.support_y, "support", "support points", mode="markers", size=11))
     layout = base_layout(x=_x_title(fit), y=plain(fit.axes[1]), left=44)
-    layout["yaxis"]["range"] = _value_range(fit)
+    layout["yaxis"]["range"] = value_range(fit)
     layout["hovermode"] = "closest"
     beyond = f" (trained for {trained_steps})"
     labels = [f"error {number(float(fit.query_loss[step]))}{beyond if step > trained_steps else ''}" for step in frames]
@@ -63,7 +63,7 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False)
     for i, fit in enumerate(fits):
         suffix, x_axis, y_axis, title = small_axes(i, len(fits), columns)
         layout["xaxis" + suffix] = x_axis
-        layout["yaxis" + suffix] = y_axis | {"range": _value_range(fit)}
+        layout["yaxis" + suffix] = y_axis | {"range": value_range(fit)}
         small = _small_traces(fit, suffix)
         traces += [trace | {"customdata": [fit.seed]} for trace in small]
         mark = marks.get(i, "")
@@ -146,7 +146,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     low, high = float(main.x[0]), float(main.x[-1])
     room = 0.04 * (high - low) if main.rows is not None else 0.0
     layout["xaxis"] |= {"domain": [0, 0.62], "range": [low - room, high + room]}
-    layout["yaxis"]["range"] = _value_range(main)
+    layout["yaxis"]["range"] = value_range(main)
     layout["xaxis2"] = {
         "domain": [0.7, 1],
         "anchor": "y2",
@@ -251,7 +251,7 @@ def _x_title(fit: Fit) -> str:
     return plain(f"{fit.axes[0]} · this task: {fit.label}" if fit.label else fit.axes[0])
 
 
-def _value_range(fit: Fit) -> list[float]:
+def value_range(fit: Fit) -> list[float]:
     """Limits of y that show truth and support points whole; a wild prediction may leave the picture."""
     parts = [fit.support_y, *([] if fit.truth is None else [fit.truth]), *([] if fit.rows is None else [fit.rows[1]])]
     known = np.concatenate(parts)

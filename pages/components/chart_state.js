@@ -183,3 +183,30 @@ export function edited(points, index, moved, at) {
   else rest.splice(index, 1);
   return rest;
 }
+
+/**
+ * What a chart shows as a table of text: a line for each point, with the name of its trace. Traces that only repeat
+ * another (no legend, no hover) are left out.
+ * @param {Trace[]} traces as Plotly has read them: plain or typed arrays
+ */
+export function csv(traces) {
+  const cell = (/** @type {unknown} */ value) => {
+    const text = value === null || value === undefined || Number.isNaN(value) ? "" : String(value);
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const lines = ["trace,x,y"];
+  for (const trace of traces) {
+    if (trace.visible === false || trace.hoverinfo === "skip") continue;
+    const [x, y] = [trace.x ?? [], trace.y ?? []];
+    const rows = trace.type === "heatmap" ? trace.z : null;
+    if (rows) {
+      for (let k = 0; k < rows.length; k++) {
+        for (let i = 0; i < rows[k].length; i++) lines.push([x[i], y[k], rows[k][i]].map(cell).join(","));
+      }
+      lines[0] = "x,y,value";
+    } else {
+      for (let i = 0; i < y.length; i++) lines.push([trace.name, x[i], y[i]].map(cell).join(","));
+    }
+  }
+  return lines.join("\n") + "\n";
+}

@@ -27,13 +27,35 @@ REFUSED = "refused"
 """Where the text of a refused action waits in the session state for the page's next draw."""
 
 
+HIDEABLE = ("form", "runs", "controls")
+"""Parts of a page that a link can hide (`?hide=form,runs`): the settings, the other pages, the buttons."""
+
+
+def hidden() -> set[str]:
+    """The parts that the link hides."""
+    return {part for part in st.query_params.get("hide", "").split(",") if part in HIDEABLE}
+
+
 def open_page(path: str) -> TrainingSession:
     """Set the page up and return the server's session; without a usable store, say so and stop here."""
-    st.set_page_config(page_title=f"{PAGES[path]} · MAML Lab", page_icon="📈", layout="wide")
+    is_bare = {"form", "runs"} <= hidden()
+    st.set_page_config(
+        page_title=f"{PAGES[path]} · MAML Lab",
+        page_icon="📈",
+        layout="wide",
+        initial_sidebar_state="collapsed" if is_bare else "auto",
+    )
     st.html(_STYLE)
-    with st.sidebar.container(horizontal=True, gap="xxsmall"):
-        for target, label in PAGES.items():
-            st.page_link(target, label=label)
+    if "runs" not in hidden():
+        with st.sidebar.container(horizontal=True, gap="xxsmall"):
+            for target, label in PAGES.items():
+                st.page_link(target, label=label)
+    unknown = [part for part in st.query_params.get("hide", "").split(",") if part and part not in HIDEABLE]
+    if unknown:
+        st.warning(
+            f"hide = {unknown[0][:40]!r} is not a part of the page: it must be of {', '.join(HIDEABLE)}.",
+            icon=":material/link_off:",
+        )
     if REFUSED in st.session_state:
         st.error(st.session_state.pop(REFUSED), icon=":material/error:")
     try:

@@ -2,7 +2,7 @@
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
 // What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
-import { atFrame, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "./chart_state.js";
+import { atFrame, csv, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "./chart_state.js";
 
 /**
  * What the server sends: ChartData in live_chart.py.
@@ -59,6 +59,36 @@ const FULLSCREEN = {
   icon: { width: 24, height: 24, path: "M4 9V4h5v2H6v3H4zm11-5h5v5h-2V6h-3V4zM4 15h2v3h3v2H4v-5zm14 3v-3h2v5h-5v-2h3z" },
   click: (/** @type {HTMLElement} */ chart) =>
     document.fullscreenElement ? document.exitFullscreen() : chart.parentElement?.requestFullscreen(),
+};
+
+const DOWN = "M11 3h2v9h3l-4 5-4-5h3V3zM5 19h14v2H5v-2z";
+
+/** The chart as a picture, on the page's own background. @param {"svg" | "png"} format */
+function picture(format) {
+  return {
+    name: `as ${format}`,
+    title: `Download as ${format.toUpperCase()}`,
+    icon: { width: 24, height: 24, path: DOWN },
+    click: (/** @type {Chart} */ chart) => {
+      const host = /** @type {HTMLElement} */ (chart.parentElement);
+      const layout = { .../** @type {any} */ (chart).layout, paper_bgcolor: theme(host).background };
+      const size = { width: chart.clientWidth, height: chart.clientHeight, scale: format === "png" ? 2 : 1 };
+      return page.Plotly.downloadImage({ data: chart.data, layout }, { format, filename: host.dataset.name, ...size });
+    },
+  };
+}
+
+const AS_CSV = {
+  name: "as csv",
+  title: "Download the data as CSV",
+  icon: { width: 24, height: 24, path: "M4 4h16v16H4V4zm2 4v3h5V8H6zm7 0v3h5V8h-5zm-7 5v5h5v-5H6zm7 0v5h5v-5h-5z" },
+  click: (/** @type {any} */ chart) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([csv(chart._fullData)], { type: "text/csv" }));
+    link.download = `${chart.parentElement.dataset.name}.csv`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  },
 };
 
 /** @template {HTMLElement} T @param {HTMLElement} host @param {string} selector */
@@ -252,8 +282,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
       displaylogo: false,
       responsive: true,
       displayModeBar: "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-      modeBarButtonsToAdd: [FULLSCREEN],
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
+      modeBarButtonsToAdd: [picture("png"), picture("svg"), AS_CSV, FULLSCREEN],
     });
   };
   const draw = async () => {

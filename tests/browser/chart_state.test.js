@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, between, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, csv, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -103,4 +103,16 @@ test("a layout takes the page's colors, and keeps what its axes say themselves",
 test("a color that the browser computed becomes one that Plotly reads", () => {
   assert.equal(plain("color(srgb 0 0.5 1 / 0.14)"), "rgba(0,128,255,0.14)");
   assert.equal(plain("rgba(1, 2, 3, 0.5)"), "rgba(1, 2, 3, 0.5)");
+});
+
+test("a chart's data is a table of what its legend names", () => {
+  const traces = [
+    { name: 'a "b", c', x: new Float32Array([1, 2]), y: [3, null] },
+    { name: "band", hoverinfo: "skip", x: [1], y: [1] },
+    { name: "ghost", visible: false, x: [1], y: [1] },
+    { name: "NaN", x: [5], y: [NaN] },
+  ];
+  assert.equal(csv(traces), 'trace,x,y\n"a ""b"", c",1,3\n"a ""b"", c",2,\nNaN,5,\n');
+  const map = { type: "heatmap", x: [1, 2], y: [7], z: [[0.5, 0.25]] };
+  assert.equal(csv([map]), "x,y,value\n1,7,0.5\n2,7,0.25\n");
 });

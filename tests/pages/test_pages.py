@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from maml_core.evaluation.of_runs import measure, pretrained_run
 from maml_core.learning.models import own_models
 from maml_core.learning.tasks import Uniform
+from maml_core.lessons import LESSONS
 from maml_core.presets import PRESETS
 from maml_core.processes import this_process
 from maml_core.store.run import Run
@@ -597,3 +598,45 @@ def test_adapt_passes_over_numbers_of_a_link_that_are_out_of_bounds(finished: Ru
 def test_a_link_to_a_filter_of_an_earlier_version_is_followed(finished: Run, earlier: str, shown: str) -> None:
     page = open_page("pages/2_Runs.py", filter=earlier)
     assert page.session_state["filter"] == shown
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_asks_first_then_trains_then_tells(name: str, store: Store) -> None:
+    lesson = LESSONS[name]
+    page = open_page("app.py", lesson=name)
+    assert not any(box.label == "Preset" for box in page.selectbox)  # the form is folded away
+    assert next(button for button in page.button if button.label == "Train").disabled
+    page.radio(key="answer").set_value(lesson.answers[0]).run()
+    press(page, "Train")
+    run_id = query(page, "run")
+    assert store.run(run_id).config == lesson.config
+    assert query(page, "lesson") == name
+    store.ask(run_id, "stop")
+    wait_for(lambda: not store.run(run_id).is_active)
+    if not store.run(run_id).iteration:  # stopped before it began
+        return
+    page.run()
+    assert lesson.explanation in page.success[0].value
+    assert ("As you said" in page.success[0].value) == (lesson.right == 0)
+    press(page, "The whole lab")
+    assert page.selectbox(key="form.preset").value == lesson.preset
+    assert query(page, "lesson") == ""
+
+
+@pytest.mark.parametrize(
+    ("query_name", "value", "said"),
+    [("lesson", "nope", "lesson = 'nope'"), ("hide", "form,walls", "hide = 'walls'"), ("term", "zzz", "term = 'zzz'")],
+)
+def test_a_stale_link_to_a_part_gets_a_sentence(query_name: str, value: str, said: str) -> None:
+    page = open_page("app.py", **{query_name: value})
+    assert any(said in warning.value for warning in page.warning)
+
+
+def test_a_link_hides_parts_and_keeps_the_settings() -> None:
+    page = open_page("app.py", hide="form,controls", preset="linear", inner_lr="0.02")
+    assert not page.selectbox
+    assert not any(button.label == "Train" for button in page.button)
+    assert page.session_state["form"][0] == PRESETS["linear"].config.with_settings({"inner_lr": 0.02})
+    assert query(page, "hide") == "form,controls"
+    page.run()
+    assert query(page, "inner_lr") == "0.02"

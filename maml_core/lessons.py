@@ -1,0 +1,90 @@
+"""Three short lessons, each a question to answer before the lab shows what happens."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from maml_core.config import RunConfig
+from maml_core.errors import ConfigError
+from maml_core.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A configuration to train, what to think about first, and what it shows."""
+
+    title: str
+    text: str
+    preset: str
+    question: str
+    answers: tuple[str, ...]
+    right: int  # which of the answers
+    explanation: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> RunConfig:
+        """What is trained."""
+        return PRESETS[self.preset].config.with_settings(self.settings)
+
+
+def _reached(preset: str) -> str:
+    reached = PRESETS[preset].reached
+    return f"{reached.mean:.2f}" if reached else "not measured"
+
+
+LESSONS: dict[str, Lesson] = {
+    "initialization": Lesson(
+        title="What an initialization is",
+        text="Ten pink points of a wave are known, the dashed rest of it is not. A network that starts anywhere takes "
+        "five gradient steps on the points: you see it miss. Training changes nothing but where it starts.",
+        preset="first-run",
+        question="After training, the network takes five steps on the points of a wave that it has never seen. "
+        "Its orange curve, before the first step, will be…",
+        answers=(
+            "already close to the wave",
+            "far from the wave, but the five steps reach it",
+            "far from the wave, and the five steps miss it as before",
+        ),
+        right=1,
+        explanation="The initialization fits no wave: look at the orange curve. It lies where five steps reach any of "
+        "them. In the picture *Where tasks adapt to, from there*, all arms go one way before training; after it, each "
+        "task pulls in a direction of its own.",
+    ),
+    "one-step": Lesson(
+        title="Why one step suffices",
+        text="Here training allows a single gradient step on ten points, and asks for the best start for that.",
+        preset="paper-10-shot",
+        question="How much of its error will one step take away, on a wave that it has never seen?",
+        answers=("about a tenth", "about half", "about nine tenths"),
+        right=2,
+        explanation="An ordinary start gains a few percent by one step of this size. Training has found a place where "
+        "the gradient of ten points says which wave it is, and where the step lands: a few directions, shared by all "
+        f"tasks. This recipe reached {_reached('paper-10-shot')} on unseen waves, where predicting nothing costs about "
+        "4. See *Which layers move*: one step changes the weights by a few percent.",
+    ),
+    "first-order": Lesson(
+        title="Why first order is nearly enough, and where it is not",
+        text="MAML differentiates through its inner steps, which takes second derivatives. First-order MAML takes the "
+        "gradient where the steps end, and applies it where they began.",
+        preset="paper-10-shot",
+        question="With one inner step on these waves, how will its error compare with that of MAML, which reached "
+        f"{_reached('maml-10-shot')}?",
+        answers=("about the same", "twice as high", "ten times as high"),
+        right=0,
+        explanation=f"It reached {_reached('paper-10-shot')}: over a short step, the way back is nearly the identity. "
+        "It is not where the step is long against the curvature: above 1, as the product of inner learning rate and "
+        "curvature, the gradient points the wrong way along that direction, and a long training drifts. The Gradients "
+        "page shows both directions, by steps and by layer; with more inner steps they part.",
+    ),
+}
+
+
+def get_lesson(name: str) -> Lesson:
+    """The lesson of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in LESSONS:
+        raise ConfigError(f"lesson = {name[:40]!r} is not known: it must be one of {', '.join(LESSONS)}.")
+    return LESSONS[name]

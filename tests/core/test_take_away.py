@@ -1,0 +1,60 @@
+"""A task's adaptation to take away: a page that needs nothing else, and a moving picture."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maml_core.evaluation.listing import markdown_snippet
+from maml_core.figures import moving_picture, replay_page
+from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.fresh_tasks import draw_tasks
+from maml_core.presets import PRESETS
+
+CONFIG = PRESETS["first-run"].config
+
+
+@pytest.fixture
+def fit() -> Fit:
+    return fit_tasks(CONFIG.untrained(), draw_tasks(CONFIG.tasks, 3, 1, 10), 5)[0]
+
+
+def test_the_page_holds_every_step_and_loads_nothing(fit: Fit) -> None:
+    page = replay_page(fit, "my </script><b>run</b>")
+    assert len(page.encode()) < 5 * 2**20
+    assert not re.search(r"(src|href)=|https?://(?!www.w3.org/2000/svg)|@import|fetch\(", page)
+    assert page.count("</script>") == 1  # the name has not ended it
+    data = json.loads(re.search(r"const replay = (.*);", page).group(1))  # type: ignore[union-attr]
+    np.testing.assert_allclose(np.array(data["predictions"]), fit.predictions, rtol=1e-4, atol=1e-6)
+    assert data["title"] == "my </script><b>run</b>"
+    assert len(data["errors"]) == 6
+
+
+def test_the_moving_picture_goes_from_before_to_after_and_rests(fit: Fit) -> None:
+    made = moving_picture(fit, "my run")
+    assert len(made) < 2**20
+    picture = Image.open(io.BytesIO(made))
+    assert (picture.format, picture.size, getattr(picture, "n_frames", 1)) == ("WEBP", (800, 450), 26)
+    first = np.asarray(picture.convert("RGB")).astype(int)
+    picture.seek(25)
+    last = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(first - last).max() > 100
+
+
+@pytest.mark.parametrize("inner_lr", [1e3, 1e38])
+def test_a_task_that_diverges_is_said_to(inner_lr: float) -> None:
+    fit = fit_tasks(CONFIG.untrained().at_rate(inner_lr), draw_tasks(CONFIG.tasks, 3, 1, 10), 9)[0]
+    assert fit.blew_up_at is not None
+    assert f"Adaptation diverges at step {fit.blew_up_at}." in replay_page(fit, "wild")
+    assert moving_picture(fit, "wild")
+
+
+def test_the_snippet_has_a_link_that_opens_the_same_settings() -> None:
+    config = CONFIG.with_settings({"inner_lr": 0.02, "tasks.amplitude": [1.0, 2.0]})
+    text = markdown_snippet(config, None, "first-run", "http://lab/")
+    assert "(http://lab/?preset=first-run&" in text
+    assert "inner_lr=0.02" in text
+    assert "| tasks.amplitude | `[1.0, 2.0]` |" in text
