@@ -6,6 +6,13 @@ def counted_steps(count: int) -> str:
     return "1 step" if count == 1 else f"{count} steps"
 
 
+def shortened(text: str, most: int) -> str:
+    """A text in at most so many characters, without its middle: both ends tell names apart."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
+
+
 def loss(value: float | None) -> str:
     """A loss in four digits, or a dash where there is none yet."""
     return "–" if value is None else f"{value:.4g}"

@@ -9,10 +9,12 @@ from maml_core.errors import MamlError
 from maml_core.evaluation.of_runs import reproduction
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
-from maml_core.words import duration, loss
+from maml_core.words import duration, loss, shortened
 from pages.components.frame import REFUSED, STATUS_BADGES
 
 N = TypeVar("N", int, float)
+NAME_SHOWN = 28
+"""Characters of a run's name in a list: what tells runs apart must fit on a phone."""
 
 
 def pick_run(session: TrainingSession) -> Run | None:
@@ -24,13 +26,15 @@ def pick_run(session: TrainingSession) -> Run | None:
     if asked and asked not in runs:
         st.warning(f"run = {asked[:40]!r} does not exist: the newest run is shown.", icon=":material/link_off:")
     ids = list(runs)
+    named = {
+        run.id: f"{shortened(run.name, NAME_SHOWN)} · {run.status} · {run.iteration:,} iterations"
+        for run in runs.values()
+    }
     chosen = st.selectbox(
         "Run",
         ids,
         index=ids.index(asked) if asked in runs else 0,
-        format_func=lambda run_id: (
-            f"{runs[run_id].name} · {runs[run_id].status} · {runs[run_id].iteration:,} iterations"
-        ),
+        format_func=lambda run_id: named[run_id],
     )
     st.query_params["run"] = chosen
     return runs[chosen]

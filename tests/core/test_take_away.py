@@ -13,6 +13,7 @@ from maml_core.figures import moving_picture, replay_page
 from maml_core.learning.adaptation import Fit, fit_tasks
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.presets import PRESETS
+from maml_core.words import shortened
 
 CONFIG = PRESETS["first-run"].config
 
@@ -58,3 +59,9 @@ def test_the_snippet_has_a_link_that_opens_the_same_settings() -> None:
     assert "(http://lab/?preset=first-run&" in text
     assert "inner_lr=0.02" in text
     assert "| tasks.amplitude | `[1.0, 2.0]` |" in text
+
+
+def test_a_long_name_keeps_both_ends() -> None:
+    assert shortened("short", 10) == "short"
+    assert shortened("sweep of the inner rate, number 17", 12) == "sweep …er 17"
+    assert all(len(shortened("x" * 80, most)) == most for most in range(5, 30))
