@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
-from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, table_config, tables
+from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, refuse_roles, table_config, tables
 from maml_core.config import MOST_ITERATIONS, RunConfig, parse_settings
 from maml_core.errors import ConfigError, MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at, measure, reproduction
@@ -161,6 +161,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         store = Store(options.store)
         config = table_config(store, options).with_settings(settings)
     else:
+        refuse_roles(options)
         config = get_preset(preset).config.with_settings(settings)
         if config.is_on_table:
             store = Store(options.store)  # which the trainer asks for the rows

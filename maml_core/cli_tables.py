@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maml_core.config import RunConfig
-from maml_core.errors import StoreError
+from maml_core.errors import ConfigError, StoreError
 from maml_core.evaluation.curves import pretraining
 from maml_core.evaluation.of_runs import measure_table_run, pretrained_run
 from maml_core.evaluation.worth import Interval, Worth
@@ -31,6 +31,18 @@ def add_roles(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", metavar="COLUMN", help="the column that says which task a row belongs to")
     command.add_argument("--inputs", metavar="A,B", help="columns to predict from")
     command.add_argument("--output", metavar="C", help="the column to predict, or several: C,D")
+
+
+def refuse_roles(options: argparse.Namespace) -> None:
+    """Without a table there are no columns to give roles to.
+
+    Raises:
+        ConfigError: one was given.
+    """
+    for name in ("task", "inputs", "output"):
+        value = getattr(options, name)
+        if value is not None:
+            raise ConfigError(f"--{name} {value} is not allowed without --table: name the table too, a file or its id.")
 
 
 def add_tables_options(command: argparse.ArgumentParser) -> None:

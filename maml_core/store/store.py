@@ -23,6 +23,7 @@ from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.learning.table import Table, offer, withdraw
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import MetricRow
+from maml_core.presets import PRESETS
 from maml_core.store.archive import Archive
 from maml_core.store.base import Saved, Snapshot, Vitals, placed, put_checkpoint, put_snapshots
 from maml_core.store.database import Database, store_url
@@ -102,9 +103,11 @@ class Store(Archive, Ownership, Tables):
     ) -> str:
         """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once.
 
-        A run on a table is called by the table's name, and is no run of a preset: those have tasks of their own.
+        A run is called by its preset, or by its tasks where those are of another family. One on a table is called by
+        the table's name, and is no run of a preset: those have tasks of their own.
         """
-        title = preset or config.tasks.family
+        is_of_preset = preset in PRESETS and PRESETS[preset].config.tasks.family == config.tasks.family
+        title = preset if preset and is_of_preset else config.tasks.family
         if isinstance(config.tasks, TableFamily):
             preset, title = None, self.table_row(config.tasks.table).name
         run_id = secrets.token_hex(4)

@@ -7,7 +7,7 @@ import pytest
 from maml_core.cli import main
 from maml_core.learning.table import find, forget
 from maml_core.learning.table_tasks import TableFamily
-from maml_core.presets import config_for_table
+from maml_core.presets import PRESETS, config_for_table
 from maml_core.processes import this_process
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
@@ -127,3 +127,16 @@ def test_a_run_whose_table_is_missing_waits_unchanged_until_it_is_there(
     answer(capsys, "tables", "add", str(file), *there)
     assert answer(capsys, "resume", arrived, *there)["iterations"] == 30
     other.close()
+
+
+@pytest.mark.parametrize("option", ["--task", "--inputs", "--output"])
+def test_roles_without_a_table_are_refused(option: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", option, "Cow"]) == 2
+    assert f"{option} Cow is not allowed without --table" in capsys.readouterr().err
+    assert store.all_runs() == []
+
+
+def test_a_run_whose_family_was_changed_is_called_by_its_tasks(store: Store) -> None:
+    config = PRESETS["sine"].config
+    assert store.run(store.create_run(config, preset="sine")).name == "sine 1"
+    assert store.run(store.create_run(config.with_settings({"tasks.family": "line"}), preset="sine")).name == "line 2"
