@@ -153,8 +153,10 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     main.get_by_text("my best run").first.wait_for(state="attached")
     tab.press("Delete")
     tab.press("Undo")
-    main.get_by_text("my best run").first.wait_for(state="attached")
-    assert any(run.name == "my best run" for run in Store(server.store_url).all_runs())
+    store = Store(server.store_url)
+    tab.until(lambda: any(run.name == "my best run" for run in store.all_runs()), "the run never comes back")
+    store.close()
+    field.wait_for()
     tab.press("Delete")
     tab.page.get_by_role("button", name="Undo").wait_for(state="visible")
     tab.page.get_by_role("button", name="Undo").wait_for(state="hidden")  # after its ten seconds
