@@ -131,20 +131,42 @@ export function atFrame(replay, position) {
 }
 
 /**
- * A figure as it is at one moment of its replay.
+ * A figure as it is at one moment of its replay. While it plays every ghost is drawn, to be shown when its time comes.
  * @param {Figure} figure
  * @param {number | undefined} position
+ * @param {boolean} [playing]
  * @returns {Figure}
  */
-export function framed(figure, position) {
+export function framed(figure, position, playing = false) {
   if (!figure.replay || position === undefined) return figure;
   const change = atFrame(figure.replay, position);
   const data = figure.data.slice();
   change.traces.forEach((trace, i) => {
     data[trace] = { ...data[trace], y: change.y[i], x: change.x[i] ?? data[trace].x };
   });
-  change.ghosts.forEach((trace, i) => { data[trace] = { ...data[trace], visible: change.visible[i] }; });
+  change.ghosts.forEach((trace, i) => { data[trace] = { ...data[trace], visible: playing || change.visible[i] }; });
   return { ...figure, data };
+}
+
+/**
+ * A line through points as the path of an SVG; it breaks where a number is missing.
+ * @param {ArrayLike<number | null>} x
+ * @param {ArrayLike<number | null>} y
+ * @param {(value: number) => number} across from a value to a pixel
+ * @param {(value: number) => number} up
+ */
+export function pathOf(x, y, across, up) {
+  let path = "", pen = "M";
+  for (let i = 0; i < y.length; i++) {
+    const [here, high] = [x[i], y[i]];
+    if (here === null || high === null || !Number.isFinite(up(high))) {
+      pen = "M";
+      continue;
+    }
+    path += `${pen}${across(here).toFixed(1)},${up(high).toFixed(1)}`;
+    pen = "L";
+  }
+  return path;
 }
 
 /**

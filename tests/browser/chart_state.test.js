@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, between, csv, edited, frameAt, framed, held, home, near, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, csv, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -65,6 +65,7 @@ test("a figure at a moment of its replay is a copy; without one it is itself", (
   assert.deepEqual([moved.data[1].visible, moved.data[2].visible], [true, false]);
   assert.deepEqual(shown.data[4].y, [0]);
   assert.equal(framed(shown, undefined), shown);
+  assert.deepEqual(framed(shown, 0.5, true).data[2].visible, true);
   assert.equal(framed({ data: [], layout: {} }, 1).data.length, 0);
 });
 
@@ -115,4 +116,10 @@ test("a chart's data is a table of what its legend names", () => {
   assert.equal(csv(traces), 'trace,x,y\n"a ""b"", c",1,3\n"a ""b"", c",2,\nNaN,5,\n');
   const map = { type: "heatmap", x: [1, 2], y: [7], z: [[0.5, 0.25]] };
   assert.equal(csv([map]), "x,y,value\n1,7,0.5\n2,7,0.25\n");
+});
+
+test("a path breaks where a number is missing", () => {
+  const twice = (/** @type {number} */ value) => 2 * value;
+  assert.equal(pathOf([0, 1, 2, 3], [1, null, 3, 4], twice, twice), "M0.0,2.0M4.0,6.0L6.0,8.0");
+  assert.equal(pathOf(new Float32Array([1]), [1], twice, () => Infinity), "");
 });
