@@ -1,11 +1,14 @@
 """The lab: choose a configuration, train it in the background, watch it learn to adapt."""
 
+import time
+from collections.abc import Callable
+
 import streamlit as st
 
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError, RunNotFoundError
 from maml_core.evaluation.of_runs import fresh_fits
-from maml_core.figures import loss_curve, task_figure, task_grid
+from maml_core.figures import Figure, loss_curve, task_figure, task_grid
 from maml_core.presets import DEFAULT
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
@@ -23,9 +26,10 @@ from pages.components.run_view import (
 from pages.components.share import share
 from pages.components.task_source import task_seed
 
-LIVE_SECONDS = 0.4
+LIVE_SECONDS = 0.3
 WATCH_SECONDS = 2.0
 SMALL_TASKS = 6
+SMALL_SECONDS = 1.0
 PICTURE_HEIGHT = 350
 
 
@@ -158,6 +162,15 @@ def story() -> None:
         glossary_link()
 
 
+def at_most_every(seconds: float, name: str, run: Run | None, make: Callable[[], Figure]) -> Figure:
+    """A figure, made anew; while its run trains the last one stands for so long: drawing costs a browser the most."""
+    kept: tuple[str, float, Figure] | None = st.session_state.get("small")
+    is_fresh = kept is not None and kept[0] == name and time.monotonic() - kept[1] < seconds
+    if kept is None or not is_fresh or run is None or not run.is_active:
+        kept = st.session_state["small"] = name, time.monotonic(), make()
+    return kept[2]
+
+
 def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
     """A fresh task, the live curve beside it, and more tasks below."""
     name = run.id if run else "untrained"
@@ -202,7 +215,7 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
             alt="A fresh task: true function, support points, and the model as it adapts step by step",
         )
     live_chart(
-        task_grid(small, columns=SMALL_TASKS),
+        at_most_every(SMALL_SECONDS, f"{name}:{seed}", run, lambda: task_grid(small, columns=SMALL_TASKS)),
         key="small-tasks",
         revision=f"{name}:{seed}",
         height=150,

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
@@ -172,7 +172,8 @@ def new_tab(browser: Browser) -> Iterator[object]:
     contexts = []
 
     def make(**options: object) -> Tab:
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)  # type: ignore[arg-type]
+        whole: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}, **options}
+        context = browser.new_context(**whole)
         context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         tab = Tab(context.new_page())

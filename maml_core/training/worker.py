@@ -27,7 +27,7 @@ from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.trainer import NO_PENDING, Progress, Trainer
 
-COMMIT_SECONDS = 0.4
+COMMIT_SECONDS = 0.25
 """How often training is saved: what a crash can cost, and how fresh a live picture is."""
 
 CONTROL_SECONDS = 0.05

@@ -13,7 +13,7 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.live_chart import live_chart
 
-SECONDS = 1.0
+SECONDS = 2.0
 """Between two looks at what is found in the background."""
 
 

@@ -1,0 +1,111 @@
+"""What a newcomer sees in the first minutes, in a real browser."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from maml_core.presets import PRESETS
+from maml_core.processes import this_process
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
+from tests.lab import Server, Tab
+
+NewTab = Callable[..., Tab]
+TASK = '.live-chart[data-name="task"]'
+
+
+@pytest.fixture
+def run_id(server: Server) -> str:
+    store = Store(server.store_url)
+    config = PRESETS["first-run"].config.with_settings({"meta_iterations": 300, "engine": "vectorized"})
+    run = store.run(store.create_run(config, preset="first-run", owner=this_process()))  # no worker may be quicker
+    train_run(store, run, this_process())
+    store.close()
+    return run.id
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_whole_story_is_in_sight_without_scrolling(
+    server: Server, new_tab: NewTab, run_id: str, scheme: str
+) -> None:
+    tab = new_tab(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    tab.open(f"{server.url}/?run={run_id}")
+    for name in ("task", "loss", "small-tasks"):
+        tab.chart(name)
+        box = tab.still(tab.page.locator(f'.live-chart[data-name="{name}"]'))
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 800, name
+    for label in ("Algorithm", "Inner learning rate", "Inner steps", "Shots"):
+        control = tab.page.get_by_test_id("stSidebar").get_by_text(label, exact=True).first.bounding_box()
+        assert control is not None
+        assert control["y"] < 800
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize(("width", "path"), [(390, "/"), (390, "/Runs"), (768, "/"), (1920, "/")])
+def test_nothing_is_wider_than_the_screen(server: Server, new_tab: NewTab, run_id: str, width: int, path: str) -> None:
+    tab = new_tab(viewport={"width": width, "height": 800})
+    tab.open(f"{server.url}{path}?run={run_id}")
+    tab.chart("run-loss" if path == "/Runs" else "small-tasks")
+    main = tab.page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
+
+
+def test_a_task_moves_by_itself_unless_the_reader_wants_no_motion(server: Server, new_tab: NewTab, run_id: str) -> None:
+    moving = new_tab()
+    moving.open(f"{server.url}/?run={run_id}")
+    moving.page.wait_for_function(f"() => Number(document.querySelector('{TASK} .chart')?.dataset.frames) > 5")
+    moving.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()  # and comes to rest at the end
+    still = new_tab(reduced_motion="reduce")
+    still.open(f"{server.url}/?run={run_id}")
+    still.chart("task")
+    still.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()
+    assert still.page.locator(f"{TASK} .chart").get_attribute("data-frames") is None
+
+
+@pytest.mark.parametrize(("button", "ending"), [("SVG", "svg"), ("PNG", "png"), ("CSV", "csv")])
+def test_a_chart_can_be_taken_away(
+    server: Server, new_tab: NewTab, run_id: str, button: str, ending: str, tmp_path: Path
+) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/?run={run_id}")
+    tab.chart("loss")
+    tab.page.locator('.live-chart[data-name="loss"]').hover()
+    with tab.page.expect_download() as download:
+        tab.page.locator(f'.live-chart[data-name="loss"] .modebar-btn[data-title*="{button}"]').click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert file.name == f"loss.{ending}"
+    data = file.read_bytes()
+    if ending == "csv":
+        lines = data.decode().splitlines()
+        assert lines[0] == "trace,x,y"
+        assert any(line.startswith("after adaptation,") for line in lines)
+    else:
+        assert data.startswith(b"<svg" if ending == "svg" else b"\x89PNG")
+
+
+def test_captions_can_be_read(server: Server, new_tab: NewTab, run_id: str) -> None:
+    """At least 4.5 to 1 against the page, in both themes (WCAG 2.1, 1.4.3)."""
+    contrast = """element => {
+      const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      const over = (color, under) => {
+        canvas.fillStyle = under; canvas.fillRect(0, 0, 1, 1);
+        canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+      };
+      const light = (rgb) => {
+        const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const page = getComputedStyle(document.querySelector("[data-testid=stApp]")).backgroundColor;
+      const pair = [light(over(getComputedStyle(element).color, page)), light(over(page, page))].sort((a, b) => b - a);
+      return (pair[0] + 0.05) / (pair[1] + 0.05);
+    }"""
+    for scheme in ("light", "dark"):
+        tab = new_tab(color_scheme=scheme)
+        tab.open(f"{server.url}/?run={run_id}")
+        tab.chart("task")
+        caption = tab.page.get_by_test_id("stMain").get_by_test_id("stCaptionContainer").locator("p").first
+        assert caption.evaluate(contrast) >= 4.5
