@@ -1,23 +1,18 @@
 """The lab: choose a configuration, train it in the background, watch it learn to adapt."""
 
-import time
-from collections.abc import Callable
-
 import streamlit as st
 
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError, RunNotFoundError
-from maml_core.evaluation.of_runs import fresh_fits
-from maml_core.figures import Figure, loss_curve, task_figure, task_grid
 from maml_core.presets import DEFAULT
 from maml_core.store.run import Run
-from maml_core.training.session import TrainingSession, computing
+from maml_core.training.session import TrainingSession
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import hidden, open_page
 from pages.components.glossary_view import glossary_link, term
 from pages.components.insight import SECONDS, finding, parameter_space
 from pages.components.lesson_view import current_lesson, lesson_menu, show_lesson
-from pages.components.live_chart import live_chart
+from pages.components.pictures import SMALL_TASKS, pictures
 from pages.components.run_view import (
     act,
     reproduction_note,
@@ -28,9 +23,6 @@ from pages.components.task_source import task_seed
 
 LIVE_SECONDS = 0.3
 WATCH_SECONDS = 2.0
-SMALL_TASKS = 6
-SMALL_SECONDS = 1.0
-PICTURE_HEIGHT = 350
 
 
 def current_run(session: TrainingSession) -> Run | None:
@@ -43,18 +35,6 @@ def current_run(session: TrainingSession) -> Run | None:
     except RunNotFoundError as error:
         del st.query_params["run"]
         st.warning(str(error), icon=":material/link_off:")
-        return None
-
-
-def earlier_run(session: TrainingSession, run: Run) -> Run | None:
-    """The run whose curve stays in the chart for comparison, if the URL names one."""
-    earlier = st.query_params.get("against")
-    if not earlier or earlier == run.id:
-        return None
-    try:
-        return session.store.run(earlier)
-    except RunNotFoundError:  # deleted meanwhile: there is nothing to compare with
-        del st.query_params["against"]
         return None
 
 
@@ -160,67 +140,6 @@ def story() -> None:
         term("shots", "shots")
         term("inner steps", "inner_steps")
         glossary_link()
-
-
-def at_most_every(seconds: float, name: str, run: Run | None, make: Callable[[], Figure]) -> Figure:
-    """A figure, made anew; while its run trains the last one stands for so long: drawing costs a browser the most."""
-    kept: tuple[str, float, Figure] | None = st.session_state.get("small")
-    is_fresh = kept is not None and kept[0] == name and time.monotonic() - kept[1] < seconds
-    if kept is None or not is_fresh or run is None or not run.is_active:
-        kept = st.session_state["small"] = name, time.monotonic(), make()
-    return kept[2]
-
-
-def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
-    """A fresh task, the live curve beside it, and more tasks below."""
-    name = run.id if run else "untrained"
-    seed = task_seed()
-    hero, loss = st.columns([3, 2])
-    with loss:
-        if run:
-            earlier = earlier_run(session, run)
-            curve = loss_curve(
-                session.store.metrics(run.id),
-                smoothing=st.session_state["smoothing"],
-                log_axis=st.session_state["log_axis"],
-                earlier=session.store.metrics(earlier.id) if earlier else None,
-                earlier_name=earlier.name if earlier else "",
-            )
-            live_chart(
-                curve,
-                key="loss",
-                revision=name,
-                height=PICTURE_HEIGHT,
-                alt="Meta-loss over meta-iterations, before and after adaptation",
-            )
-        else:
-            with st.container(
-                border=True, height=PICTURE_HEIGHT, vertical_alignment="center", horizontal_alignment="center"
-            ):
-                st.markdown("#### Press **Train**", text_alignment="center")
-                st.caption(
-                    "On the left, an untrained network takes a few gradient steps on the pink points of a task that it "
-                    "has never seen, and misses. Training finds initial weights from which those steps are enough. "
-                    "The loss will fall here.",
-                    text_alignment="center",
-                )
-    with hero:  # after the curve, which is there even for a model that only the command line loads
-        with computing():
-            main, *small = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)
-        live_chart(
-            task_figure(main, config.inner_steps),
-            key="task",
-            revision=f"{name}:{seed}",
-            height=PICTURE_HEIGHT,
-            alt="A fresh task: true function, support points, and the model as it adapts step by step",
-        )
-    live_chart(
-        at_most_every(SMALL_SECONDS, f"{name}:{seed}", run, lambda: task_grid(small, columns=SMALL_TASKS)),
-        key="small-tasks",
-        revision=f"{name}:{seed}",
-        height=150,
-        alt="Six more fresh tasks before and after adaptation, with the error of each",
-    )
 
 
 def insights(session: TrainingSession, run: Run) -> None:
