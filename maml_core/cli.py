@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -77,6 +77,17 @@ def build_parser() -> argparse.ArgumentParser:
     add_store(command)
     command = add("resume", _resume, "go on with a paused, stopped, interrupted or failed run")
     command.add_argument("run", metavar="RUN")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change how it is computed: engine or device, and nothing else",
+    )
+    command.add_argument(
+        "--iterations", type=_whole(1, MOST_ITERATIONS), metavar="N", help="go on to this many, beyond the planned end"
+    )
     add_store(command)
     command = add("evaluate", _evaluate, "measure a run's error on held-out tasks against adaptation steps")
     command.add_argument("run", metavar="RUN")
@@ -175,11 +186,40 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
     run = store.run(options.run)
-    trainer = trainer_of(store, run)
-    check_startable(run.config, trainer)  # before the run is touched: what is missing here is no fault of its own
-    store.resume(options.run, owner=this_process())
+    config = _resumed_config(run, options)
+    trainer = trainer_of(store, replace(run, config=config))
+    check_startable(config, trainer)  # before the run is touched: what is missing here is no fault of its own
+    store.resume(options.run, owner=this_process(), config=config if config != run.config else None)
     is_as_it_was = store.run(options.run).iteration == run.iteration
     return _work(store, options.run, options, trainer if is_as_it_was else None)
+
+
+def _resumed_config(run: Run, options: argparse.Namespace) -> RunConfig:
+    """A run's configuration with what may change when it goes on: how it is computed, and where it ends.
+
+    Raises:
+        ConfigError: another setting, or an end that cannot be moved there.
+    """
+    settings = parse_settings(options.settings)
+    for name in settings:
+        if name not in ("engine", "device"):
+            raise ConfigError(
+                f"--set {name} is not allowed with resume: only engine and device can change without changing what the "
+                "run is; start another with train."
+            )
+    if options.iterations is not None:
+        if options.iterations <= run.iteration:
+            raise ConfigError(
+                f"--iterations {options.iterations} is not allowed: the run has {run.iteration:,} behind it; "
+                "name a larger number."
+            )
+        if run.config.schedule != "constant" and options.iterations != run.meta_iterations:
+            raise ConfigError(
+                f"--iterations {options.iterations} is not allowed: with schedule = {run.config.schedule} the end was "
+                f"part of the plan ({run.meta_iterations:,}); start another run with train."
+            )
+        settings["meta_iterations"] = options.iterations
+    return run.config.with_settings(settings) if settings else run.config
 
 
 def _work(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None) -> dict[str, Any]:

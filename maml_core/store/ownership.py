@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, StoreError
 from maml_core.milestones import MetricRow
 from maml_core.processes import is_alive
@@ -31,17 +32,29 @@ class Ownership(StorePart):
 
     # Asking for something ---------------------------------------------------------------------------------------
 
-    def resume(self, run_id: str, *, steps: int | None = None, owner: str | None = None) -> None:
+    def resume(
+        self,
+        run_id: str,
+        *,
+        steps: int | None = None,
+        owner: str | None = None,
+        config: RunConfig | None = None,
+    ) -> None:
         """Queue a paused, stopped, interrupted or failed run, for at most `steps` more iterations if given.
 
-        An `owner` has it at once: in the queue, another process could be quicker.
+        An `owner` has it at once: in the queue, another process could be quicker. A `config` takes the place of the
+        run's own; one with a later end lets a finished run go on.
 
         Raises:
             RunBusyError: the run is already training or queued, or it has come to its end.
         """
         run = self.run(run_id)
         values = placed(owner) | {"until": run.iteration + steps if steps else None}
-        if not self._update(run_id, runs.c.status.in_(RESUMABLE), values):
+        resumable: tuple[str, ...] = RESUMABLE
+        if config is not None:
+            values |= {"config": config.to_json(), "meta_iterations": config.meta_iterations}
+            resumable += ("finished",) if config.meta_iterations > run.iteration else ()
+        if not self._update(run_id, runs.c.status.in_(resumable), values):
             raise RunBusyError(
                 f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped, "
                 "interrupted or failed run can be resumed."

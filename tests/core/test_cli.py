@@ -5,9 +5,11 @@ import sys
 from typing import Any, BinaryIO
 
 import pytest
+import torch
 
 from maml_core.cli import main
 from maml_core.presets import PRESETS
+from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.store import Store
 from tests.conftest import ROOT
 
@@ -39,6 +41,46 @@ def test_train_then_evaluate_then_list(store_url: str, capsys: pytest.CaptureFix
     (listed,) = answer(capsys, "runs")["runs"]
     assert listed["run"] == trained["run"]
     assert set(answer(capsys, "presets")["presets"]) == set(PRESETS)
+
+
+def test_a_finished_run_goes_on_beyond_its_end_to_the_bits_of_one_planned_so(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = answer(capsys, "train", "--preset", "sine", *SMALL, "--set", "meta_iterations=20")["run"]
+    long = answer(capsys, "train", "--preset", "sine", *SMALL, "--set", "meta_iterations=50")["run"]
+    resumed = answer(capsys, "resume", short, "--iterations", "50")
+    assert (resumed["status"], store.run(short).iteration) == ("finished", 50)
+    ends = [load_checkpoint(store.checkpoint(run) or b"", store.run(run).config).state for run in (short, long)]
+    for one, other in zip(ends[0].vectors, ends[1].vectors, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert store.run(short).config == store.run(long).config
+
+
+def test_a_run_goes_on_by_another_engine_and_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = answer(capsys, "train", "--preset", "sine", *SMALL, "--set", "meta_iterations=20")["run"]
+    answer(capsys, "resume", run_id, "--set", "engine=higher", "--iterations", "24")
+    run = store.run(run_id)
+    assert (run.config.engine, run.engine, run.iteration) == ("higher", "higher", 24)
+    assert "Up to iteration 20" in run.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "said"),
+    [
+        ([], ["--set", "inner_lr=0.1"], "--set inner_lr is not allowed with resume"),
+        ([], ["--iterations", "20"], "the run has 20 behind it"),
+        (["--set", "schedule=cosine"], ["--iterations", "30"], "schedule = cosine"),
+        ([], ["--set", "engine=steam", "--iterations", "30"], "engine = 'steam'"),
+    ],
+)
+def test_what_cannot_change_when_a_run_goes_on_is_refused_and_the_run_stays(
+    settings: list[str], options: list[str], said: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = answer(capsys, "train", "--preset", "sine", *SMALL, "--set", "meta_iterations=20", *settings)["run"]
+    before = store.run(run_id)
+    assert main(["resume", run_id, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert store.run(run_id) == before
 
 
 def test_resume_goes_on_to_the_end(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
