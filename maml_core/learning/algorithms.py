@@ -14,8 +14,9 @@ from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value
+from torch.func import grad, grad_and_value
 
+from maml_core.learning.binding import call
 from maml_core.learning.problems import Problem
 from maml_core.learning.tasks import TaskBatch
 
@@ -51,7 +52,7 @@ def task_loss(model: nn.Module, problem: Problem) -> Loss:
     """The loss of `model` on one task's points, as a function of its parameters."""
 
     def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        return problem.loss(lambda inputs: functional_call(model, parameters, (inputs,)), x, y)
+        return problem.loss(lambda inputs: call(model, parameters, inputs), x, y)
 
     return loss
 

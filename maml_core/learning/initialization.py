@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from maml_core.learning.algorithms import Algorithm, Parameters, Phi, Theta, task_loss
+from maml_core.learning.binding import call
 from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.tasks import TaskBatch
 
@@ -65,7 +66,7 @@ class Initialization:
 
         def judge(phi: Phi, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             whole = theta.parameters | phi.parameters
-            predictions = functional_call(self.model, whole, (qx,))
+            predictions = call(self.model, whole, qx)
             return predictions, loss(whole, sx, sy), self.problem.error(predictions, qy)
 
         seen = [vmap(judge)(phi, *tasks) for phi in self._steps(tasks, steps)]
