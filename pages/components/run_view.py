@@ -27,8 +27,8 @@ def pick_run(session: TrainingSession) -> Run | None:
         st.warning(f"run = {asked[:40]!r} does not exist: the newest run is shown.", icon=":material/link_off:")
     ids = list(runs)
     named = {
-        run.id: f"{shortened(run.name, NAME_SHOWN)} · {run.status} · {run.iteration:,} iterations"
-        for run in runs.values()
+        run_id: f"{shortened(run.name, NAME_SHOWN)} · {run.status} · {run.iteration:,} iterations"
+        for run_id, run in runs.items()
     }
     chosen = st.selectbox(
         "Run",
