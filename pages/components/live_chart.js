@@ -78,6 +78,9 @@ function picture(format) {
   };
 }
 
+// Made once: Plotly.react draws everything anew, and forgets the reader's zoom, where its buttons are other objects.
+const AS_PNG = picture("png");
+const AS_SVG = picture("svg");
 const AS_CSV = {
   name: "as csv",
   title: "Download the data as CSV",
@@ -327,7 +330,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
       responsive: true,
       displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
-      modeBarButtonsToAdd: [picture("png"), picture("svg"), AS_CSV, FULLSCREEN],
+      modeBarButtonsToAdd: [AS_PNG, AS_SVG, AS_CSV, FULLSCREEN],
     });
   };
   const draw = async () => {
