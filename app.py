@@ -91,7 +91,7 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
             if run:
                 act(lambda: session.resume(run.id, steps=1))
             elif config:
-                start(session, config, run, steps=1)
+                start(session, config, None, steps=1)
             st.rerun()
         can_stop = run is not None and (active or run.status == "paused")
         if st.button("Stop", icon=":material/stop:", disabled=not can_stop) and run:
@@ -143,7 +143,7 @@ def story() -> None:
 
 
 def insights(session: TrainingSession, run: Run) -> None:
-    """What is found in the background, looked at once a second while there may be more."""
+    """What is found in the background, looked at again while there may be more."""
 
     def train(config: RunConfig) -> None:
         load_config(config)

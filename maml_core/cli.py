@@ -58,18 +58,14 @@ def build_parser() -> argparse.ArgumentParser:
             "--store", metavar="URL", help="database of runs (default: $MAML_STORE, else runs/maml.db)"
         )
 
+    def add_settings(command: argparse.ArgumentParser, text: str) -> None:
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=text)
+
     command = add("train", _train, "train a run from a preset, here and now; the lab shows it live")
     command.add_argument(
         "--preset", metavar="NAME", help=f"configuration to start from ({DEFAULT}, or what suits a table)"
     )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change a value, such as inner_lr=0.1",
-    )
+    add_settings(command, "change a value, such as inner_lr=0.1")
     command.add_argument(
         "--table", metavar="FILE_OR_ID", help="train on the tasks of a table: a file that is then kept, or a table's id"
     )
@@ -77,14 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_store(command)
     command = add("resume", _resume, "go on with a paused, stopped, interrupted or failed run")
     command.add_argument("run", metavar="RUN")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change how it is computed: engine or device, and nothing else",
-    )
+    add_settings(command, "change how it is computed: engine or device, and nothing else")
     command.add_argument(
         "--iterations", type=_whole(1, MOST_ITERATIONS), metavar="N", help="go on to this many, beyond the planned end"
     )

@@ -7,7 +7,7 @@ speaks. Medians throughout: with clipping, one meta-batch that blows up does no 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -20,7 +20,6 @@ from maml_core.fields import shown
 from maml_core.learning.curvature import curvature
 from maml_core.learning.fresh_tasks import varying
 from maml_core.learning.tasks import FunctionFamily
-from maml_core.store.archive import Judged
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.words import counted_steps
@@ -71,17 +70,17 @@ class _Case:
     store: Store
     run: Run
     turn: Callable[[float], AbstractContextManager[None]]
-    metrics: pd.DataFrame = field(init=False)
-    history: list[Judged] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.metrics = self.store.metrics(self.run.id)
-        self.history = self.store.history(self.run.id)
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """All metric rows."""
+        return self.store.metrics(self.run.id)
 
-    @property
+    @cached_property
     def judged(self) -> list[tuple[int, float]]:
         """Iteration and held-out loss of the checkpoints that could be judged."""
-        return [(judged.iteration, judged.held_out) for judged in self.history if judged.held_out is not None]
+        history = self.store.history(self.run.id)
+        return [(judged.iteration, judged.held_out) for judged in history if judged.held_out is not None]
 
     @cached_property
     def tail(self) -> pd.DataFrame:

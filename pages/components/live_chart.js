@@ -99,8 +99,8 @@ function part(host, selector) {
   return /** @type {T} */ (host.querySelector(selector));
 }
 
-// Playing a figure's `replay` asks the server nothing. Plotly needs 15 ms to draw a picture anew, half of what there is
-// at thirty a second; so while it plays, the lines that move are set by themselves, and Plotly draws the last moment.
+// Playing a figure's `replay` asks the server nothing. Plotly needs 15 ms to draw a picture anew, a good part of what
+// there is between two; so while it plays, the lines that move are set by themselves, and Plotly draws the last moment.
 const BETWEEN_FRAMES = 40;  // milliseconds
 
 /** The drawn parts of a trace, by the class that Plotly gives them. @param {Chart} chart @param {number} trace */
