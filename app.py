@@ -4,12 +4,13 @@ import streamlit as st
 
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError, RunNotFoundError
+from maml_core.glossary import ANCHOR
 from maml_core.presets import DEFAULT
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import hidden, open_page
-from pages.components.glossary_view import glossary_link, term
+from pages.components.glossary_view import glossary_button
 from pages.components.insight import SECONDS, finding, parameter_space
 from pages.components.lesson_view import current_lesson, lesson_menu, show_lesson
 from pages.components.pictures import SMALL_TASKS, pictures
@@ -135,11 +136,13 @@ def buttons(run: Run) -> tuple[bool, bool, bool]:
 def story() -> None:
     """What this is, in a line, with its terms to be looked up."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown("##### Find a starting point from which a few steps are enough", width="content")
+        st.markdown(
+            f"##### Find a [starting point]({ANCHOR}initialization) from which a few [steps]({ANCHOR}inner_steps) "
+            "are enough",
+            width="content",
+        )
         lesson_menu()
-        term("shots", "shots")
-        term("inner steps", "inner_steps")
-        glossary_link()
+        glossary_button()
 
 
 def insights(session: TrainingSession, run: Run) -> None:

@@ -30,6 +30,7 @@ from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
 from pages.components.field_input import number_in_url
 from pages.components.frame import open_page
+from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
 from pages.components.row_source import pick_rows, toggle_row
 from pages.components.run_view import (
@@ -41,6 +42,7 @@ from pages.components.run_view import (
     reproduction_note,
     status_line,
 )
+from pages.components.share import share_task
 from pages.components.task_source import load_points, load_task, pick_task, task_seed
 
 LEAST_STEPS = 10  # of adaptation, where nothing else is asked for: enough to see where it leads
@@ -71,7 +73,7 @@ def settings(run: Run) -> tuple[int, int, float]:
     )
     if steps > config.inner_steps or inner_lr > config.inner_lr:
         count = counted_steps(config.inner_steps)
-        st.caption(f"Trained for {count} at {config.inner_lr:g}: anything beyond that is extrapolation.")
+        note(f"Trained for {count} at {config.inner_lr:g}: anything beyond that is extrapolation.")
     return shots, steps, inner_lr
 
 
@@ -115,13 +117,16 @@ def replay(
         replay_figure(fits),
         key="replay",
         revision=f"{run.id}:{task_seed()}:{steps}",
-        height=470,
+        height=430,
         alt="A task: true function, support points, and each model at the adaptation step chosen below",
         on_points=load_points if points is not None else None,
         points=points or (),
         on_pick=(lambda pick: toggle_row(tasks, pick["task"])) if isinstance(tasks, RowTasks) else None,
     )
-    pretraining_button(session, run)
+    with st.container(horizontal=True, gap="small"):
+        with st.popover("Share", icon=":material/share:"):
+            share_task(lambda: fits, run.name)
+        pretraining_button(session, run)
 
 
 def quality(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
@@ -157,7 +162,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
         st.download_button(
             "Download as CSV", result.table().to_csv(), f"{run.id}-evaluation.csv", icon=":material/download:"
         )
-    st.caption(
+    note(
         f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
         f"points, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
         f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
@@ -205,7 +210,7 @@ def breaking(
         on_pick=open_cell,
         alt=f"Error after {steps} steps over {across} and {up}; the training range is outlined",
     )
-    st.caption("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
+    note("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
 
 
 def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
@@ -256,7 +261,7 @@ def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int)
                 f"{run.id}-{name}.csv",
                 icon=":material/download:",
             )
-    st.caption(
+    note(
         f"{len(result.tasks)} tasks that training never saw; of each, {result.supports} random supports of "
         f"{result.shots} rows, and all its other rows to judge by. Intervals are 95 %, by bootstrap over tasks; "
         "differences are paired. "
@@ -300,7 +305,7 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
         on_pick=open_task,
         alt="Twelve fresh tasks before and after adaptation",
     )
-    st.caption("Error before adaptation → **after**. Click a picture to open its task.")
+    note("Error before adaptation → **after**. Click a picture to open its task.")
 
 
 def views(session: TrainingSession, run: Run) -> None:

@@ -76,7 +76,7 @@ def undo(session: TrainingSession) -> None:
         if left <= 0:
             st.session_state.pop("deleted", None)
             st.rerun()
-        with st.container(horizontal=True, vertical_alignment="center", border=True):
+        with st.container(horizontal=True, vertical_alignment="center", border=True, key="undo"):
             st.markdown(f"{as_text(name)} is deleted.", width="stretch")
             if st.button("Undo", icon=":material/undo:"):
                 st.session_state.pop("deleted", None)

@@ -11,6 +11,7 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
 from pages.components.frame import open_page
+from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
 
@@ -38,7 +39,7 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
             "Milliseconds": st.column_config.NumberColumn(format="%.2f"),
         },
     )
-    st.caption(
+    note(
         f"FOMAML on {run.config.meta_batch_size} held-out tasks, after {counted_steps(run.config.inner_steps)}, "
         "computed now. `higher` goes task by task; the others must agree with it to rounding."
     )
@@ -60,7 +61,7 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
             found.by_layer,
             column_config={str(name): st.column_config.NumberColumn(format="%.4f") for name in found.by_layer},
         )
-    st.caption(
+    note(
         "1 is the same direction, 0 a right angle. Below 0, with a zigzag over the steps, the inner steps overshoot: "
         "inner_lr times the curvature is above 1, and the first-order gradient has the opposite sign there. That is "
         "what first-order methods lose by leaving the second derivatives out."
@@ -97,7 +98,7 @@ def toy_part() -> None:
         drags=True,
         alt="Contours of the meta-loss after the inner steps, and the update of each algorithm at the initialization",
     )
-    st.caption(
+    note(
         f"Contours: the true meta-loss after {steps} inner steps at inner_lr = {TOY_RATE:g}. Thick arrows: the "
         "direction in which each algorithm moves the initialization; thin ones: each task's own, by FOMAML. "
         "MAML's alone is the slope of the contours. Drag the point to see where the others differ."

@@ -17,6 +17,7 @@ from maml_core.store.tables import TableRow
 from maml_core.training.session import TrainingSession, computing
 from pages.components.config_form import keep_for_form
 from pages.components.frame import open_page
+from pages.components.glossary_view import note
 from pages.components.live_chart import live_chart
 from pages.components.run_view import act, as_text
 
@@ -206,7 +207,7 @@ def main() -> None:
             keep_for_form(config, None)
             st.switch_page("app.py")
         manage(session, row)
-        st.caption(
+        note(
             f"Opens the Lab with {config.shots} rows of support and {config.query_shots} of query per task. "
             "Everything can be changed there."
         )

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.style import COLORS, number, rounded
 from maml_core.figures.tasks import value_range
 from maml_core.learning.adaptation import Fit
@@ -29,8 +30,13 @@ MOST_STEPS = 30
 """Steps in a moving picture; of more, so many are shown, evenly spaced."""
 
 
-def replay_page(fit: Fit, title: str, caption: str = "") -> str:
-    """A task's adaptation as one HTML page, which needs no network and no other file."""
+def replay_page(fits: Mapping[str, Fit], title: str, caption: str = "") -> str:
+    """A task's adaptation as one HTML page, which needs no network and no other file.
+
+    `fits` maps the names of initializations ("learned", and others to compare it with) to the fit from each.
+    """
+    fit = fits["learned"]
+    is_alone = len(fits) == 1
     data: dict[str, Any] = {
         "title": title,
         "caption": " ".join(part for part in (_ending(fit), caption) if part),
@@ -38,13 +44,21 @@ def replay_page(fit: Fit, title: str, caption: str = "") -> str:
         "truth": None if fit.truth is None else rounded(fit.truth),
         "rows": None if fit.rows is None or fit.is_cloud else [rounded(part) for part in fit.rows],
         "support": [rounded(fit.support_x), rounded(fit.support_y)],
-        "predictions": [rounded(step) for step in fit.predictions],
-        "errors": [number(float(error)) for error in fit.query_loss],
+        "fits": [
+            {
+                "name": "error" if is_alone else NAMES[name],
+                "color": COLORS[name],
+                "predictions": [rounded(step) for step in fits[name].predictions],
+                "errors": [number(float(error)) for error in fits[name].query_loss],
+            }
+            for name in NAMES
+            if name in fits
+        ],
         "axes": list(fit.axes),
         "is_cloud": fit.is_cloud,
         "x_range": _x_range(fit),
         "y_range": value_range(fit),
-        "colors": {name: COLORS[name] for name in ("truth", "support", "before", "after")},
+        "colors": {name: COLORS[name] for name in ("truth", "support", "before")},
     }
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     return _PAGE.read_text(encoding="utf-8").replace("/*DATA*/null", text)

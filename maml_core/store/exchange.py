@@ -2,7 +2,7 @@
 
 The file is a zip with fixed names, each entry plain JSON or safetensors:
 
-    run.json               configuration, name, notes, iteration, and the SHA-256 of every other entry
+    run.json               configuration, name, notes, tags, iteration, and the SHA-256 of every other entry
     metrics.json           the metric rows, column by column
     weights.safetensors    what was learned, by name; all that another program needs
     state.safetensors      what else a resume needs: Adam's moments, unfinished metric rows, what is averaged
@@ -42,7 +42,7 @@ from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import SNAPSHOTS, MetricRow, row_spacing
 from maml_core.store.base import Saved, Snapshot, Vitals
 from maml_core.store.checkpoint import Checkpoint, check_tensor, dump_checkpoint, load_checkpoint, state_names
-from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, Run
+from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, TAGS_LENGTH, Run
 from maml_core.store.script import adapt_script, table_encoding
 from maml_core.store.store import ImportedRun, Store
 
@@ -76,6 +76,9 @@ class _Manifest(Spec):
     preset: str | None = Field(None, max_length=40, json_schema_extra={"rule": "text of at most 40 characters"})
     notes: str = Field(
         "", max_length=NOTES_LENGTH, json_schema_extra={"rule": f"text of at most {NOTES_LENGTH:,} characters"}
+    )
+    tags: str = Field(
+        "", max_length=TAGS_LENGTH, json_schema_extra={"rule": f"text of at most {TAGS_LENGTH} characters"}
     )
     status: Literal["finished", "diverged", "stopped"]
     message: str = Field("", max_length=1000, json_schema_extra={"rule": "text of at most 1,000 characters"})
@@ -132,6 +135,7 @@ def export_run(store: Store, run_id: str, *, with_rows: bool = False) -> bytes:
         name=run.name,
         preset=run.preset,
         notes=run.notes,
+        tags=run.tags,
         status=run.status if run.status in _KINDS else "stopped",
         message=run.message if run.status == "diverged" else "",
         iteration=state.iteration,
@@ -262,6 +266,7 @@ def _read(file: bytes) -> ImportedRun:
         name=manifest.name,
         preset=manifest.preset,
         notes=manifest.notes,
+        tags=manifest.tags,
         created=min(manifest.created, time.time()),
         vitals=Vitals(
             message=manifest.message if manifest.status == "diverged" else "",

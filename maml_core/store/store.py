@@ -41,6 +41,7 @@ class ImportedRun:
     name: str
     preset: str | None
     notes: str
+    tags: str
     status: str
     created: float
     swapped_at: int | None  # where an earlier version's compiled loop took over
@@ -139,6 +140,7 @@ class Store(Archive, Ownership, Tables):
                     name=imported.name,
                     preset=imported.preset,
                     notes=imported.notes,
+                    tags=imported.tags,
                     config=imported.config.to_json(),
                     status=imported.status,
                     created=imported.created,

@@ -8,6 +8,7 @@ import streamlit as st
 from maml_core.config import RunConfig, parse_settings, settings_text
 from maml_core.errors import ConfigError
 from maml_core.fields import label
+from maml_core.glossary import linked
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
 from maml_core.learning.models import MODELS, OwnModel
@@ -15,6 +16,7 @@ from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES, FunctionFamily
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from pages.components.field_input import field_input, is_range, range_input, slider_input, widget_values
+from pages.components.glossary_view import note
 from pages.components.run_view import as_text
 
 PLAYED = ("inner_lr", "inner_steps", "shots")
@@ -125,7 +127,7 @@ def _preset() -> None:
     if st.session_state["form.tasks.family"] == "table":
         st.caption("Changed to suit your table.")
     else:
-        st.caption(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
+        note(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
 
 
 def _choose(values: dict[str, Any], place: str) -> None:
@@ -137,7 +139,7 @@ def _choose(values: dict[str, Any], place: str) -> None:
         sorted(registry, key=lambda name: registry[name].order),
         format_func=lambda name: registry[name].title,
         key=key,
-        help=RunConfig.model_fields[place].description,
+        help=linked(RunConfig.model_fields[place].description or ""),
         on_change=lambda: _load_defaults(place, registry[st.session_state[key]]),
     )
     values[f"{place}.{tag}"] = chosen
@@ -153,7 +155,7 @@ def _algorithm(values: dict[str, Any]) -> None:
         list(ALGORITHMS),
         format_func=lambda name: ALGORITHMS[name].title,
         key="form.algorithm",
-        help=RunConfig.model_fields["algorithm"].description,
+        help=linked(RunConfig.model_fields["algorithm"].description or ""),
     )
 
 
@@ -162,7 +164,7 @@ def _update_rule(values: dict[str, Any]) -> None:
     chosen = ALGORITHMS[values["algorithm"]]
     with st.expander(f"{chosen.title}: its update rule", icon=":material/function:"):
         st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
-        st.caption(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
+        note(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
 
 
 def _tasks(values: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from maml_core.fields import (
     read_list,
     tried_values,
 )
+from maml_core.glossary import linked
 from maml_core.learning.tasks import Uniform
 
 _LARGEST_INTEGER = 2**53 - 1
@@ -35,7 +36,7 @@ def field_input(
 
     Its value lives in the session state: under `key`, or for a nested specification under `key.part` for each part.
     """
-    title, help_text = title or label(name), help_text or field.description
+    title, help_text = title or label(name), linked(help_text or field.description or "") or None
     try:
         kind = kind_of(field)
     except TypeError:  # no test has seen such a field: JSON can say anything
@@ -105,10 +106,17 @@ def slider_input(name: str, field: FieldInfo, key: str) -> None:
         st.session_state[key] = st.session_state[mine]
 
     if kind_of(field) is FieldKind.INTEGER:
-        st.slider(label(name), options[0], options[-1], key=mine, help=field.description, on_change=follow)
+        st.slider(
+            label(name), options[0], options[-1], key=mine, help=linked(field.description or ""), on_change=follow
+        )
     else:
         st.select_slider(
-            label(name), options, key=mine, help=field.description, on_change=follow, format_func=lambda v: f"{v:g}"
+            label(name),
+            options,
+            key=mine,
+            help=linked(field.description or ""),
+            on_change=follow,
+            format_func=lambda v: f"{v:g}",
         )
 
 
@@ -132,7 +140,14 @@ def range_input(
         st.session_state[f"{key}.low"], st.session_state[f"{key}.high"] = st.session_state[mine]
 
     st.slider(
-        title or label(name), least, most, step=step, key=mine, help=field.description, on_change=follow, format="%.3g"
+        title or label(name),
+        least,
+        most,
+        step=step,
+        key=mine,
+        help=linked(field.description or ""),
+        on_change=follow,
+        format="%.3g",
     )
 
 

@@ -4,6 +4,7 @@ import streamlit as st
 
 from maml_core.errors import MamlError
 from maml_core.training.session import TrainingSession
+from pages.components.glossary_view import answer_terms
 
 _STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.1rem 2rem 2rem; }
@@ -12,7 +13,12 @@ _STYLE = """<style>
 [data-testid="stSidebar"] [data-testid="stPageLink-NavLink"] p { font-size: 0.85rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; line-height: 1.2; }
 [data-testid="stCaptionContainer"] { color: color-mix(in srgb, var(--st-text-color) 78%, transparent); }
-[class*="st-key-term-"] button p { text-decoration: underline dotted; text-underline-offset: 0.2em; }
+a[href^="#term-"] { color: inherit !important; text-decoration: underline dotted !important; }
+.st-key-terms { display: none; }
+.st-key-undo {
+  position: fixed; bottom: 1rem; left: 50%; translate: -50%; z-index: 100; width: min(34rem, calc(100vw - 2rem));
+  background: var(--st-background-color); box-shadow: 0 0.25rem 1rem rgb(0 0 0 / 0.25);
+}
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding: 3.2rem 1rem 1rem; }
   [data-testid="stMain"] [data-testid="stBaseButton-secondary"], [data-testid="stMain"] [data-testid="stPopoverButton"],
@@ -20,7 +26,8 @@ _STYLE = """<style>
 }
 </style>"""
 """Less room around things: the pictures must be in sight without scrolling at 1280 x 800. Captions have a contrast of
-more than 4.5 to 1 in both themes, and a term that opens the glossary looks like one."""
+more than 4.5 to 1 in both themes, a term that opens the glossary looks like one, and the offer to undo
+floats, so that nothing moves under the pointer when it comes or goes."""
 
 PAGES = {
     "app.py": "Lab",
@@ -64,6 +71,7 @@ def open_page(path: str) -> TrainingSession:
             f"hide = {unknown[0][:40]!r} is not a part of the page: it must be of {', '.join(HIDEABLE)}.",
             icon=":material/link_off:",
         )
+    answer_terms()
     if REFUSED in st.session_state:
         st.error(st.session_state.pop(REFUSED), icon=":material/error:")
     try:

@@ -9,8 +9,10 @@ from maml_core.errors import MamlError
 from maml_core.evaluation.diagnosis import Finding, diagnose
 from maml_core.evaluation.paths import PathMap, path_map
 from maml_core.figures import layers_figure, path_figure, star_figure
+from maml_core.glossary import linked
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
+from pages.components.glossary_view import note
 from pages.components.live_chart import live_chart
 
 SECONDS = 2.0
@@ -26,7 +28,7 @@ def finding(session: TrainingSession, run: Run, train: Callable[[RunConfig], Non
     found: Finding | None = answer.value
     if found:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            st.markdown(f":material/stethoscope: {found.sentence}", width="stretch")
+            st.markdown(f":material/stethoscope: {linked(found.sentence)}", width="stretch")
             if st.button(
                 f"Train with {found.advice}",
                 icon=":material/healing:",
@@ -61,5 +63,5 @@ def parameter_space(session: TrainingSession, run: Run) -> bool:
         with column:
             st.markdown(title)
             live_chart(figure(found), key=key, revision=run.id, height=300, alt=alt)
-    st.caption(found.sentence())
+    note(found.sentence())
     return not answer.is_newest

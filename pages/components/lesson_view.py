@@ -3,6 +3,7 @@
 import streamlit as st
 
 from maml_core.errors import ConfigError
+from maml_core.glossary import linked
 from maml_core.lessons import LESSONS, Lesson, get_lesson
 from maml_core.store.run import Run
 from pages.components.config_form import load_config
@@ -54,7 +55,7 @@ def show_lesson(lesson: Lesson, run: Run | None) -> bool:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"##### :material/school: {lesson.title}", width="stretch")
         st.button("The whole lab", icon=":material/close:", on_click=open_lesson, args=(None,))
-    st.markdown(lesson.text)
+    st.markdown(linked(lesson.text))
     answer = st.radio(
         lesson.question, lesson.answers, index=None, key="answer", horizontal=True, persist_state="session"
     )
@@ -64,5 +65,5 @@ def show_lesson(lesson: Lesson, run: Run | None) -> bool:
     if run and run.iteration and not run.is_active:
         is_right = lesson.answers.index(answer) == lesson.right
         verdict = "As you said." if is_right else f"It is: {lesson.answers[lesson.right]}."
-        st.success(f"**{verdict}** {lesson.explanation}", icon=":material/lightbulb:")
+        st.success(f"**{verdict}** {linked(lesson.explanation)}", icon=":material/lightbulb:")
     return True

@@ -329,6 +329,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
       displaylogo: false,
       responsive: true,
       displayModeBar: "hover",
+      showSendToCloud: false, // data stay where they are
+      plotlyServerURL: "",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
       modeBarButtonsToAdd: [AS_PNG, AS_SVG, AS_CSV, FULLSCREEN],
     });

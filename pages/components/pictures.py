@@ -9,6 +9,7 @@ from maml_core.config import RunConfig
 from maml_core.errors import RunNotFoundError
 from maml_core.evaluation.of_runs import fresh_fits
 from maml_core.figures import Figure, loss_curve, task_figure, task_grid
+from maml_core.glossary import linked
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.live_chart import live_chart
@@ -47,9 +48,11 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
             ):
                 st.markdown("#### Press **Train**", text_alignment="center")
                 st.caption(
-                    "On the left, an untrained network takes a few gradient steps on the pink points of a task that it "
-                    "has never seen, and misses. Training finds initial weights from which those steps are enough. "
-                    "The loss will fall here.",
+                    linked(
+                        "On the left, an untrained network takes a few gradient steps on the support points (pink) of "
+                        "a task that it has never seen, and misses. Training finds an initialization from which those "
+                        "steps are enough. The meta-loss will fall here."
+                    ),
                     text_alignment="center",
                 )
     with hero:  # after the curve, which is there even for a model that only the command line loads

@@ -109,3 +109,45 @@ def test_captions_can_be_read(server: Server, new_tab: NewTab, run_id: str) -> N
         tab.chart("task")
         caption = tab.page.get_by_test_id("stMain").get_by_test_id("stCaptionContainer").locator("p").first
         assert caption.evaluate(contrast) >= 4.5
+
+
+def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/?run={run_id}")
+    tab.page.locator("a", has_text="starting point").click()
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_text("The weights that every task starts from").first.wait_for()
+    tab.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    tab.page.get_by_test_id("stSidebar").get_by_test_id("stTooltipIcon").nth(2).hover()  # a field's own explanation
+    tab.page.locator('[data-testid="stTooltipContent"] a', has_text="meta-gradient").click()
+    dialog.get_by_text("The direction in which the initialization moves").first.wait_for()
+    assert tab.complaints == []
+
+
+def test_no_button_of_a_chart_sends_data_away(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/?run={run_id}")
+    tab.chart("loss")
+    buttons = tab.page.locator('.live-chart[data-name="loss"] .modebar-btn')
+    titles = [buttons.nth(i).get_attribute("data-title") or "" for i in range(buttons.count())]
+    assert any("PNG" in title for title in titles)
+    assert not any("share" in title.lower() or "cloud" in title.lower() for title in titles), titles
+
+
+def test_what_adapt_shows_plays_in_a_page_of_its_own(
+    server: Server, new_tab: NewTab, run_id: str, tmp_path: Path
+) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={run_id}")
+    tab.chart("replay")
+    tab.page.get_by_role("button", name="Share", exact=True).click()
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="The task as a page that plays").click()
+    file = tmp_path / "adaptation.html"
+    download.value.save_as(file)
+    alone = new_tab(offline=True)
+    alone.page.goto(file.as_uri())
+    alone.page.locator("output", has_text="step 10 of 10 · meta-learned").wait_for()
+    assert "random" in alone.page.locator("output").inner_text()
+    assert alone.complaints == []

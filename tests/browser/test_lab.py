@@ -156,6 +156,7 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     store = Store(server.store_url)
     tab.until(lambda: any(run.name == "my best run" for run in store.all_runs()), "the run never comes back")
     store.close()
+    tab.page.get_by_role("button", name="Undo").wait_for(state="hidden")  # taken up, and gone
     field.wait_for()
     tab.press("Delete")
     tab.page.get_by_role("button", name="Undo").wait_for(state="visible")

@@ -50,7 +50,7 @@ def other(tmp_path: Path) -> Store:
 def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig, ema_decay: float | None) -> None:
     small_config = small_config.with_settings({"ema_decay": ema_decay})
     run_id = store.create_run(small_config, preset="sine", name="wave")
-    store.edit(run_id, notes="the *first* one", pinned=True)
+    store.edit(run_id, notes="the *first* one", tags="waves, best", pinned=True)
     train(store, run_id)
     file = export_run(store, run_id)
     assert export_run(store, run_id) == file
@@ -67,6 +67,7 @@ def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig
         "best_loss",
         "best_iteration",
         "notes",
+        "tags",
         "created",
         "seconds",
     ):

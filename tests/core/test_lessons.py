@@ -1,10 +1,12 @@
 """Lessons and glossary: every lesson can be trained, every term has an explanation."""
 
+import re
+
 import pytest
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
-from maml_core.glossary import find_term, glossary
+from maml_core.glossary import find_term, glossary, linked
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.lessons import LESSONS, get_lesson
 from maml_core.training.trainer import check_startable
@@ -33,3 +35,18 @@ def test_every_field_and_algorithm_is_explained() -> None:
     assert all(text.strip() for text in terms.values())
     assert find_term("Inner learning rate") == find_term("inner_lr")
     assert find_term("<script>") is None
+
+
+def test_the_first_mention_of_a_term_becomes_a_link_to_it() -> None:
+    text = linked("FOMAML adapts on support points, at `inner_lr`, inner_lr or [shots](x); support points, done.")
+    assert text == (
+        "[FOMAML](#term-first_order_maml) adapts on [support points](#term-support_points), at `inner_lr`, "
+        "[inner_lr](#term-inner_learning_rate) or [shots](x); support points, done."
+    )
+    assert linked("Nothing here.") == "Nothing here."
+
+
+def test_every_link_leads_to_its_term() -> None:
+    for term, text in glossary().items():
+        for found in re.findall(r"\(#term-(\w+)\)", linked(f"{term} {text}")):
+            assert find_term(found) in glossary()

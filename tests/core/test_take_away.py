@@ -24,14 +24,22 @@ def fit() -> Fit:
 
 
 def test_the_page_holds_every_step_and_loads_nothing(fit: Fit) -> None:
-    page = replay_page(fit, "my </script><b>run</b>")
+    page = replay_page({"learned": fit}, "my </script><b>run</b>")
     assert len(page.encode()) < 5 * 2**20
     assert not re.search(r"(src|href)=|https?://(?!www.w3.org/2000/svg)|@import|fetch\(", page)
     assert page.count("</script>") == 1  # the name has not ended it
     data = json.loads(re.search(r"const replay = (.*);", page).group(1))  # type: ignore[union-attr]
-    np.testing.assert_allclose(np.array(data["predictions"]), fit.predictions, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(np.array(data["fits"][0]["predictions"]), fit.predictions, rtol=1e-4, atol=1e-6)
     assert data["title"] == "my </script><b>run</b>"
-    assert len(data["errors"]) == 6
+    assert len(data["fits"][0]["errors"]) == 6
+
+
+def test_a_page_compares_initializations_and_holds_each_whole(fit: Fit) -> None:
+    other = fit_tasks(CONFIG.untrained().at_rate(0.01), draw_tasks(CONFIG.tasks, 3, 1, 10), 3)[0]
+    page = replay_page({"random": other, "learned": fit}, "compared")
+    fits = json.loads(re.search(r"const replay = (.*);", page).group(1))["fits"]  # type: ignore[union-attr]
+    assert [(one["name"], len(one["errors"])) for one in fits] == [("meta-learned", 6), ("random", 4)]
+    np.testing.assert_allclose(np.array(fits[1]["predictions"]), other.predictions, rtol=1e-4, atol=1e-6)
 
 
 def test_the_moving_picture_goes_from_before_to_after_and_rests(fit: Fit) -> None:
@@ -49,7 +57,7 @@ def test_the_moving_picture_goes_from_before_to_after_and_rests(fit: Fit) -> Non
 def test_a_task_that_diverges_is_said_to(inner_lr: float) -> None:
     fit = fit_tasks(CONFIG.untrained().at_rate(inner_lr), draw_tasks(CONFIG.tasks, 3, 1, 10), 9)[0]
     assert fit.blew_up_at is not None
-    assert f"Adaptation diverges at step {fit.blew_up_at}." in replay_page(fit, "wild")
+    assert f"Adaptation diverges at step {fit.blew_up_at}." in replay_page({"learned": fit}, "wild")
     assert moving_picture(fit, "wild")
 
 
