@@ -2,7 +2,7 @@
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
 // What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
-import { atFrame, csv, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, themed, within } from "./chart_state.js";
+import { atFrame, csv, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
 
 /**
  * What the server sends: ChartData in live_chart.py.
@@ -336,8 +336,12 @@ export default function ({ parentElement, data, setTriggerValue }) {
     });
   };
   const draw = async () => {
+    if (!page.Plotly && !chart.hasChildNodes()) {
+      chart.innerHTML = `<svg class="sketch" aria-hidden="true">${sketch(figure, chart.clientWidth, chart.clientHeight)}</svg>`;
+    }
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
+    chart.querySelector(".sketch")?.remove();
     chart.answered?.();
     const { replay } = chart.latest.figure;  // not this call's: the timer below draws with the first call's function
     const isNew = chart.drawn !== chart.latest.source;

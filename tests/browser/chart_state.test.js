@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, between, csv, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, csv, edited, frameAt, framed, held, home, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -122,4 +122,31 @@ test("a path breaks where a number is missing", () => {
   const twice = (/** @type {number} */ value) => 2 * value;
   assert.equal(pathOf([0, 1, 2, 3], [1, null, 3, 4], twice, twice), "M0.0,2.0M4.0,6.0L6.0,8.0");
   assert.equal(pathOf(new Float32Array([1]), [1], twice, () => Infinity), "");
+});
+
+test("numbers travel plain or packed", () => {
+  assert.deepEqual(numbers([1, 2]), [1, 2]);
+  const bytes = Buffer.from(new Float32Array([0.5, -2]).buffer).toString("base64");
+  assert.deepEqual(Array.from(numbers({ dtype: "f4", bdata: bytes })), [0.5, -2]);
+  assert.deepEqual(numbers(undefined), []);
+});
+
+test("a sketch has each line and point where Plotly will have it", () => {
+  const margin = { l: 10, r: 10, t: 10, b: 10 };
+  const drawn = sketch({
+    data: [
+      { x: [0, 10], y: [1, 100], mode: "lines", line: { color: "#123456", width: 3 } },
+      { x: [5], y: [10], mode: "markers", marker: { color: "#abcdef", size: 8 } },
+      { x: [0], y: [0], visible: false, mode: "lines", line: { color: "#000000" } },
+      { x: [1, 2], y: [3, 3], mode: "lines", line: { color: "#654321" }, xaxis: "x2", yaxis: "y2" },
+    ],
+    layout: {
+      margin, xaxis: { domain: [0, 0.5] }, yaxis: { type: "log", range: [0, 2] },
+      xaxis2: { domain: [0.5, 1] }, yaxis2: { range: [2, 4] },
+    },
+  }, 220, 120);
+  assert.match(drawn, /d="M10.0,110.0L110.0,10.0" fill="none" stroke="#123456" stroke-width="3"/);
+  assert.match(drawn, /<circle cx="60.0" cy="60.0" r="4" fill="#abcdef"/);
+  assert.match(drawn, /d="M110.0,60.0L210.0,60.0"/);
+  assert.ok(!drawn.includes("#000000"));
 });
