@@ -196,7 +196,6 @@ def main() -> None:
             width=SEARCH_WIDTH,
         )
         importer(session)
-    undo(session)
     active = session.store.count(*ACTIVE)
 
     @st.fragment(run_every=LIVE_SECONDS if active else WATCH_SECONDS)
@@ -227,6 +226,7 @@ def main() -> None:
             selected(session, run)
 
     listing()
+    undo(session)  # after the list: a fragment that changes its place on the page loses the clicks that are under way
 
 
 main()
