@@ -46,11 +46,23 @@ class RunConfig(Spec):
     query_shots: Integer = Field(
         10, ge=1, le=1000, description="Query points per task, used to judge the adapted model."
     )
-    algorithm: Literal["fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint"] = Field(
+    algorithm: Literal[
+        "fomaml",
+        "maml",
+        "reptile",
+        "fo-anil",
+        "anil",
+        "fo-meta-sgd",
+        "meta-sgd",
+        "ridge-head",
+        "fo-ridge-head",
+        "joint",
+    ] = Field(
         "fomaml",
         description="How the meta-gradient is formed. fomaml: first-order MAML. maml: with second derivatives. "
         "reptile: toward the adapted weights. anil: only the last layer adapts. meta-sgd: learns a rate for each "
-        "parameter; fo- marks a first-order variant. joint: pretraining on all tasks, the baseline.",
+        "parameter. ridge-head: solves for the last layer. fo- marks a first-order variant. joint: pretraining on all "
+        "tasks, the baseline.",
     )
     inner_lr: Real = Field(
         0.01,
@@ -192,7 +204,7 @@ class RunConfig(Spec):
         """The initialization that a run with this configuration has learned as the flat vector `learned` `[P]`."""
         model, algorithm = self.structure(), ALGORITHMS[self.algorithm]
         theta = Layout(model, algorithm).unflatten(learned)
-        return Initialization(model, theta.parameters, algorithm, self.inner_lr, theta.rates, self.tasks.problem)
+        return Initialization(model, theta.parameters, algorithm, self.inner_lr, theta.extras, self.tasks.problem)
 
     def untrained(self, seed: int | None = None) -> Initialization:
         """The initialization that training starts from, or that of another seed."""

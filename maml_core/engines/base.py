@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_core.engines.meta_optimizer import MetaOptimizer
-from maml_core.learning.algorithms import Algorithm, InnerLoop
+from maml_core.learning.inner_loop import Algorithm, InnerLoop
 from maml_core.learning.layout import Layout
 from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.tasks import TaskBatch
@@ -96,6 +96,7 @@ class Engine(ABC):
         Raises:
             EngineError: this engine cannot take the model or the algorithm.
         """
+        algorithm.check(model)
         self.check(model, algorithm, next(model.parameters()).device)
         self.model = model
         self.inner = inner

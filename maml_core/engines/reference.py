@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from maml_core.engines.base import Engine, MetaGradient
 from maml_core.errors import EngineError
-from maml_core.learning.algorithms import Algorithm, Parameters, Theta
+from maml_core.learning.inner_loop import Algorithm, Parameters, Theta
+from maml_core.learning.ridge_head import CLOSED, LEAST_PENALTY, NOISE, PENALTY, QUIET
 from maml_core.learning.tasks import TaskBatch
 
 InnerOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
-KNOWN = frozenset({"fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint"})
+KNOWN = frozenset({"fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint", *CLOSED})
 """The algorithms written out here. Another would silently be taken for one of them, so it is refused."""
 
 
@@ -54,28 +55,65 @@ class ReferenceEngine(Engine):
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(theta.parameters[name])
-        rates = {name: value.clone().requires_grad_() for name, value in theta.rates.items()}
+        rates = {name: value.clone().requires_grad_() for name, value in self.algorithm.rates(theta).items()}
         gradient = torch.zeros_like(parameters)
         pre_loss = parameters.new_zeros(())
         post_loss = parameters.new_zeros(())
         count = tasks.support_x.shape[0]
         for i in range(count):
             task = tasks.at(i)
-            task_gradient, query_loss = self._task(task, rates)
+            if self.algorithm.name in CLOSED:
+                task_gradient, query_loss = self._ridge(task, theta.extras)
+            else:
+                task_gradient, query_loss = self._task(task, rates)
             with torch.no_grad():
                 pre_loss += self.problem.loss(self.model, task.query_x, task.query_y) / count
             gradient += torch.cat([part.reshape(-1) for part in task_gradient]) / count
             post_loss += query_loss / count
         return MetaGradient(gradient, pre_loss, post_loss)
 
+    def _ridge(self, task: TaskBatch, extras: Parameters) -> tuple[list[Tensor], Tensor]:
+        """The ridge head without an inner loop to unroll: autograd through the normal equations, in double precision.
+
+        Written in the space of weights, where the algorithm itself works in that of points.
+        """
+        theta = dict(self.model.named_parameters())
+        head, *rest = [name for name in theta if name.rpartition(".")[0] == list(theta)[-1].rpartition(".")[0]]
+        penalty, noise = (extras[name].detach().double().requires_grad_() for name in (PENALTY, NOISE))
+        seen: list[Tensor] = []
+        layer = self.model.get_submodule(head.rpartition(".")[0])
+        handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        self.model(task.support_x), self.model(task.query_x)
+        handle.remove()
+        known, asked = (torch.cat([part, torch.ones_like(part[:, : len(rest)])], dim=1).double() for part in seen)
+        start = torch.cat([theta[head], *(theta[name][:, None] for name in rest)], dim=1).double()
+        least = LEAST_PENALTY * known.square().sum(1).mean()
+        gram = known.T @ known + (penalty.exp() + least) * torch.eye(known.shape[1], dtype=torch.double)
+        found = start + torch.linalg.solve(gram, known.T @ (task.support_y.double() - known @ start.T)).T
+        used = found.detach().requires_grad_() if self.algorithm.is_first_order else found
+        query_loss = (asked @ used.T - task.query_y.double()).square().mean()
+        spread = (penalty.exp() + least) / penalty.exp() * (asked * torch.linalg.solve(gram, asked.T).T).sum(1)
+        error = (asked @ found.T - task.query_y.double()).square().mean(1).detach()
+        variance = noise.exp() * (1 + spread.detach())
+        unlikely = 0.5 * (error / variance + variance.log()).mean()
+        sought = [value for name, value in theta.items() if name not in (head, *rest)]
+        body = torch.autograd.grad(query_loss, [*sought, used], retain_graph=True, allow_unused=True)
+        if self.algorithm.is_first_order:
+            at_head = [body[-1][:, : known.shape[1] - len(rest)], *(body[-1][:, -1] for _ in rest)]
+            parts = [*body[:-1], *at_head, torch.zeros_like(penalty)]
+        else:
+            parts = list(torch.autograd.grad(query_loss, [*theta.values(), penalty], retain_graph=True))
+        parts.append(QUIET * torch.autograd.grad(unlikely, noise)[0])
+        return [part.to(task.support_x.dtype) for part in parts], query_loss.detach().to(task.support_x.dtype)
+
     def _task(self, task: TaskBatch, rates: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         """One task's meta-gradient in the layout's order, and its query loss after adaptation."""
         algorithm, loss = self.algorithm, self.problem.loss
         theta: Parameters = dict(self.model.named_parameters())
-        heads = algorithm.begin(Theta(theta, rates)).parameters
+        heads = algorithm.begin(Theta(theta, {})).parameters
         adapting = {name: value for name, value in theta.items() if name in heads}
         # First-order Meta-SGD needs the graph of the updates, for the rates, but not that of the inner gradients.
-        follows = not algorithm.is_first_order or algorithm.learns_rates
+        follows = not algorithm.is_first_order or bool(rates)
         cut = (lambda grads: [g.detach() for g in grads]) if algorithm.is_first_order and follows else None
         optimizer = self.inner_optimizer({"params": [parameter]} for parameter in adapting.values())
         with higher.innerloop_ctx(

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from maml_core.engines.base import Engine, MetaGradient
 from maml_core.errors import EngineError
-from maml_core.learning.algorithms import Algorithm, Phi, Theta, task_loss
+from maml_core.learning.inner_loop import Algorithm, Loss, Phi, Theta
 from maml_core.learning.tasks import TaskBatch
 
 
@@ -35,7 +35,7 @@ class VectorizedEngine(Engine):
         check_vectorizable(model, cls.name)
 
     def _set_up(self) -> None:
-        self.loss = task_loss(self.model, self.problem)
+        self.loss = Loss(self.model, self.problem)
         self._traced: dict[Any, Callable[..., Any]] = {}
 
     def first_step(self, parameters: Tensor, support_x: Tensor, support_y: Tensor) -> Phi:

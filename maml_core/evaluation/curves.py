@@ -81,7 +81,7 @@ def evaluation_tasks(config: RunConfig, count: int, seed: int) -> TaskBatch:
 def random_start(config: RunConfig) -> Initialization:
     """A random initialization that is not the run's own, which would be a baseline of one; plain gradient descent."""
     untrained = config.untrained(seed=config.seed + 1)
-    return replace(untrained, algorithm=ALGORITHMS["fomaml"], rates={})
+    return replace(untrained, algorithm=ALGORITHMS["fomaml"], extras={})
 
 
 def pretraining(config: RunConfig) -> RunConfig:

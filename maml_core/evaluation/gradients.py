@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from maml_core.config import RunConfig
 from maml_core.engines import Engine, MetaOptimizer, NativeEngine, ReferenceEngine, VectorizedEngine
 from maml_core.errors import EngineError
-from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.layout import Layout
 from maml_core.learning.tasks import TaskBatch, TaskSet, seeded
 

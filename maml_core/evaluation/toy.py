@@ -11,7 +11,8 @@ from torch.nn.functional import softplus
 
 from maml_core.engines import MetaOptimizer, VectorizedEngine
 from maml_core.evaluation.gradients import COMPARED, untraced
-from maml_core.learning.algorithms import ALGORITHMS, InnerLoop, Theta, task_loss
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.inner_loop import InnerLoop, Loss, Theta
 from maml_core.learning.problems import Regression
 from maml_core.learning.tasks import TaskBatch
 
@@ -58,7 +59,7 @@ def _toy_tasks() -> tuple[nn.Module, TaskBatch]:
 def _toy_surface(steps: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     """The toy's axis and meta-loss, which do not depend on where the initialization is."""
     model, batch = _toy_tasks()
-    loss = task_loss(model, Regression())
+    loss = Loss(model, Regression())
 
     def adapted_loss(theta: Tensor, *task: Tensor) -> Tensor:
         start, descent = Theta({"a": theta[0], "b": theta[1]}, {}), ALGORITHMS["fomaml"]

@@ -101,6 +101,12 @@ def base_layout(*, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
     }
 
 
+def faded(color: str, share: float) -> str:
+    """A color of the table above, that much of it over what lies behind."""
+    red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share:g})"
+
+
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A curve in at most `MAX_POINTS` points that look like all of them."""
     if len(x) <= MAX_POINTS:

@@ -7,11 +7,13 @@ import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.style import (
+    COLORS,
     Figure,
     Ghost,
     Moving,
     Trace,
     base_layout,
+    faded,
     log_scale,
     number,
     plain,
@@ -29,7 +31,7 @@ def task_figure(fit: Fit, trained_steps: int) -> Figure:
     """
     last = len(fit.predictions) - 1
     frames = _frames(last)
-    traces = [*_known(fit), _before(fit)]
+    traces = [*_band(fit, "after"), *_known(fit), _before(fit)]
     ghosts, behind = _ghosts(fit, frames, len(traces), "after")
     traces += behind
     ending = f"after {counted_steps(last)}: error {_ending(fit)}"
@@ -91,7 +93,7 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
     right: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
     traces: list[Trace] = []
     moving: list[Moving] = []
-    traces += [*_known(main), _before(main)]
+    traces += [*_band(main, "learned"), *_known(main), _before(main)]
     ghosts, behind = _ghosts(main, frames, len(traces), "learned")
     traces += behind
     for meaning in reversed(NAMES):  # the meta-learned one last: on top
@@ -176,6 +178,16 @@ def replay_figure(fits: Mapping[str, Fit]) -> Figure:
 def _frames(steps: int) -> list[int]:
     """The steps of adaptation that a replay shows."""
     return sorted({round(k) for k in np.linspace(0, steps, min(steps, FRAMES) + 1)})
+
+
+def _band(fit: Fit, meaning: str) -> list[Trace]:
+    """The 95 % interval around the last step's predictions, where there is one."""
+    if fit.band is None:
+        return []
+    middle = fit.predictions[-1]
+    around = np.concatenate([middle + fit.band, (middle - fit.band)[::-1]])
+    look: dict[str, Any] = {"fill": "toself", "fillcolor": faded(COLORS[meaning], 0.2), "hoverinfo": "skip"}
+    return [trace_of(np.concatenate([fit.x, fit.x[::-1]]), around, meaning, "95 % band", width=0, **look)]
 
 
 def _before(fit: Fit) -> Trace:

@@ -15,6 +15,9 @@ from maml_core.learning.initialization import Initialization
 from maml_core.learning.table import unit_of
 from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
 
+NORMAL_95 = 1.96
+"""Standard deviations on each side of a normal distribution's mean that hold 95 % of it."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -35,6 +38,7 @@ class Fit:
     error_name: str = "mean squared error"
     unit: str = ""  # of the error, where it has one
     row_numbers: tuple[list[int], list[int]] | None = None  # of a table's task: those in the support, and `rows`
+    band: np.ndarray | None = None  # [points]: half of the 95 % interval of the last step's predictions
     is_cloud: bool = False  # points of which each stands for itself: predicted values over true ones, and no curve
 
     def mean_error(self) -> float:
@@ -101,6 +105,8 @@ def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int)
             is_cloud=True,
         )
     along = x[:, tasks.along]
+    deviation = start.deviation(TaskBatch(*batch[:2], grid[None], unknown[:, : len(grid)])) if steps else None
+    unit = scaling.original_y(torch.ones(1, task.y.shape[1])) - scaling.original_y(torch.zeros(1, task.y.shape[1]))
     return Fit(
         **common,
         x=scaling.original_x(grid.double()).numpy()[:, tasks.along],
@@ -111,6 +117,7 @@ def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int)
         rows=(along[judged], true[judged]),
         row_numbers=(support.tolist(), judged.tolist()),
         axes=(tasks.inputs[tasks.along], name),
+        band=None if deviation is None else NORMAL_95 * deviation[0].numpy() * float(unit[0, output]),
     )
 
 
@@ -130,6 +137,7 @@ def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]
     """Each task on its grid."""
     batch = tasks.batch
     trajectory = start.adapt(batch, steps)
+    deviation = start.deviation(batch) if steps else None
     judged = trajectory.query_loss if tasks.is_known else trajectory.support_loss
     made = []
     for i, (label, seed) in enumerate(zip(tasks.labels, tasks.seeds, strict=True)):
@@ -146,6 +154,7 @@ def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]
                 support_loss=trajectory.support_loss[: last + 1, i].numpy(),
                 query_loss=judged[: last + 1, i].numpy(),
                 blew_up_at=last + 1 if last < steps else None,
+                band=None if deviation is None else NORMAL_95 * deviation[i].numpy(),
             )
         )
     return made

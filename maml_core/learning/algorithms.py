@@ -2,88 +2,17 @@
 
 Engines decide how a task's function is run (task by task, vectorized, compiled); what is computed stands here
 once. The reference engine alone does not use it: it is the oracle that this module is checked against.
-
-theta is what is meta-learned: the initialization and, for Meta-SGD, a factor of inner_lr for each parameter. phi is
-what a task adapts: the parameters, and what an algorithm must remember of its inner steps.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from maml_core.learning.binding import call
-from maml_core.learning.problems import Problem
+from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta, head_of
+from maml_core.learning.ridge_head import FirstOrderRidgeHead, RidgeHead
 from maml_core.learning.tasks import TaskBatch
-
-Parameters = dict[str, Tensor]
-"""Tensors by the name that the model gives them."""
-Loss = Callable[[Parameters, Tensor, Tensor], Tensor]
-"""loss(parameters, x `[points, features]`, y `[points, outputs]`) -> scalar."""
-
-
-class Theta(NamedTuple):
-    """What is meta-learned."""
-
-    parameters: Parameters
-    rates: Parameters  # a factor of inner_lr for each parameter; empty where none is learned
-
-
-class Phi(NamedTuple):
-    """What one task carries from an inner step to the next."""
-
-    parameters: Parameters  # those that adapt
-    gradient_sums: Parameters  # sum of the inner gradients so far; empty where none is needed
-
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """The settings of adaptation."""
-
-    lr: float | Tensor  # a tensor where it is an input of a compiled loop
-    steps: int
-
-
-def task_loss(model: nn.Module, problem: Problem) -> Loss:
-    """The loss of `model` on one task's points, as a function of its parameters."""
-
-    def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        return problem.loss(lambda inputs: call(model, parameters, inputs), x, y)
-
-    return loss
-
-
-class Algorithm(ABC):
-    """What an inner step is, and what the meta-gradient: for one task."""
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    formula: ClassVar[str]
-    source: ClassVar[str]
-    is_first_order: ClassVar[bool]
-    """Whether the inner steps are forgotten once taken: memory is then flat in their number."""
-    learns_rates: ClassVar[bool] = False
-    needs_steps: ClassVar[bool] = False
-    """Whether the meta-gradient is zero without an inner step."""
-
-    @abstractmethod
-    def begin(self, theta: Theta) -> Phi:
-        """phi before the first inner step."""
-
-    @abstractmethod
-    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
-        """One step of adaptation on the support set `[points, features]`."""
-
-    @abstractmethod
-    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
-        """One task's meta-gradient, in the shape of theta, and its query loss after adaptation.
-
-        phi is adapted already if the algorithm is first-order, else it is what `begin` gave.
-        """
 
 
 class _AdaptsAll(Algorithm):
@@ -99,8 +28,26 @@ class _AdaptsHead(Algorithm):
 
     def begin(self, theta: Theta) -> Phi:
         """The last layer: the parameters whose names share the last one's prefix."""
-        head = list(theta.parameters)[-1].rpartition(".")[0]
-        return Phi({name: value for name, value in theta.parameters.items() if name.rpartition(".")[0] == head}, {})
+        return Phi(head_of(theta.parameters), {})
+
+
+class _LearnsRates(Algorithm):
+    """A factor of inner_lr is learned for each parameter; all start at one."""
+
+    _PREFIX: ClassVar[str] = "inner_lr:"
+    """What a file writes before a parameter's name for its factor."""
+
+    def extras(self, parameters: Parameters) -> Parameters:
+        """The factors."""
+        return {self._PREFIX + name: torch.ones_like(value) for name, value in parameters.items()}
+
+    def rates(self, theta: Theta) -> Parameters:
+        """The factors, by parameter."""
+        return {name.removeprefix(self._PREFIX): value for name, value in theta.extras.items()}
+
+    def _stepped(self, theta: Theta, values: Parameters, gradient: Parameters, lr: float | Tensor) -> Parameters:
+        rates = self.rates(theta)
+        return {name: value - lr * rates[name] * gradient[name] for name, value in values.items()}
 
 
 class _OneRate(Algorithm):
@@ -234,7 +181,7 @@ class ANIL(_AdaptsHead, _OneRate, _SecondOrder):
 
 
 @final
-class MetaSGD(_AdaptsAll, _SecondOrder):
+class MetaSGD(_AdaptsAll, _LearnsRates, _SecondOrder):
     """Meta-SGD: a rate for each parameter is learned along with the initialization.
 
     phi' = phi - rate * grad L_support(phi), elementwise; g = d L_query(phi_k) / d (theta, rate)
@@ -249,16 +196,15 @@ class MetaSGD(_AdaptsAll, _SecondOrder):
         r"\qquad g = \nabla_{(\theta,\alpha)}\, L_{\text{query}}(\varphi_k(\theta,\alpha))"
     )
     source: ClassVar[str] = "arXiv:1707.09835, equation 3"
-    learns_rates: ClassVar[bool] = True
 
     def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
         """One step at the learned rates."""
         gradient = grad(loss)(phi.parameters, x, y)
-        return Phi(_stepped(phi.parameters, gradient, theta.rates, lr), {})
+        return Phi(self._stepped(theta, phi.parameters, gradient, lr), {})
 
 
 @final
-class FirstOrderMetaSGD(Algorithm):
+class FirstOrderMetaSGD(_LearnsRates):
     """Meta-SGD without second derivatives.
 
     With q = grad L_query(phi_k): g = q for the initialization, and -inner_lr * q * (sum of the inner gradients) for the
@@ -274,7 +220,6 @@ class FirstOrderMetaSGD(Algorithm):
     )
     source: ClassVar[str] = "arXiv:1707.09835, equation 3"
     is_first_order: ClassVar[bool] = True
-    learns_rates: ClassVar[bool] = True
 
     def begin(self, theta: Theta) -> Phi:
         """The model's parameters, and no inner gradient yet."""
@@ -284,12 +229,12 @@ class FirstOrderMetaSGD(Algorithm):
         """One step at the learned rates; its gradient is added to those before."""
         gradient = grad(loss)(phi.parameters, x, y)
         sums = {name: value + gradient[name] for name, value in phi.gradient_sums.items()}
-        return Phi(_stepped(phi.parameters, gradient, theta.rates, lr), sums)
+        return Phi(self._stepped(theta, phi.parameters, gradient, lr), sums)
 
     def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
         """Gradients of the initialization and of the rates."""
         query, after = grad_and_value(loss)(phi.parameters, task.query_x, task.query_y)
-        rates = {name: -inner.lr * value * phi.gradient_sums[name] for name, value in query.items()}
+        rates = {self._PREFIX + name: -inner.lr * value * phi.gradient_sums[name] for name, value in query.items()}
         return Theta(query, rates), after
 
 
@@ -312,13 +257,19 @@ class Joint(_AdaptsAll, _OneRate):
         return Theta(grad(loss)(theta.parameters, x, y), {}), loss(phi.parameters, task.query_x, task.query_y)
 
 
-def _stepped(values: Parameters, gradient: Parameters, rates: Parameters, lr: float | Tensor) -> Parameters:
-    """A step at a rate of each parameter's own."""
-    return {name: value - lr * rates[name] * gradient[name] for name, value in values.items()}
-
-
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
-    for algorithm in (FOMAML(), MAML(), Reptile(), FirstOrderANIL(), ANIL(), FirstOrderMetaSGD(), MetaSGD(), Joint())
+    for algorithm in (
+        FOMAML(),
+        MAML(),
+        Reptile(),
+        FirstOrderANIL(),
+        ANIL(),
+        FirstOrderMetaSGD(),
+        MetaSGD(),
+        RidgeHead(),
+        FirstOrderRidgeHead(),
+        Joint(),
+    )
 }
 """Every algorithm by the name a configuration gives it."""

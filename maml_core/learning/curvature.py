@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from maml_core.learning.algorithms import Parameters, task_loss
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.inner_loop import Loss, Parameters
 from maml_core.learning.tasks import TaskBatch, seeded
 
 
@@ -16,8 +16,9 @@ def curvature(start: Initialization, tasks: TaskBatch, *, iterations: int = 20) 
     of their factors times H. A step of gradient descent overshoots along that direction where inner_lr times the
     eigenvalue is above 1, and moves away from the minimum where it is above 2.
     """
-    theta, loss = start.theta, task_loss(start.model, start.problem)
+    theta, loss = start.theta, Loss(start.model, start.problem)
     adapts = start.algorithm.begin(theta).parameters
+    rates = start.algorithm.rates(theta)
     generator = seeded("curvature")
     first = {name: torch.randn(value.shape, generator=generator) for name, value in adapts.items()}
 
@@ -30,7 +31,7 @@ def curvature(start: Initialization, tasks: TaskBatch, *, iterations: int = 20) 
         for _ in range(iterations):
             size = _norm(along).clamp(min=1e-30)
             along = grad(slope)(adapts, {name: value / size for name, value in along.items()})
-            along = {name: value * theta.rates[name] if theta.rates else value for name, value in along.items()}
+            along = {name: value * rates[name] if rates else value for name, value in along.items()}
         return _norm(along)
 
     return vmap(largest)(tasks.support_x, tasks.support_y)

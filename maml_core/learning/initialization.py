@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from maml_core.learning.algorithms import Algorithm, Parameters, Phi, Theta, task_loss
 from maml_core.learning.binding import call
+from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Theta
 from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.tasks import TaskBatch
 
@@ -44,13 +44,13 @@ class Initialization:
     parameters: Parameters  # by the model's names
     algorithm: Algorithm  # whose inner steps are taken
     inner_lr: float
-    rates: Parameters = field(default_factory=dict)  # learned factors of inner_lr, where the algorithm learns them
+    extras: Parameters = field(default_factory=dict)  # what the algorithm learns beside the parameters
     problem: Problem = field(default_factory=Regression)
 
     @property
     def theta(self) -> Theta:
         """What is meta-learned, as the algorithm takes it."""
-        return Theta(self.parameters, self.rates)
+        return Theta(self.parameters, self.extras)
 
     def at_rate(self, inner_lr: float) -> "Initialization":
         """The same starting point, adapted with another step size; learned rates are scaled with it."""
@@ -62,7 +62,7 @@ class Initialization:
 
         The inner loop is that of training: the algorithm's own, on the whole support set at once.
         """
-        theta, loss = self.theta, task_loss(self.model, self.problem)
+        theta, loss = self.theta, Loss(self.model, self.problem)
 
         def judge(phi: Phi, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             whole = theta.parameters | phi.parameters
@@ -79,9 +79,18 @@ class Initialization:
         still = _for_each(self.parameters, tasks.support_x.shape[0])
         return {name: last.parameters.get(name, value) for name, value in still.items()}
 
+    @torch.no_grad()
+    def deviation(self, tasks: TaskBatch) -> Tensor | None:
+        """The standard deviation of each adapted function at the query inputs `[tasks, points]`, where there is one."""
+        if not self.algorithm.has_deviation:
+            return None
+        theta, loss = self.theta, Loss(self.model, self.problem)
+        found: Tensor = vmap(lambda *task: self.algorithm.deviation(loss, theta, TaskBatch(*task)))(*tasks)
+        return found
+
     def _steps(self, tasks: TaskBatch, steps: int) -> Iterator[Phi]:
         """What all tasks carry, `[tasks, ...]`, before the first inner step and after each."""
-        theta, loss = self.theta, task_loss(self.model, self.problem)
+        theta, loss = self.theta, Loss(self.model, self.problem)
 
         def step(phi: Phi, sx: Tensor, sy: Tensor) -> Phi:
             return self.algorithm.step(loss, theta, phi, sx, sy, self.inner_lr)

@@ -8,7 +8,9 @@ from torch import nn
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
-from maml_core.learning.algorithms import ALGORITHMS, Theta
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.inner_loop import Theta
+from maml_core.learning.ridge_head import LEAST_PENALTY
 from maml_core.learning.table import find
 from maml_core.learning.table_tasks import TableFamily
 
@@ -25,8 +27,11 @@ def adapt_script(config: RunConfig) -> str:
             "them into your class."
         )
     model = config.structure()
+    adapted = _adapted(config, model)
     of_table = isinstance(config.tasks, TableFamily)
     template = _TEMPLATE.replace("@READING@", _TABLE_READING if of_table else _POINT_READING)
+    is_closed = ALGORITHMS[config.algorithm].solves
+    template = template.replace("@ADAPT@", _RIDGE_HEAD.strip() if is_closed else _GRADIENT_STEPS.strip())
     template = template.replace("@USAGE@", _TABLE_USAGE if of_table else _POINT_USAGE)
     return template.format(
         inputs=_one_line(getattr(config.tasks, "inputs", ())),
@@ -35,7 +40,9 @@ def adapt_script(config: RunConfig) -> str:
         model=_code(model),
         inner_lr=config.inner_lr,
         inner_steps=config.inner_steps,
-        adapted=_adapted(config, model),
+        adapted=adapted,
+        head=adapted[-1].rpartition(".")[0],
+        least=LEAST_PENALTY,
         shots=config.shots,
     )
 
@@ -109,9 +116,9 @@ def read(path):
 
 def main():
     weights, support, query = sys.argv[1:4]
-    model, rates = load(weights)
+    model, extras = load(weights)
     points, x = read(support), read(query)[:, :1]
-    adapt(model, points[:, :1], points[:, 1:2], rates)
+    adapt(model, points[:, :1], points[:, 1:2], extras)
     with torch.no_grad():
         for given, predicted in zip(x[:, 0].tolist(), model(x)[:, 0].tolist()):
             print(f"{{given!r}},{{predicted!r}}")
@@ -177,7 +184,7 @@ def main():
     if len(sys.argv) != 4:
         sys.exit("usage: python adapt.py weights.safetensors support.csv query.csv")
     weights, support, query = sys.argv[1:]
-    model, rates = load(weights)
+    model, extras = load(weights)
     with safe_open(weights, "pt") as file:
         about = file.metadata() or {{}}
     if "table" not in about:
@@ -186,7 +193,7 @@ def main():
     count, outputs = len(table["inputs"]), table["outputs"]
     _, known = read(support, table["inputs"] + outputs)
     rows, x = read(query, table["inputs"])
-    adapt(model, known[:, :count], known[:, count:], rates)
+    adapt(model, known[:, :count], known[:, count:], extras)
     with torch.no_grad():
         predicted = model(x)
     if not torch.isfinite(predicted).all():
@@ -196,6 +203,44 @@ def main():
     out.writerow(names + ["predicted " + output["column"] for output in outputs])
     for row, values in zip(rows, predicted.tolist()):
         out.writerow([row[name] for name in names] + [v * o["std"] + o["mean"] for v, o in zip(values, outputs)])
+'''
+
+_GRADIENT_STEPS = '''INNER_LR = {inner_lr!r}
+INNER_STEPS = {inner_steps!r}
+ADAPTED = {adapted!r}  # names of the parameters that adapt
+
+
+def adapt(model, x, y, extras, inner_steps=INNER_STEPS):
+    """Gradient descent on the mean squared error of all support points at once; x is [points, inputs], y likewise."""
+    adapted = {{name: value for name, value in model.named_parameters() if name in ADAPTED}}
+    for _ in range(inner_steps):
+        loss = nn.functional.mse_loss(model(x), y)
+        gradients = torch.autograd.grad(loss, list(adapted.values()))
+        with torch.no_grad():
+            for (name, parameter), gradient in zip(adapted.items(), gradients):
+                parameter -= INNER_LR * extras.get("inner_lr:" + name, 1.0) * gradient
+    return model
+'''
+
+_RIDGE_HEAD = '''
+HEAD = {head!r}  # the layer that is solved for
+
+
+def adapt(model, x, y, extras):
+    """Ridge regression for the last layer, around its learned start; x is [points, inputs], y [points, outputs]."""
+    layer, seen = model.get_submodule(HEAD), []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        left = (y - model(x)).double()
+        handle.remove()
+        features = seen[0].double()
+        kernel = features @ features.T + (layer.bias is not None)
+        penalty = extras["log_penalty"].exp() + {least!r} * kernel.diagonal().mean()
+        weights = torch.linalg.solve(kernel + penalty * torch.eye(len(x), dtype=torch.double), left)
+        layer.weight += (weights.T @ features).float()
+        if layer.bias is not None:
+            layer.bias += weights.sum(0).float()
+    return model
 '''
 
 _TEMPLATE = '''"""Adapt a meta-learned initialization to new data.
@@ -215,33 +260,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-INNER_LR = {inner_lr!r}
-INNER_STEPS = {inner_steps!r}
-ADAPTED = {adapted!r}  # names of the parameters that adapt
 {classes}
 
 def build_model():
     return {model}
 
 
-def adapt(model, x, y, rates, inner_steps=INNER_STEPS):
-    """Gradient descent on the mean squared error of all support points at once; x is [points, inputs], y likewise."""
-    adapted = {{name: value for name, value in model.named_parameters() if name in ADAPTED}}
-    for _ in range(inner_steps):
-        loss = nn.functional.mse_loss(model(x), y)
-        gradients = torch.autograd.grad(loss, list(adapted.values()))
-        with torch.no_grad():
-            for (name, parameter), gradient in zip(adapted.items(), gradients):
-                parameter -= rates[name] * gradient
-    return model
-
+@ADAPT@
 
 def load(path):
-    """The model with its learned parameters, and the learned rate of each parameter that adapts, or one for all."""
+    """The model with its learned parameters, and what was learned beside them, by name."""
     model, tensors = build_model(), load_file(path)
-    rates = {{name: INNER_LR * tensors.pop("inner_lr:" + name, 1.0) for name in ADAPTED}}
+    extras = {{name: tensors.pop(name) for name in set(tensors) - set(model.state_dict())}}
     model.load_state_dict(tensors)
-    return model, rates
+    return model, extras
 
 @READING@
 

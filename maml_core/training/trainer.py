@@ -23,8 +23,9 @@ from maml_core.engines import (
 )
 from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
-from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.models import brief
 from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
@@ -274,7 +275,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     Raises:
         ConfigError: it would need too much memory, or too long for one meta-iteration, or its model cannot be made.
         DeviceError: the chosen device is not on this machine.
-        EngineError: the chosen engine cannot take the model.
+        EngineError: the chosen algorithm, or the chosen engine, cannot take the model.
     """
     device = resolve_device(config.device)
     config.tasks.check(config.shots + config.query_shots)
@@ -288,6 +289,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
             f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
             f"shots = {config.shots}, or the size of the model."
         )
+    ALGORITHMS[config.algorithm].check(model)
     _engine_class(config).check(model, ALGORITHMS[config.algorithm], device)
     if config.uses_own_model and trainer:
         _try_out(trainer)
@@ -306,7 +308,7 @@ def _try_out(trainer: Trainer) -> None:
     try:
         engine.meta_gradient(flat, tasks)
         theta = engine.layout.unflatten(flat)
-        parts = trainer.model, theta.parameters, engine.algorithm, config.inner_lr, theta.rates, engine.problem
+        parts = trainer.model, theta.parameters, engine.algorithm, config.inner_lr, theta.extras, engine.problem
         Initialization(*parts).adapt(tasks, steps=1)
     except Exception as error:  # whatever the user's own code, or torch on its behalf, raises
         raise ConfigError(

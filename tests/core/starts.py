@@ -13,4 +13,4 @@ def start_of(model: nn.Module, inner_lr: float = 0.01, algorithm: str = "fomaml"
     """A model's own values as an initialization."""
     layout = Layout(model, ALGORITHMS[algorithm])
     theta = layout.unflatten(layout.start(model).clone())
-    return Initialization(model, theta.parameters, ALGORITHMS[algorithm], inner_lr, theta.rates)
+    return Initialization(model, theta.parameters, ALGORITHMS[algorithm], inner_lr, theta.extras)

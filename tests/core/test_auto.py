@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from maml_core.config import RunConfig
 from maml_core.engines import AutoEngine, MetaOptimizer, NativeEngine, TrainingState, VectorizedEngine, initial_state
 from maml_core.errors import EngineError
-from maml_core.learning.algorithms import InnerLoop
+from maml_core.learning.inner_loop import InnerLoop
 from maml_core.training.trainer import Progress, Trainer, check_startable, make_engine, training_stream
 from tests.core.starts import FOMAML
 

@@ -19,7 +19,7 @@ from maml_core.engines import (
 )
 from maml_core.engines.meta_optimizer import BETAS
 from maml_core.errors import EngineError
-from maml_core.learning.algorithms import InnerLoop
+from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.models import MLP, FourierMLP, Linear, build_model
 from maml_core.learning.tasks import TaskBatch, TaskFamily, TaskStream, parse_family
 from tests.core.starts import FOMAML

@@ -40,7 +40,7 @@ def test_a_run_of_an_old_store_is_what_it_was(old_store: Store, algorithm: str) 
     assert run.post_loss == facts["post_loss"]
     learned = learned_by(old_store, run)
     assert learned is not None
-    assert bool(learned.rates) == (algorithm == "fo-meta-sgd")
+    assert bool(learned.extras) == (algorithm == "fo-meta-sgd")
     config = run.config.with_settings({"seed": run.config.seed})
     found = measure(old_store, run, tasks=20, steps=3, seed=0).learned.mse
     assert found == pytest.approx(facts["mse"], rel=1e-4)

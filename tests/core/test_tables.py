@@ -19,8 +19,9 @@ from torch.func import functional_call
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, MetaOptimizer, initial_state
 from maml_core.errors import ConfigError, StoreError
-from maml_core.learning.algorithms import ALGORITHMS, InnerLoop
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_rows import draw_rows_tasks, read_new_rows
+from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.models import MLP, build_model
 from maml_core.learning.table import ColumnKind, Table, example, find, keep
 from maml_core.learning.table_files import read_table

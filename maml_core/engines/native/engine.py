@@ -16,7 +16,7 @@ from maml_core.engines.native.program import Program, make_program
 from maml_core.engines.native.toolchain import Build
 from maml_core.engines.vectorized import VectorizedEngine, check_vectorizable
 from maml_core.errors import EngineError
-from maml_core.learning.algorithms import Algorithm
+from maml_core.learning.inner_loop import Algorithm
 from maml_core.learning.tasks import TaskBatch
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -34,11 +34,17 @@ class NativeEngine(Engine):
 
     @classmethod
     def check(cls, model: nn.Module, algorithm: Algorithm, device: torch.device) -> None:
-        """Refuse another device than the CPU, and what no vectorized engine takes.
+        """Refuse another device than the CPU, what no vectorized engine takes, and an algorithm that solves equations.
 
         Raises:
-            EngineError: the model changes buffers in place or draws random numbers, or is not on the CPU.
+            EngineError: the model changes buffers in place or draws random numbers, or is not on the CPU, or the
+                algorithm needs what the loop does not have.
         """
+        if algorithm.solves:
+            raise EngineError(
+                f"engine = 'native' cannot take algorithm = {algorithm.name!r}, which solves linear equations: choose "
+                "engine = 'vectorized'."
+            )
         check_vectorizable(model, cls.name)
         if device.type not in ("cpu", "meta"):
             raise EngineError("engine = 'native' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'.")

@@ -17,7 +17,7 @@ from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.native.ir import Buffer, Value
 from maml_core.engines.native.lowering import lower, trace
 from maml_core.engines.native.writer import Writer, padded
-from maml_core.learning.algorithms import Algorithm, InnerLoop, Parameters, Phi, Theta, task_loss
+from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta
 from maml_core.learning.layout import Layout
 from maml_core.learning.problems import Problem
 from maml_core.learning.tasks import TaskBatch
@@ -92,10 +92,10 @@ class _Builder:
         dtype: torch.dtype,
     ) -> None:
         self.algorithm, self.inner, self.meta_optimizer = algorithm, inner, meta_optimizer
-        self.loss = task_loss(model, problem)
+        self.loss = Loss(model, problem)
         layout = Layout(model, algorithm)
         self.size = layout.size
-        self.theta = _Pack([layout.shapes, layout.shapes if layout.learns_rates else {}])
+        self.theta = _Pack([layout.shapes, layout.extra_shapes])
         begun = algorithm.begin(Theta(*self.theta.named(self.theta.examples(dtype))))
         self.phi = _Pack([{name: value.shape for name, value in part.items()} for part in begun])
         self.dtype = dtype

@@ -1,0 +1,119 @@
+"""What an algorithm of meta-learning is: what it learns, what a task carries, and the maths of one task's inner loop.
+
+theta is what is meta-learned: the initialization, and what an algorithm learns beside it, such as a factor of inner_lr
+for each parameter. phi is what a task adapts: the parameters, and what an algorithm must remember of its inner steps.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from maml_core.learning.binding import call
+from maml_core.learning.problems import Problem
+from maml_core.learning.tasks import TaskBatch
+
+Parameters = dict[str, Tensor]
+"""Tensors by the name that the model gives them."""
+
+
+class Theta(NamedTuple):
+    """What is meta-learned."""
+
+    parameters: Parameters
+    extras: Parameters  # what an algorithm learns beside them, by the names that a file gives it; mostly nothing
+
+
+class Phi(NamedTuple):
+    """What one task carries from an inner step to the next."""
+
+    parameters: Parameters  # those that adapt
+    gradient_sums: Parameters  # sum of the inner gradients so far; empty where none is needed
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The settings of adaptation."""
+
+    lr: float | Tensor  # a tensor where it is an input of a compiled loop
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """The loss of a model on one task's points, as a function of its parameters."""
+
+    model: nn.Module
+    problem: Problem
+
+    def __call__(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
+        """A scalar, from x `[points, features]` and y `[points, outputs]`."""
+        return self.problem.loss(lambda inputs: call(self.model, parameters, inputs), x, y)
+
+    def layer(self, name: str, parameters: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What goes into the layer of that name `[points, width]`, and the predictions `[points, outputs]`."""
+        seen: list[Tensor] = []
+        handle = self.model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            predictions = call(self.model, parameters, x)
+        finally:
+            handle.remove()
+        return seen[-1], predictions
+
+
+class Algorithm(ABC):
+    """What an inner step is, and what the meta-gradient: for one task."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    solves: ClassVar[bool] = False
+    """Whether it solves linear systems, in double precision, which the native loop does not."""
+    has_deviation: ClassVar[bool] = False
+    """Whether an adapted prediction comes with a standard deviation."""
+    is_first_order: ClassVar[bool]
+    """Whether the inner steps are forgotten once taken: memory is then flat in their number."""
+    needs_steps: ClassVar[bool] = False
+    """Whether the meta-gradient is zero without an inner step."""
+
+    def extras(self, parameters: Parameters) -> Parameters:
+        """What is learned beside the parameters, as it is before training, by the names that a file gives it."""
+        return {}
+
+    def check(self, model: nn.Module) -> None:  # noqa: B027
+        """Find out from the model's structure whether it can be adapted so.
+
+        Raises:
+            EngineError: it cannot.
+        """
+
+    def deviation(self, loss: Loss, theta: Theta, task: TaskBatch) -> Tensor:
+        """The standard deviation of the adapted function at the query inputs `[points]`; where it `has_deviation`."""
+        raise NotImplementedError
+
+    def rates(self, theta: Theta) -> Parameters:
+        """The factors of inner_lr that are learned, by parameter; empty where none is."""
+        return {}
+
+    @abstractmethod
+    def begin(self, theta: Theta) -> Phi:
+        """phi before the first inner step."""
+
+    @abstractmethod
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """One step of adaptation on the support set `[points, features]`."""
+
+    @abstractmethod
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """One task's meta-gradient, in the shape of theta, and its query loss after adaptation.
+
+        phi is adapted already if the algorithm is first-order, else it is what `begin` gave.
+        """
+
+
+def head_of(parameters: Parameters) -> Parameters:
+    """The last layer: the parameters whose names share the last one's prefix."""
+    head = list(parameters)[-1].rpartition(".")[0]
+    return {name: value for name, value in parameters.items() if name.rpartition(".")[0] == head}
