@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
+from maml_core.cli_evaluate import baselines, evaluate_run
 from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, refuse_roles, table_config, tables
 from maml_core.config import MOST_ITERATIONS, RunConfig, parse_settings
 from maml_core.errors import ConfigError, MamlError, StoreError
-from maml_core.evaluation.of_runs import At, checkpoint_at, measure, reproduction
-from maml_core.evaluation.published import comparable, comparison
+from maml_core.evaluation.of_runs import At, checkpoint_at
+from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.learning.models import brief, own_models
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.logs import LOG, log_to
@@ -83,6 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--tasks", type=_whole(1, 100_000), default=REPORT_TASKS, help="held-out tasks (600)")
     command.add_argument("--steps", type=_whole(0, 1000), default=10, help="adaptation steps (10)")
     command.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="which held-out tasks (0)")
+    command.add_argument(
+        "--baselines",
+        type=baselines,
+        default=tuple(RIVAL_NAMES),
+        metavar="NAMES",
+        help=f"of {','.join(RIVAL_NAMES)}: which to hold it against, with commas between, or none (all)",
+    )
     command.add_argument(
         "--checkpoint",
         type=_checkpoint,
@@ -266,37 +274,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             _work(store, made, argparse.Namespace(json=True), trainer)
 
         return evaluate_table_run(store, run, iteration, options, train)
-    result = measure(store, run, tasks=options.tasks, steps=options.steps, seed=options.seed, at=options.checkpoint)
-    said = reproduction(store, run)
-    published = comparable(run.config)
-    if not options.json:
-        print(f"{run.id} ({run.name}) after {iteration:,} iterations: mean squared error on {options.tasks} held-out")
-        print("tasks (a noise-free grid of 100 points each), mean ± 95 %")
-        print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")
-        for step, (learned, ci, random) in enumerate(
-            zip(result.learned.mse, result.learned.ci95, result.random.mse, strict=True)
-        ):
-            print(f"{step:>5}  {learned:>9.4g} ± {ci:<5.2g}  {random:>17.4g}")
-        print(f"predicting the mean of the support points: {result.predict_mean:.4g}")
-        if published:
-            print(f"\n{comparison(run.config, result)}")
-        if said:
-            print(f"\n{said}")
-    return {
-        "run": run.id,
-        "iteration": iteration,
-        "tasks": result.tasks,
-        "seed": result.seed,
-        "steps": list(range(options.steps + 1)),
-        "mse": _finite(result.learned.mse),
-        "ci95": _finite(result.learned.ci95),
-        "baselines": {
-            "random": {name: _finite(values) for name, values in asdict(result.random).items()},
-            "predict_mean": result.predict_mean,
-        },
-        "published": [asdict(row) for row in published],
-        "reproduction": said,
-    }
+    return evaluate_run(store, run, iteration, options)
 
 
 def _runs(options: argparse.Namespace) -> dict[str, Any]:
@@ -408,8 +386,3 @@ def _checkpoint(text: str) -> At:
         return _whole(0, MOST_ITERATIONS)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, best or latest") from None
-
-
-def _finite(values: list[float]) -> list[float | None]:
-    """JSON has no NaN and no infinity: null stands for "diverged"."""
-    return [value if abs(value) < float("inf") else None for value in values]

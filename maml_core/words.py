@@ -1,5 +1,8 @@
 """Numbers as people write them."""
 
+import math
+from collections.abc import Iterable
+
 
 def counted_steps(count: int) -> str:
     """1 step, 5 steps."""
@@ -26,3 +29,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """Numbers for JSON, which has no NaN and no infinity: null stands for "diverged"."""
+    return [value if math.isfinite(value) else None for value in values]

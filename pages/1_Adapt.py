@@ -15,6 +15,7 @@ from maml_core.figures import (
     landscape_figure,
     points_figure,
     replay_figure,
+    shots_curves,
     task_grid,
     worth_curves,
     worth_figure,
@@ -144,24 +145,33 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     result = measure(session.store, run, tasks=tasks, steps=steps, at=at, turn=turn)
     bar.empty()
     reproduction_note(session, run)
-    left, right = st.columns([3, 2])
+    left, right = st.columns(2)
     with left:
         live_chart(
             error_curves(result),
             key="quality",
             revision=f"{run.id}:{steps}",
-            height=470,
-            alt="Error on held-out tasks against adaptation steps, with 95 % bands",
+            height=430,
+            alt="Error on held-out tasks against adaptation steps, with 95 % bands, and that of other methods",
         )
     with right:
-        st.dataframe(
-            result.table(),
-            height=400,
-            column_config={str(name): st.column_config.NumberColumn(format="%.4g") for name in result.table()},
+        live_chart(
+            shots_curves(result, run.config.shots),
+            key="shots",
+            revision=run.id,
+            height=430,
+            alt="Error on held-out tasks against the number of support points, with 95 % bands",
         )
-        st.download_button(
-            "Download as CSV", result.table().to_csv(), f"{run.id}-evaluation.csv", icon=":material/download:"
-        )
+    st.markdown(f"##### {result.sentence(run.config.inner_steps)}")
+    with st.expander("The numbers"):
+        for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
+            st.dataframe(frame, column_config={str(column): NUMBER for column in frame})
+            st.download_button(
+                f"{name.replace('-', ' ').capitalize()} as CSV",
+                frame.to_csv(),
+                f"{run.id}-{name}.csv",
+                icon=":material/download:",
+            )
     note(
         f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
         f"points, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "

@@ -3,20 +3,32 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from maml_core.config import RunConfig
+from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_tasks import on_grid
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
+from maml_core.words import counted_steps
 
 AT_ONCE = 200
 """Tasks adapted together, so that memory does not grow with the number of tasks."""
+
+SHOTS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+"""Support points that the error is measured for, beside the trained number."""
+
+SHOTS_TASKS = 200
+"""Tasks of each such measurement."""
+
+REACH = 2.0
+"""How many times as wide the ranges are that tasks outside of training are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,19 @@ class ErrorCurve:
         return cls(errors.mean(1).tolist(), (1.96 * spread / count**0.5).tolist())
 
 
+class Level(NamedTuple):
+    """A mean squared error over tasks, and half the width of its 95 % interval."""
+
+    mse: float
+    ci95: float
+
+    @classmethod
+    def of(cls, errors: Tensor) -> "Level":
+        """From each task's error `[tasks]`."""
+        curve = ErrorCurve.of(errors[None])
+        return cls(curve.mse[0], curve.ci95[0])
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A run's error on held-out tasks beside its baselines."""
@@ -44,6 +69,9 @@ class Evaluation:
     random: ErrorCurve
     predict_mean: float
     pretrained: ErrorCurve | None = None  # joint pretraining, where a run of it was given
+    rivals: dict[str, Level] = field(default_factory=dict)  # what methods without gradient steps make of the tasks
+    by_shots: dict[str, dict[int, Level]] = field(default_factory=dict)  # by method and number of support points
+    outside: Level | None = None  # after the trained steps, on tasks from twice the ranges
 
     def to_json(self) -> str:
         """As JSON text; NaN and infinity as Python writes them."""
@@ -54,7 +82,41 @@ class Evaluation:
         """What `to_json` wrote."""
         data = json.loads(text)
         curves = {name: ErrorCurve(**data[name]) for name in ("learned", "random", "pretrained") if data[name]}
-        return cls(**(data | curves))
+        levels = {
+            "rivals": {name: Level(*level) for name, level in data["rivals"].items()},
+            "by_shots": {
+                name: {int(shots): Level(*level) for shots, level in levels.items()}
+                for name, levels in data["by_shots"].items()
+            },
+            "outside": data["outside"] and Level(*data["outside"]),
+        }
+        return cls(**(data | curves | levels))
+
+    def strain(self, steps: int) -> float | None:
+        """How many times the error after `steps` steps grows on tasks from twice the training ranges."""
+        inside = self.learned.mse[min(steps, len(self.learned.mse) - 1)]
+        return self.outside.mse / inside if self.outside and inside else None
+
+    def sentence(self, steps: int) -> str:
+        """What it comes to, beside the best of the other methods."""
+        mine = self.learned.mse[min(steps, len(self.learned.mse) - 1)]
+        said = f"After {counted_steps(steps)}: {mine:.3g}"
+        others = {name: level.mse for name, level in self.rivals.items() if name != "oracle"}
+        if others:
+            best = min(others, key=others.__getitem__)
+            said += f"; {RIVAL_NAMES[best]} {others[best]:.3g}"
+        strain = self.strain(steps)
+        return said + (f". Outside the training ranges the error is {strain:.3g} times as high." if strain else ".")
+
+    def shots_table(self) -> pd.DataFrame:
+        """A row per number of support points, a column for each method and its 95 % interval."""
+        columns: dict[str, dict[int, float]] = {}
+        for name, levels in self.by_shots.items():
+            columns[name] = {shots: level.mse for shots, level in levels.items()}
+            columns[f"{name}_ci95"] = {shots: level.ci95 for shots, level in levels.items()}
+        frame = pd.DataFrame(columns)
+        frame.index.name = "support points"
+        return frame
 
     def table(self) -> pd.DataFrame:
         """A row per adaptation step, a column for each curve and its 95 % interval."""
@@ -68,14 +130,24 @@ class Evaluation:
         return frame
 
 
-def evaluation_tasks(config: RunConfig, count: int, seed: int) -> TaskBatch:
-    """Held-out tasks with the run's shots, and a grid of noise-free query points; of a table, other rows."""
-    if not isinstance(config.tasks, FunctionFamily):
-        return config.tasks.held_out(tasks=count, shots=config.shots, query_shots=config.query_shots, seed=seed)
+def evaluation_tasks(
+    config: RunConfig, count: int, seed: int, *, shots: int | None = None, reach: float = 1.0
+) -> TaskBatch:
+    """Held-out tasks with the run's shots, and a grid of noise-free query points; of a table, other rows.
+
+    With another `reach`, what tells one task from another is drawn from ranges so many times as wide.
+    """
+    family, shots = config.tasks, shots or config.shots
+    if not isinstance(family, FunctionFamily):
+        return family.held_out(tasks=count, shots=shots, query_shots=config.query_shots, seed=seed)
     generator = seeded(f"evaluation:{seed}")
-    parameters = config.tasks.sample_parameters((count,), generator)
-    x, y = config.tasks.sample_points(parameters, config.shots, generator)
-    return on_grid(config.tasks, parameters, x, y)
+    parameters = family.sample_parameters((count,), generator)
+    if reach != 1.0:
+        for name, distribution in family.distributions.items():
+            middle = sum(distribution.span) / 2
+            parameters[name] = middle + reach * (parameters[name] - middle)
+    x, y = family.sample_points(parameters, shots, generator)
+    return on_grid(family, parameters, x, y)
 
 
 def random_start(config: RunConfig) -> Initialization:
@@ -97,10 +169,13 @@ def evaluate(
     steps: int = 10,
     seed: int = 0,
     pretrained: Initialization | None = None,
+    rivals: tuple[str, ...] = tuple(RIVAL_NAMES),
     turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
 ) -> Evaluation:
     """Measure how `start` adapts to `tasks` held-out tasks of `config` in 0 to `steps` steps, beside its baselines.
 
+    Beside it: the same from a random start and from joint pretraining, what `rivals` make of the same tasks, the error
+    after the trained steps against the number of support points, and that on tasks from twice the training ranges.
     The work is done in short turns; each is entered as a context, told the fraction that is done.
 
     >>> from maml_core import RunConfig, evaluate
@@ -119,9 +194,33 @@ def evaluate(
     errors: dict[str, list[Tensor]] = {name: [] for name in starts}
     for name, each in starts.items():
         for first in parts:
-            with turn(done / (len(starts) * len(parts))):
+            with turn(0.5 * done / (len(starts) * len(parts))):
                 errors[name].append(each.adapt(batch.at(slice(first, first + AT_ONCE)), steps).query_loss)
             done += 1
     curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
     mean = batch.support_y.mean(dim=1, keepdim=True)
-    return Evaluation(tasks, seed, predict_mean=float((batch.query_y - mean).square().mean()), **curves)
+    with turn(0.5):
+        others = make_rivals(config, rivals)
+        levels = {name: Level.of(errors_of(rival, batch)) for name, rival in others.items()}
+    others.pop("oracle", None)  # from few points it is no curve: exact from as many as it has parameters, else lost
+    few, by_shots = min(tasks, SHOTS_TASKS), {name: dict[int, Level]() for name in ("learned", *others)}
+    outside = None
+    if isinstance(config.tasks, FunctionFamily):
+        for number, shots in enumerate(sorted({*SHOTS, config.shots})):
+            with turn(0.6 + 0.4 * number / (1 + len(SHOTS))):
+                some = evaluation_tasks(config, few, seed, shots=shots)
+                by_shots["learned"][shots] = Level.of(start.adapt(some, config.inner_steps).query_loss[-1])
+                for name, rival in others.items():
+                    by_shots[name][shots] = Level.of(errors_of(rival, some))
+        with turn(0.99):
+            beyond = evaluation_tasks(config, few, seed, reach=REACH)
+            outside = Level.of(start.adapt(beyond, config.inner_steps).query_loss[-1])
+    return Evaluation(
+        tasks,
+        seed,
+        predict_mean=float((batch.query_y - mean).square().mean()),
+        rivals=levels,
+        by_shots=by_shots,
+        outside=outside,
+        **curves,
+    )

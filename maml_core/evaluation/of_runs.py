@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
 from maml_core.evaluation.curves import Evaluation, evaluate, pretraining
+from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import Fit, fit_tasks
 from maml_core.learning.fresh_tasks import draw_tasks
@@ -133,6 +134,7 @@ def measure(
     steps: int = 10,
     seed: int = 0,
     at: At = "latest",
+    rivals: tuple[str, ...] = tuple(RIVAL_NAMES),
     turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
 ) -> Evaluation:
     """Error of a run and its baselines on held-out tasks, from the store if it was computed before.
@@ -144,9 +146,11 @@ def measure(
 
     def make(learned: Initialization) -> Evaluation:
         pretrained = load_initialization(baseline, other.config) if baseline and other else None
-        return evaluate(learned, run.config, tasks=tasks, steps=steps, seed=seed, pretrained=pretrained, turn=turn)
+        return evaluate(
+            learned, run.config, tasks=tasks, steps=steps, seed=seed, pretrained=pretrained, rivals=rivals, turn=turn
+        )
 
-    return _remembered(store, run, at, baseline, (tasks, steps, seed), Evaluation.from_json, make)
+    return _remembered(store, run, at, baseline, (tasks, steps, seed, rivals), Evaluation.from_json, make)
 
 
 def _baseline(store: Store, run: Run, kind: Literal["best", "latest"]) -> tuple[Run | None, bytes | None]:

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from maml_core.evaluation.curves import Evaluation
+from maml_core.evaluation.curves import SHOTS, Evaluation
+from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.evaluation.toy import TOY_RANGE, TOY_TARGETS, Toy
 from maml_core.figures.style import (
@@ -13,14 +14,19 @@ from maml_core.figures.style import (
     COLORS,
     FAINT,
     Figure,
+    Trace,
     base_layout,
     log_scale,
+    number,
     plain,
     rounded,
     thin,
     trace_of,
 )
 from maml_core.learning.adaptation import Landscape
+
+LEAST_SHOWN = 1e-6
+"""An error below it is zero but for rounding: a line there would make the axis all decades and no curve."""
 
 
 def loss_curve(
@@ -69,31 +75,65 @@ def error_curves(result: Evaluation) -> Figure:
     traces = []
     curves = {"random": result.random, "pretrained": result.pretrained, "learned": result.learned}
     for meaning, curve in curves.items():
-        if curve is None:
-            continue
-        mse, half = np.asarray(curve.mse), np.asarray(curve.ci95)
-        steps = np.arange(len(mse))
-        low = np.maximum(mse - half, 1e-3 * np.abs(mse))
-        band = trace_of(
-            np.concatenate([steps, steps[::-1]]),
-            np.concatenate([mse + half, low[::-1]]),
-            meaning,
-            f"{NAMES[meaning]}, 95 %",
-            width=0,
-            showlegend=False,
-            hoverinfo="skip",
-        )
-        traces += [
-            band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"},
-            trace_of(steps, mse, meaning, NAMES[meaning], mode="lines+markers", width=3 if meaning == "learned" else 2),
-        ]
+        if curve is not None:
+            mse = np.asarray(curve.mse)
+            traces += _with_band(np.arange(len(mse)), mse, np.asarray(curve.ci95), meaning, NAMES[meaning])
     steps = np.arange(len(result.learned.mse))
     mean = np.full(len(steps), result.predict_mean)
     traces.append(trace_of(steps, mean, "truth", "predict the mean of the support", dash="dash"))
-    layout = base_layout(x="adaptation step", y="mean squared error", left=56)
     shown = [curve.mse for curve in curves.values() if curve]
+    for name, level in result.rivals.items():
+        if level.mse >= LEAST_SHOWN:
+            flat = np.full(len(steps), level.mse)
+            traces.append(trace_of(steps, flat, name, f"{RIVAL_NAMES[name]} {number(level.mse)}", dash="dot"))
+            shown.append([level.mse])
+    layout = base_layout(x="adaptation step", y="mean squared error", left=56)
     layout["yaxis"] |= log_scale(*(np.asarray(mse) for mse in shown))
     return {"data": traces, "layout": layout}
+
+
+def shots_curves(result: Evaluation, trained: int) -> Figure:
+    """Error against support points, each method with its 95 % band; the number that training used is marked."""
+    traces = []
+    names = NAMES | RIVAL_NAMES
+    for name, levels in result.by_shots.items():
+        shots, mse = np.array(list(levels)), np.array([level.mse for level in levels.values()])
+        traces += _with_band(shots, mse, np.array([level.ci95 for level in levels.values()]), name, names[name])
+    layout = base_layout(x="support points", y="mean squared error", left=56)
+    layout["xaxis"] |= {"type": "log", "tickvals": list(SHOTS), "ticktext": [str(shots) for shots in SHOTS]}
+    errors = [level.mse for levels in result.by_shots.values() for level in levels.values()]
+    layout["yaxis"] |= log_scale(np.array(errors))
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "x0": trained,
+            "x1": trained,
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": COLORS["truth"], "dash": "dot", "width": 1.5},
+        }
+    ]
+    return {"data": traces, "layout": layout}
+
+
+def _with_band(x: np.ndarray, mse: np.ndarray, half: np.ndarray, meaning: str, name: str) -> list[Trace]:
+    """A curve, and the 95 % band around it; where that reaches zero, a logarithmic axis shows a thousandth."""
+    low = np.maximum(mse - half, 1e-3 * np.abs(mse))
+    band = trace_of(
+        np.concatenate([x, x[::-1]]),
+        np.concatenate([mse + half, low[::-1]]),
+        meaning,
+        f"{name}, 95 %",
+        width=0,
+        showlegend=False,
+        hoverinfo="skip",
+        legendgroup=meaning,
+    )
+    curve = trace_of(
+        x, mse, meaning, name, mode="lines+markers", width=3 if meaning == "learned" else 2, legendgroup=meaning
+    )
+    return [band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"}, curve]
 
 
 def landscape_figure(found: Landscape) -> Figure:

@@ -56,6 +56,9 @@ COLORS = {
     "learned": "#2f80e7",
     "pretrained": "#2a9d74",
     "random": "#9b6dd0",
+    "gp": "#b8860b",
+    "features": "#4a9fb5",
+    "oracle": "#c05f8e",
 }
 """One meaning per color, on every page and in both themes; what is learned is shown after adaptation."""
 
@@ -99,12 +102,6 @@ def base_layout(*, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
         "xaxis": {"title": {"text": x, "standoff": 6}, "zeroline": False},
         "yaxis": {"title": {"text": y, "standoff": 4}, "zeroline": False},
     }
-
-
-def faded(color: str, share: float) -> str:
-    """A color of the table above, that much of it over what lies behind."""
-    red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share:g})"
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ from maml_core.figures.style import (
     Moving,
     Trace,
     base_layout,
-    faded,
     log_scale,
     number,
     plain,
@@ -186,7 +185,7 @@ def _band(fit: Fit, meaning: str) -> list[Trace]:
         return []
     middle = fit.predictions[-1]
     around = np.concatenate([middle + fit.band, (middle - fit.band)[::-1]])
-    look: dict[str, Any] = {"fill": "toself", "fillcolor": faded(COLORS[meaning], 0.2), "hoverinfo": "skip"}
+    look: dict[str, Any] = {"fill": "toself", "fillcolor": COLORS[meaning] + "30", "hoverinfo": "skip"}
     return [trace_of(np.concatenate([fit.x, fit.x[::-1]]), around, meaning, "95 % band", width=0, **look)]
 
 

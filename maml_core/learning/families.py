@@ -29,6 +29,9 @@ __all__ = [
     "Tanh",
 ]  # all that a configuration can name, wherever they are written
 
+FREQUENCIES = 256
+"""That are tried where a wave's own is to be found."""
+
 _WIDE = Uniform(low=-3.0, high=3.0)
 
 
@@ -45,6 +48,10 @@ class Line(FunctionFamily):
     def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """The line at `x`."""
         return parameters["slope"] * x + parameters["intercept"]
+
+    def basis(self, x: Tensor) -> Tensor:
+        """x and one."""
+        return torch.cat([x, torch.ones_like(x)], dim=-1)[None]
 
 
 class Sine(FunctionFamily):
@@ -65,6 +72,13 @@ class Sine(FunctionFamily):
     def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """The wave at `x`."""
         return parameters["amplitude"] * torch.sin(parameters["frequency"] * x - parameters["phase"])
+
+    def basis(self, x: Tensor) -> Tensor:
+        """Sine and cosine, at each of many frequencies of the range."""
+        low, high = self.frequency.span
+        waves = torch.linspace(low, high, FREQUENCIES if high > low else 1, dtype=x.dtype)
+        angles = x * waves.reshape(-1, *[1] * x.ndim)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class Quadratic(FunctionFamily):

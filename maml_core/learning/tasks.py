@@ -251,6 +251,13 @@ class FunctionFamily(TaskFamily):
     def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """The noise-free curve at `x` `[..., points, 1]`; parameters come as `[..., 1, 1]`."""
 
+    def basis(self, x: Tensor) -> Tensor | None:
+        """Functions whose combinations are the family's curves, at `x` `[..., points, 1]`; None where there are none.
+
+        `[candidates, ..., points, functions]`: where a parameter is not linear, a candidate for each of its values.
+        """
+        return None
+
     def sample_parameters(self, shape: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the parameters of tasks: one tensor of `shape` per name (float64, on the CPU)."""
         names = self.distributions

@@ -28,7 +28,12 @@ def test_train_then_evaluate_then_list(store_url: str, capsys: pytest.CaptureFix
     evaluated = answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3")
     assert evaluated["steps"] == [0, 1, 2, 3]
     assert len(evaluated["mse"]) == len(evaluated["ci95"]) == 4
-    assert set(evaluated["baselines"]) == {"random", "predict_mean"}
+    assert set(evaluated["baselines"]) == {"random", "predict_mean", "gp", "features", "oracle"}
+    assert list(evaluated["by_shots"]["learned"]) == ["1", "2", "3", "5", "7", "10", "15", "20", "30", "50"]
+    assert evaluated["outside"]["mse"] > 0
+    bare = answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3", "--baselines", "none")
+    assert set(bare["baselines"]) == {"random", "predict_mean"}
+    assert bare["mse"] == evaluated["mse"]
     assert answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3") == evaluated
     best = Store(store_url).run(trained["run"]).best_iteration
     assert evaluated["iteration"] == best

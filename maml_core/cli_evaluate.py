@@ -1,0 +1,100 @@
+"""The command line's `evaluate` for a run on generated tasks: how good it is, beside everything it is held against."""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from maml_core.evaluation.curves import SHOTS_TASKS, Evaluation, Level
+from maml_core.evaluation.of_runs import measure, reproduction
+from maml_core.evaluation.published import comparable, comparison
+from maml_core.evaluation.rivals import RIVAL_NAMES
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.words import counted_steps, finite
+
+
+def baselines(text: str) -> tuple[str, ...]:
+    """The names in an option's value: `gp,oracle`, or `none`."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip() and part.strip() != "none")
+    for name in names:
+        if name not in RIVAL_NAMES:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no baseline: it must be of {', '.join(RIVAL_NAMES)}, or none"
+            )
+    return tuple(name for name in RIVAL_NAMES if name in names)
+
+
+def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure a run, say what was found, and return it for `--json`.
+
+    Raises:
+        StoreError: the run has no such checkpoint.
+    """
+    result = measure(
+        store,
+        run,
+        tasks=options.tasks,
+        steps=options.steps,
+        seed=options.seed,
+        at=options.checkpoint,
+        rivals=options.baselines,
+    )
+    said = reproduction(store, run)
+    published = comparable(run.config)
+    if not options.json:
+        _say(run, iteration, result)
+        if published:
+            print(f"\n{comparison(run.config, result)}")
+        if said:
+            print(f"\n{said}")
+    return {
+        "run": run.id,
+        "iteration": iteration,
+        "tasks": result.tasks,
+        "seed": result.seed,
+        "steps": list(range(options.steps + 1)),
+        "mse": finite(result.learned.mse),
+        "ci95": finite(result.learned.ci95),
+        "baselines": {
+            "random": {name: finite(values) for name, values in asdict(result.random).items()},
+            "predict_mean": result.predict_mean,
+            **{name: _level(level) for name, level in result.rivals.items()},
+        },
+        "by_shots": {
+            name: {str(shots): _level(level) for shots, level in levels.items()}
+            for name, levels in result.by_shots.items()
+        },
+        "outside": _level(result.outside) if result.outside else None,
+        "published": [asdict(row) for row in published],
+        "reproduction": said,
+    }
+
+
+def _say(run: Run, iteration: int, result: Evaluation) -> None:
+    print(f"{run.id} ({run.name}) after {iteration:,} iterations: mean squared error on {result.tasks} held-out")
+    print("tasks (a noise-free grid of 100 points each), mean ± 95 %")
+    print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")
+    for step, (learned, ci, random) in enumerate(
+        zip(result.learned.mse, result.learned.ci95, result.random.mse, strict=True)
+    ):
+        print(f"{step:>5}  {learned:>9.4g} ± {ci:<5.2g}  {random:>17.4g}")
+    print("\nthe same tasks by other methods, none of which takes a gradient step")
+    print(f"{'predict the mean of the support':<32}  {result.predict_mean:>9.4g}")
+    for name, level in result.rivals.items():
+        print(f"{RIVAL_NAMES[name]:<32}  {level.mse:>9.4g} ± {level.ci95:<5.2g}")
+    steps = counted_steps(run.config.inner_steps)
+    levels = result.by_shots["learned"]
+    print(f"\nerror after {steps} against support points ({min(result.tasks, SHOTS_TASKS)} tasks each)")
+    print(f"{'points':<10}" + "".join(f"{shots:>9}" for shots in levels))
+    print(f"{'learned':<10}" + "".join(f"{level.mse:>9.3g}" for level in levels.values()))
+    strain = result.strain(run.config.inner_steps)
+    if strain is not None and result.outside:
+        print(
+            f"\non tasks from twice the training ranges {result.outside.mse:.4g} ± {result.outside.ci95:.2g}: "
+            f"{strain:.3g} times the error inside"
+        )
+
+
+def _level(level: Level) -> dict[str, float | None]:
+    mse, ci95 = finite(level)
+    return {"mse": mse, "ci95": ci95}

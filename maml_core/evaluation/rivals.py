@@ -1,0 +1,121 @@
+"""What other methods make of the same tasks, none of which takes a gradient step: the bar to hold a start against."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maml_core.config import RunConfig
+from maml_core.errors import EngineError
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.ridge_head import NOISE, PENALTY
+from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
+
+Rival = Callable[[TaskBatch], Tensor]
+"""rival(tasks) -> predictions `[tasks, points, outputs]` at the query inputs, from the support alone."""
+
+RIVAL_NAMES = {
+    "gp": "Gaussian process",
+    "features": "ridge on random features",
+    "oracle": "its own parameters, fitted",
+}
+"""What each is called on screen, by the name it has in code."""
+
+LEARNING_TASKS = 64
+"""Training tasks that a rival's settings are chosen on."""
+
+_PENALTIES = np.linspace(-12.0, 4.0, 17)
+"""Logarithms of the ridge penalties that are tried."""
+
+
+def make_rivals(config: RunConfig, names: tuple[str, ...] = tuple(RIVAL_NAMES)) -> dict[str, Rival]:
+    """Those of `names` that there are for the run's tasks and network, each settled on training tasks."""
+    makers = {"gp": gaussian_process, "features": random_features, "oracle": own_parameters}
+    made = {name: makers[name](config) for name in names}
+    return {name: rival for name, rival in made.items() if rival is not None}
+
+
+def gaussian_process(config: RunConfig) -> Rival:
+    """A Gaussian process whose one RBF kernel, with its noise, makes the training tasks most likely together."""
+    from scipy.optimize import minimize  # a second to import, for those who evaluate
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    kernel = ConstantKernel(1.0, (1e-4, 1e4)) * RBF(1.0, (1e-2, 1e2)) + WhiteKernel(1e-2, (1e-8, 1e2))
+
+    def fitted(x: Tensor, y: Tensor) -> GaussianProcessRegressor:
+        return GaussianProcessRegressor(kernel, optimizer=None).fit(x.double().numpy(), y.double().numpy())
+
+    tasks = _training_tasks(config)
+    each = [fitted(x, y) for x, y in zip(tasks.support_x, tasks.support_y, strict=True)]
+
+    def unlikely(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        found = [one.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False) for one in each]
+        return -sum(value for value, _ in found), -np.sum([slope for _, slope in found], axis=0)
+
+    with warnings.catch_warnings():  # a parameter at its bound is an answer, too
+        warnings.simplefilter("ignore")
+        kernel = kernel.clone_with_theta(
+            minimize(unlikely, kernel.theta, jac=True, method="L-BFGS-B", bounds=kernel.bounds).x
+        )
+
+    def predict(batch: TaskBatch) -> Tensor:
+        shape = (-1, batch.query_y.shape[-1])
+        parts = zip(batch.support_x, batch.support_y, batch.query_x, strict=True)
+        return torch.stack(
+            [torch.from_numpy(fitted(x, y).predict(q.double().numpy()).reshape(shape)) for x, y, q in parts]
+        ).float()
+
+    return predict
+
+
+def random_features(config: RunConfig) -> Rival | None:
+    """Ridge regression on the last hidden layer of an untrained network, its penalty chosen on training tasks."""
+    untrained = config.untrained(seed=config.seed + 1)
+    algorithm = ALGORITHMS["ridge-head"]
+    try:
+        algorithm.check(untrained.model)
+    except EngineError:
+        return None
+    tasks = _training_tasks(config)
+
+    def at(penalty: float) -> Rival:
+        extras = {PENALTY: torch.tensor(penalty), NOISE: torch.tensor(0.0)}
+        start = replace(untrained, algorithm=algorithm, extras=extras)
+        return lambda batch: start.adapt(batch, 1).predictions[1]
+
+    rivals = [at(float(penalty)) for penalty in _PENALTIES]
+    errors = [float(errors_of(rival, tasks).mean()) for rival in rivals]
+    return rivals[int(np.nanargmin(errors))]
+
+
+def own_parameters(config: RunConfig) -> Rival | None:
+    """The family's own formula, its parameters fitted to the support by least squares, where that is linear."""
+    family = config.tasks
+    if not isinstance(family, FunctionFamily) or family.basis(torch.zeros(1, 1)) is None:
+        return None
+
+    def predict(batch: TaskBatch) -> Tensor:
+        known, asked = (family.basis(x.double()) for x in (batch.support_x, batch.query_x))
+        assert known is not None
+        assert asked is not None
+        y = batch.support_y.double().expand(known.shape[0], -1, -1, -1)
+        weights = torch.linalg.pinv(known, rtol=1e-9) @ y
+        left = (known @ weights - y).square().sum((-1, -2))  # [candidates, tasks]
+        best = left.argmin(0)
+        found: Tensor = (asked @ weights)[best, torch.arange(len(best))]
+        return found.float()
+
+    return predict
+
+
+def errors_of(rival: Rival, batch: TaskBatch) -> Tensor:
+    """Each task's mean squared error `[tasks]`."""
+    return (rival(batch) - batch.query_y).square().flatten(1).mean(1)
+
+
+def _training_tasks(config: RunConfig) -> TaskBatch:
+    return config.tasks.sample_batch((LEARNING_TASKS,), config.shots, config.query_shots, seeded("rivals"))
