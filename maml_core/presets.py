@@ -9,7 +9,7 @@ import torch
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning.families import Line, Sine
-from maml_core.learning.models import MLP, Linear
+from maml_core.learning.models import MLP, FourierMLP, Linear
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Uniform
 from maml_core.words import counted_steps
@@ -81,6 +81,14 @@ _BEST: dict[str, Any] = {
     "clip_norm": 10.0,
     "schedule": "cosine",
     "ema_decay": 0.9995,
+}
+_CLOSED: dict[str, Any] = {
+    "algorithm": "ridge-head",
+    "query_shots": 10,
+    "meta_lr": 0.003,
+    "meta_iterations": 40_000,
+    "clip_norm": 10.0,
+    "schedule": "cosine",
 }
 _ANY_FREQUENCY = Sine(frequency=Uniform(low=0.5, high=2.0), phase=Uniform(low=0.0, high=2 * math.pi))
 
@@ -180,6 +188,25 @@ PRESETS: dict[str, Preset] = {
         tasks=_ANY_FREQUENCY,
         **(_BEST | {"inner_steps": 6, "clip_norm": 1.0}),
         reached=Reached(6, (0.993, 1.02, 0.947)),
+    ),
+    "ridge-5-shot": _paper(
+        5,
+        "Ridge head",
+        "No gradient step at all: the last layer is solved for, on features that were trained for it.",
+        **_CLOSED,
+    ),
+    "ridge-10-shot": _paper(
+        10,
+        "Ridge head",
+        "No gradient step at all: the last layer is solved for, on features that were trained for it.",
+        **_CLOSED,
+    ),
+    "ridge-random-frequency": _paper(
+        10,
+        "Ridge head, any frequency",
+        "Amplitude, frequency and phase vary; the last layer is solved for, on a perceptron on Fourier features.",
+        tasks=_ANY_FREQUENCY,
+        **(_CLOSED | {"model": FourierMLP(hidden_sizes=(40, 40))}),
     ),
     "maml-10-shot": _paper(
         10,
