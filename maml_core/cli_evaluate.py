@@ -64,6 +64,7 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
             name: {str(shots): _level(level) for shots, level in levels.items()}
             for name, levels in result.by_shots.items()
         },
+        "coverage": result.coverage,
         "outside": _level(result.outside) if result.outside else None,
         "published": [asdict(row) for row in published],
         "reproduction": said,
@@ -87,6 +88,8 @@ def _say(run: Run, iteration: int, result: Evaluation) -> None:
     print(f"\nerror after {steps} against support points ({min(result.tasks, SHOTS_TASKS)} tasks each)")
     print(f"{'points':<10}" + "".join(f"{shots:>9}" for shots in levels))
     print(f"{'learned':<10}" + "".join(f"{level.mse:>9.3g}" for level in levels.values()))
+    if result.coverage is not None:
+        print(f"\nthe 95 % band holds {result.coverage:.1%} of the points")
     strain = result.strain(run.config.inner_steps)
     if strain is not None and result.outside:
         print(

@@ -1,4 +1,4 @@
-"""Three short lessons, each a question to answer before the lab shows what happens."""
+"""Short lessons, each a question to answer before the lab shows what happens."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +29,7 @@ class Lesson:
 
 def _reached(preset: str) -> str:
     reached = PRESETS[preset].reached
-    return f"{reached.mean:.2f}" if reached else "not measured"
+    return f"{reached.mean:.2g}" if reached else "not measured"
 
 
 LESSONS: dict[str, Lesson] = {
@@ -75,6 +75,22 @@ LESSONS: dict[str, Lesson] = {
         "It is not where the step is long against the curvature: above 1, as the product of inner learning rate and "
         "curvature, the gradient points the wrong way along that direction, and a long training drifts. The Gradients "
         "page shows both directions, by steps and by layer; with more inner steps they part.",
+    ),
+    "no-step": Lesson(
+        title="No step at all, and a gradient that cannot be left out",
+        text="A ridge head takes no gradient step: the network's last layer is solved for on a task's points, exactly. "
+        "What is meta-learned are the features below it. Here the meta-gradient takes that solution for a constant, as "
+        "first-order methods take their steps.",
+        preset="ridge-10-shot",
+        settings={"algorithm": "fo-ridge-head", "meta_iterations": 10_000},
+        question="With the derivative of the solution, training reached an error of "
+        f"{_reached('ridge-10-shot')}. Without it, the error will be…",
+        answers=("about the same", "about three times as high", "more than fifty times as high"),
+        right=2,
+        explanation="The solved layer answers to every change of the features, and by much: a gradient that holds it "
+        "still improves features for a layer that will not be there any more. A step of gradient descent answers "
+        "little, which is why first order is nearly enough for MAML. The Gradients page shows both gradients of this "
+        "run; *How good, really* on the Adapt page holds a Gaussian process beside it.",
     ),
 }
 

@@ -21,6 +21,7 @@ from maml_core.figures import (
     worth_figure,
 )
 from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_rows import NewRows, RowTasks
 from maml_core.learning.fresh_tasks import Tasks, draw_tasks, varying
 from maml_core.learning.initialization import Initialization
@@ -72,7 +73,9 @@ def settings(run: Run) -> tuple[int, int, float]:
         config.inner_lr,
         help_text="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
     )
-    if steps > config.inner_steps or inner_lr > config.inner_lr:
+    if ALGORITHMS[config.algorithm].solves:
+        note("The head is solved for: one step is all, whatever the rate.")
+    elif steps > config.inner_steps or inner_lr > config.inner_lr:
         count = counted_steps(config.inner_steps)
         note(f"Trained for {count} at {config.inner_lr:g}: anything beyond that is extrapolation.")
     return shots, steps, inner_lr

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from maml_core.errors import MamlError, RunNotFoundError
-from maml_core.evaluation.gradients import compare_engines, cosines, gradients_seconds
+from maml_core.evaluation.gradients import compare_engines, cosines, gradients_seconds, through_the_solution
 from maml_core.evaluation.of_runs import learned_by
 from maml_core.evaluation.toy import TOY_RANGE, TOY_RATE, toy
 from maml_core.figures import cosine_figure, toy_figure
@@ -28,6 +28,19 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
         engines = compare_engines(run.config, learned)
     with computing():
         found = cosines(run.config, learned)
+    with computing():
+        solved = through_the_solution(run.config, learned)
+    if solved is not None:
+        st.markdown("##### Through the solution, or around it")
+        st.dataframe(
+            solved,
+            column_config={str(name): st.column_config.NumberColumn(format="%.4g") for name in solved},
+        )
+        note(
+            "A ridge head's last layer is a function of the features that it is solved on. The meta-gradient goes "
+            "through that function; `fo-ridge-head` takes its value for a constant, and so learns features for a head "
+            "that will not be there."
+        )
     st.markdown("##### One meta-gradient, three engines")
     st.dataframe(
         engines.table,

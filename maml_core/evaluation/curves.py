@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maml_core.config import RunConfig
 from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
+from maml_core.learning.adaptation import NORMAL_95
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_tasks import on_grid
 from maml_core.learning.initialization import Initialization
@@ -71,6 +72,7 @@ class Evaluation:
     pretrained: ErrorCurve | None = None  # joint pretraining, where a run of it was given
     rivals: dict[str, Level] = field(default_factory=dict)  # what methods without gradient steps make of the tasks
     by_shots: dict[str, dict[int, Level]] = field(default_factory=dict)  # by method and number of support points
+    coverage: float | None = None  # share of the query points inside the 95 % band, where the predictions have one
     outside: Level | None = None  # after the trained steps, on tasks from twice the ranges
 
     def to_json(self) -> str:
@@ -106,6 +108,8 @@ class Evaluation:
             best = min(others, key=others.__getitem__)
             said += f"; {RIVAL_NAMES[best]} {others[best]:.3g}"
         strain = self.strain(steps)
+        if self.coverage is not None:
+            said += f". The 95 % band holds {self.coverage:.1%} of the points"
         return said + (f". Outside the training ranges the error is {strain:.3g} times as high." if strain else ".")
 
     def shots_table(self) -> pd.DataFrame:
@@ -199,6 +203,14 @@ def evaluate(
             done += 1
     curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
     mean = batch.support_y.mean(dim=1, keepdim=True)
+    inside: list[Tensor] = []
+    for first in parts if start.algorithm.has_deviation else ():
+        with turn(0.5):
+            some = batch.at(slice(first, first + AT_ONCE))
+            off = (start.adapt(some, 1).predictions[1] - some.query_y).abs().amax(-1)
+            deviation = start.deviation(some)
+            assert deviation is not None
+            inside.append((off <= NORMAL_95 * deviation).float())
     with turn(0.5):
         others = make_rivals(config, rivals)
         levels = {name: Level.of(errors_of(rival, batch)) for name, rival in others.items()}
@@ -222,5 +234,6 @@ def evaluate(
         rivals=levels,
         by_shots=by_shots,
         outside=outside,
+        coverage=float(torch.cat(inside).mean()) if inside else None,
         **curves,
     )

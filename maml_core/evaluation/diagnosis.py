@@ -17,6 +17,7 @@ import torch
 
 from maml_core.evaluation.of_runs import learned_by
 from maml_core.fields import shown
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.curvature import curvature
 from maml_core.learning.fresh_tasks import varying
 from maml_core.learning.tasks import FunctionFamily
@@ -91,11 +92,18 @@ class _Case:
     def sharpness(self) -> float:
         """inner_lr times the curvature at the start of adaptation, in the middle of a dozen tasks."""
         config = self.run.config
+        if self.solves:
+            return 0.0
         start = learned_by(self.store, self.run) or config.untrained()
         with self.turn(0.5):
             tasks = config.tasks.held_out(tasks=TASKS_FOR_CURVATURE, shots=config.shots, query_shots=1)
             found = config.inner_lr * curvature(start, tasks)
         return float(found[torch.isfinite(found)].median()) if torch.isfinite(found).any() else math.inf
+
+    @property
+    def solves(self) -> bool:
+        """Whether no gradient step is taken: then no inner learning rate is at fault."""
+        return ALGORITHMS[self.run.config.algorithm].solves
 
     def slower(self) -> dict[str, Any]:
         """An inner learning rate at which a step goes at most half as far as would overshoot, in one digit."""
@@ -174,7 +182,7 @@ def _flat(case: _Case) -> Finding | None:
     if config.meta_lr >= 0.001:
         remedy = (
             {"inner_lr": _one_digit(10 * config.inner_lr)}
-            if adapts < 2
+            if adapts < 2 and not case.solves
             else {"meta_iterations": 10 * config.meta_iterations}
         )
     text = f"The held-out loss is flat since iteration {since:,}: {now:.3g} now, {first:.3g} before training."
@@ -192,7 +200,7 @@ def _nothing_to_adapt(case: _Case) -> Finding | None:
     if isinstance(family, FunctionFamily) and not varying(family):
         names = family.distributions
         return Finding("nothing", text, {f"tasks.{name}": _default(family, name) for name in names})
-    return Finding("nothing", text, case.faster())
+    return Finding("nothing", text, {} if case.solves else case.faster())
 
 
 def _drifted(case: _Case) -> Finding | None:
@@ -206,8 +214,10 @@ def _drifted(case: _Case) -> Finding | None:
     config = case.run.config
     text = (
         f"The best checkpoint, at iteration {at:,}, has a held-out loss of {best:.3g}, the last ones {now:.3g}: the "
-        f"initialization drifts; inner_lr times the curvature of the support loss is {case.sharpness:.2g}"
+        "initialization drifts"
     )
+    if not case.solves:
+        text += f"; inner_lr times the curvature of the support loss is {case.sharpness:.2g}"
     if case.sharpness > 1:
         return Finding("drift", text + ", above 1.", case.slower())
     remedy = {"clip_norm": 1.0} if config.clip_norm is None else {"meta_lr": _one_digit(config.meta_lr / 3)}

@@ -130,6 +130,37 @@ def cosines(config: RunConfig, start: Initialization, most_steps: int = 10) -> C
     return Cosines(curves, layers)
 
 
+def through_the_solution(config: RunConfig, start: Initialization) -> pd.DataFrame | None:
+    """A ridge head's meta-gradient through its solution beside that with the solution held constant, by parameter.
+
+    None where the run's algorithm solves for nothing.
+    """
+    if not start.algorithm.solves:
+        return None
+    layout, batch = Layout(start.model, start.algorithm), gradient_tasks(config)
+    flat = layout.flatten(start.theta)
+
+    def gradient(name: str) -> dict[str, Tensor]:
+        engine = _engine(VectorizedEngine, start.model, config, name, 1)
+        assert isinstance(engine, VectorizedEngine)
+        return layout.unflatten(untraced(engine, flat, batch)).parameters
+
+    exact, held = gradient("ridge-head"), gradient("fo-ridge-head")
+    whole = [torch.cat([part.reshape(-1) for part in each.values()]) for each in (exact, held)]
+    parts = {"all parameters": whole} | {name: [exact[name], held[name]] for name in exact}
+    rows = {
+        name: {
+            "Norm, through it": float(one.norm()),
+            "Norm, held constant": float(other.norm()),
+            "Cosine": _cosine(one, other),
+        }
+        for name, (one, other) in parts.items()
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index.name = "Parameter"
+    return frame
+
+
 def _cosine(left: Tensor, right: Tensor) -> float:
     size = left.norm() * right.norm()
     return float((left * right).sum() / size) if size > 0 else float("nan")

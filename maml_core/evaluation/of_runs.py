@@ -122,7 +122,7 @@ def measure_table_run(
         pooled = load_initialization(baseline, other.config) if baseline and other else None
         return measure_worth(learned, run.config, tasks=tasks, steps=steps, seed=seed, pooled=pooled, turn=turn)
 
-    asked = ("worth", min(tasks, MOST_TASKS), steps, seed)
+    asked = ("worth, rivals", min(tasks, MOST_TASKS), steps, seed)
     return _remembered(store, run, at, baseline, asked, Worth.from_json, make)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.evaluation.curves import random_start
+from maml_core.evaluation.rivals import Rival, make_rivals
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.table import unit_of
 from maml_core.learning.table_tasks import TableFamily, TaskRows, draw_rows
@@ -34,6 +35,8 @@ OTHER_STEPS = 20
 METHODS = {
     "learned": "meta-learned",
     "line": "a line per task",
+    "gp": "a Gaussian process",
+    "features": "ridge on random features",
     "mean": "the mean of the support",
     "pooled": "pooled training as it is",
     "tuned": "pooled training, fine-tuned",
@@ -44,6 +47,8 @@ METHODS = {
 SHORT = {
     "learned": "meta-learned",
     "line": "line per task",
+    "gp": "Gaussian process",
+    "features": "random features",
     "mean": "mean of the support",
     "pooled": "pooled",
     "tuned": "pooled, fine-tuned",
@@ -238,17 +243,21 @@ def measure_worth(
     counts = _row_counts(rows, members, config.shots)
     curves: dict[str, list[list[float]]] = {name: [] for name in given}
     squares: dict[str, list[float]] = {}
+    with turn(0.1):
+        rivals = make_rivals(config, ("gp", "features"))
+    predictors = {"line": _lines, "mean": _means} | {name: _on_task(rival) for name, rival in rivals.items()}
     by_rows: dict[str, dict[int, list[float]]] = {
-        name: {count: [] for count in counts} for name in ("learned", "line", "mean")
+        name: {count: [] for count in counts} for name in ("learned", *predictors)
     }
-    line, mean, spread = [], [], []
+    squares |= {name: [] for name in predictors}
+    spread = []
     middle = torch.cat([task.y for task in drawn]).mean(0)
     for number, (member, task) in enumerate(zip(members, drawn, strict=True)):
         with turn(0.1 + 0.9 * number / len(drawn)):
             for name, each in given.items():
                 curves[name].append(_adapted(each, task, length, units))
-            line.append(_judge(_lines(task), task, units))
-            mean.append(_judge(_means(task), task, units))
+            for name, predict in predictors.items():
+                squares[name].append(_judge(predict(task), task, units))
             spread.append(_judge(middle.expand(len(task.support), *task.y.shape), task, units))
         for count in counts:
             if len(task.x) > count:
@@ -256,11 +265,10 @@ def measure_worth(
                     few = _task(rows, member, count, max(3, supports // 4), seed + 1)
                     found = _adapted(start, few, config.inner_steps, units)[-1]
                     by_rows["learned"][count].append(found)
-                    by_rows["line"][count].append(_judge(_lines(few), few, units))
-                    by_rows["mean"][count].append(_judge(_means(few), few, units))
+                    for name, predict in predictors.items():
+                        by_rows[name][count].append(_judge(predict(few), few, units))
     for name in given:
         squares[name] = [curve[chosen[name]] for curve in curves[name]]
-    squares |= {"line": line, "mean": mean}
     if "tuned" in curves:
         squares["pooled"] = [curve[0] for curve in curves["tuned"]]
         chosen["pooled"] = 0
@@ -310,6 +318,11 @@ def _adapted(start: Initialization, task: _Task, steps: int, units: Tensor) -> l
     """The error after each of 0 to `steps` steps."""
     predictions = start.adapt(task.batch, steps).predictions
     return [_judge(each, task, units) for each in predictions]
+
+
+def _on_task(rival: Rival) -> Callable[[_Task], Tensor]:
+    """What a rival says from each support, `[supports, rows, outputs]`."""
+    return lambda task: rival(task.batch)
 
 
 def _means(task: _Task) -> Tensor:

@@ -11,7 +11,9 @@ from maml_core.learning.fresh_rows import RowTasks
 
 METHOD_COLORS = {
     "learned": COLORS["learned"],
-    "line": "#c2830c",
+    "line": "#8a5a2b",
+    "gp": COLORS["gp"],
+    "features": COLORS["features"],
     "mean": COLORS["truth"],
     "pooled": "#7fc3ab",
     "tuned": COLORS["pretrained"],

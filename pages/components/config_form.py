@@ -164,6 +164,8 @@ def _update_rule(values: dict[str, Any]) -> None:
     chosen = ALGORITHMS[values["algorithm"]]
     with st.expander(f"{chosen.title}: its update rule", icon=":material/function:"):
         st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
+        if chosen.solves:
+            note("One solution is all of adaptation: inner learning rate and inner steps change nothing.")
         note(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
 
 

@@ -47,7 +47,7 @@ def test_evaluate_says_whether_it_is_worth_it(store_url: str, capsys: pytest.Cap
     options = ("--task", "subject", "--inputs", "x0,x1", "--output", "y0")
     run_id = answer(capsys, "train", "--table", str(file), *options, *SMALL)["run"]
     found = answer(capsys, "evaluate", run_id, "--steps", "2")
-    assert set(found["errors"]) == {"learned", "line", "mean", "pooled", "tuned", "random"}
+    assert set(found["errors"]) == {"learned", "line", "mean", "gp", "features", "pooled", "tuned", "random"}
     assert found["sentence"].startswith("On 2 held-out tasks (subject), from ")
     assert set(found["gains"]) == set(found["errors"]) - {"learned"}
     baseline = next(run for run in Store(store_url).all_runs() if run.id != run_id)

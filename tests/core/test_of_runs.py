@@ -10,7 +10,7 @@ from maml_core.errors import StoreError
 from maml_core.evaluation import of_runs
 from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate
 from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction
-from maml_core.evaluation.published import PROTOCOL, PUBLISHED, comparable, comparison
+from maml_core.evaluation.published import PARTS, PROTOCOL, PUBLISHED, comparable, comparison
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
 from maml_core.processes import this_process
 from maml_core.store.run import Run
@@ -92,7 +92,9 @@ def test_published_figures_are_of_the_papers_set_up_only_and_in_the_readme() -> 
     assert comparable(config.with_settings({"model.hidden_sizes": [64]})) == []
     curve = ErrorCurve([3.0, 0.5], [0.2, 0.05])
     text = comparison(config, Evaluation(REPORT_TASKS, 0, curve, curve, 4.0))
-    assert "0.5 ± 0.05  first   this run: fomaml" in text
+    first, second, closed = (text.index(part) for part in PARTS)
+    assert first < text.index("0.5 ± 0.05  this run: fomaml") < second < text.index("CAVIA") < closed
+    assert text.index("best-10-shot") < second < text.index("maml-10-shot") < closed < text.index("ridge-10-shot")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in PUBLISHED:
         if row.shots == 10:

@@ -77,7 +77,7 @@ def test_everything_that_people_would_do_otherwise_is_there() -> None:
     assert set(found.squares) == set(METHODS)
     assert set(found.curves) == {"learned", "tuned", "random"}
     assert found.squares["pooled"] == found.curves["tuned"][0]
-    assert set(found.by_rows) == {"learned", "line", "mean"}
+    assert set(found.by_rows) == {"learned", "line", "mean", "gp", "features"}
     assert min(found.by_rows["learned"]) == 2
     assert list(found.table().index) == list(METHODS.values())
     assert not found.rows_table().isna().any().any()

@@ -1,0 +1,117 @@
+"""Other methods on the same tasks, and what an evaluation says beside the error against steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from maml_core.evaluation.curves import REACH, SHOTS, Evaluation, Level, evaluate, evaluation_tasks
+from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
+from maml_core.figures import COLORS, error_curves, shots_curves
+from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.presets import PRESETS, config_for_table
+from tests.core.test_tables import family_of, made
+
+PAPER = PRESETS["paper-10-shot"].config
+
+
+def test_a_familys_own_parameters_are_found_exactly_from_enough_points() -> None:
+    for preset in ("linear", "paper-10-shot", "paper-5-shot"):
+        config = PRESETS[preset].config
+        (rival,) = make_rivals(config, ("oracle",)).values()
+        assert float(errors_of(rival, evaluation_tasks(config, 20, 0)).max()) < 1e-8
+    assert make_rivals(PAPER.with_settings({"tasks.family": "quadratic"}), ("oracle",)) == {}
+
+
+def test_where_frequencies_differ_the_best_of_many_is_taken() -> None:
+    config = PRESETS["best-random-frequency"].config
+    (rival,) = make_rivals(config, ("oracle",)).values()
+    found = errors_of(rival, evaluation_tasks(config, 50, 0))
+    assert float(found.median()) < 1e-3 < float(evaluation_tasks(config, 50, 0).query_y.square().mean())
+
+
+def test_a_gaussian_process_learns_the_scale_of_its_tasks_and_goes_through_their_points() -> None:
+    """Against a kernel that was chosen by hand, and one that is ten times too short."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+    (rival,) = make_rivals(PAPER, ("gp",)).values()
+    batch = evaluation_tasks(PAPER, 40, 0)
+    mine = float(errors_of(rival, batch).median())
+
+    def by_hand(length: float) -> float:
+        kernel = ConstantKernel(10.0) * RBF(length)
+        found = []
+        for sx, sy, qx, qy in zip(*(part.double().numpy() for part in batch), strict=True):
+            fit = GaussianProcessRegressor(kernel, alpha=1e-6, optimizer=None).fit(sx, sy)
+            found.append(float(np.square(fit.predict(qx).reshape(-1, 1) - qy).mean()))
+        return float(np.median(found))
+
+    assert mine < 2 * by_hand(2.0)
+    assert mine < 0.1 * by_hand(0.2)
+
+
+def test_ridge_on_random_features_is_the_ridge_head_of_an_untrained_network() -> None:
+    (rival,) = make_rivals(PAPER.with_settings({"shots": 30}), ("features",)).values()
+    many, few = (evaluation_tasks(PAPER, 20, 0, shots=shots) for shots in (30, 2))
+    assert float(errors_of(rival, many).median()) < 0.1 < float(errors_of(rival, few).median())
+
+
+def test_a_network_without_a_linear_head_has_no_ridge() -> None:
+    with pytest.raises(Exception, match=r"must be nn\.Linear"):
+        ALGORITHMS["ridge-head"].check(nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 1), nn.PReLU()))
+
+
+def test_tasks_from_wider_ranges_are_the_same_tasks_moved_away_from_the_middle() -> None:
+    near, far = evaluation_tasks(PAPER, 400, 0), evaluation_tasks(PAPER, 400, 0, reach=REACH)
+    torch.testing.assert_close(near.support_x, far.support_x)
+    sizes = [float(batch.query_y.abs().amax((1, 2)).max()) for batch in (near, far)]
+    assert 4.5 < sizes[0] < 5.01 < 6.5 < sizes[1] < 7.46  # amplitudes of up to 5, and of up to 2.55 + 2 * 2.45
+
+
+def test_an_evaluation_says_all_of_it_and_survives_json() -> None:
+    config = PAPER.with_settings({"algorithm": "ridge-head", "shots": 4})
+    found = evaluate(config.untrained(), config, tasks=12, steps=1)
+    assert Evaluation.from_json(found.to_json()) == found
+    assert set(found.rivals) == set(RIVAL_NAMES)
+    assert list(found.by_shots["learned"]) == sorted({*SHOTS, 4})
+    assert found.by_shots["learned"][4].mse == pytest.approx(found.learned.mse[1], rel=1e-5)
+    assert found.by_shots["gp"][4].mse == pytest.approx(found.rivals["gp"].mse, rel=1e-3)
+    assert found.outside is not None
+    assert found.strain(1) == pytest.approx(found.outside.mse / found.learned.mse[1])
+    assert found.coverage is not None
+    assert 0 < found.coverage < 1
+    assert f"The 95 % band holds {found.coverage:.1%} of the points" in found.sentence(1)
+    assert found.shots_table()["learned"].loc[4] == found.by_shots["learned"][4].mse
+
+
+def test_coverage_is_the_share_of_points_inside_the_band() -> None:
+    config = PAPER.with_settings({"algorithm": "ridge-head"})
+    start = config.untrained()
+    start.extras["log_noise"].fill_(20.0)
+    assert evaluate(start, config, tasks=5, steps=1, rivals=()).coverage == 1.0
+    start.extras["log_noise"].fill_(-60.0)
+    assert evaluate(start, config, tasks=5, steps=1, rivals=()).coverage == pytest.approx(0.0, abs=1e-3)
+    assert evaluate(PAPER.untrained(), PAPER, tasks=5, steps=1, rivals=()).coverage is None
+
+
+def test_charts_show_every_rival_in_a_color_of_its_own_but_no_error_of_rounding() -> None:
+    config = PAPER.with_settings({"shots": 4})
+    found = evaluate(config.untrained(), config, tasks=8, steps=1)
+    steps, shots = error_curves(found), shots_curves(found, config.shots)
+    shown = {trace["meta"] for trace in steps["data"]}
+    assert {"learned", "random", "gp", "features"} <= shown
+    assert "oracle" not in shown  # 1e-14: the axis would be all decades
+    assert {trace["meta"] for trace in shots["data"]} == {"learned", "gp", "features"}
+    assert shots["layout"]["shapes"][0]["x0"] == 4
+    assert len({COLORS[name] for name in ("learned", "random", "pretrained", *RIVAL_NAMES)}) == 6
+
+
+def test_an_error_that_is_not_finite_is_no_number_in_a_table() -> None:
+    assert math.isnan(Level.of(torch.tensor([math.nan, 1.0])).mse)
+
+
+def test_a_table_has_no_formula_and_no_ranges() -> None:
+    assert set(make_rivals(config_for_table(family_of(made(tasks=20, rows=10))))) == {"gp", "features"}
