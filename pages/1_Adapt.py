@@ -8,7 +8,7 @@ import streamlit as st
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError
 from maml_core.evaluation.curves import pretraining
-from maml_core.evaluation.of_runs import At, learned_by, measure, measure_table_run, pretrained_run
+from maml_core.evaluation.of_runs import At, learned_by, measure, measure_table_run, pretrained_run, shown_steps
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
     error_curves,
@@ -64,7 +64,7 @@ def settings(run: Run) -> tuple[int, int, float]:
     steps = number_in_url(
         "steps",
         fields["inner_steps"],
-        max(config.inner_steps, LEAST_STEPS),
+        shown_steps(config, LEAST_STEPS),
         help_text="Gradient steps of adaptation.",
     )
     inner_lr = number_in_url(

@@ -11,6 +11,7 @@ from maml_core.evaluation.curves import Evaluation, evaluate, pretraining
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.initialization import Initialization
 from maml_core.presets import PRESETS, REPORT_TASKS
@@ -66,18 +67,19 @@ def learned_by(store: Store, run: Run, iteration: int | None = None) -> Initiali
     return load_initialization(data, run.config) if data else None
 
 
+def shown_steps(config: RunConfig, least: int = LEAST_SHOWN_STEPS) -> int:
+    """How many steps of adaptation pictures show: as many as trained for, at least some; one where that is all."""
+    return 1 if ALGORITHMS[config.algorithm].solves else max(config.inner_steps, least)
+
+
 def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, seed: int) -> list[Fit]:
     """How a run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
-
-    For as many steps as it is trained for, but at least `LEAST_SHOWN_STEPS`.
 
     Raises:
         CheckpointError: the run's checkpoint cannot be used.
     """
     start = (learned_by(store, run) if run else None) or config.untrained()
-    return fit_tasks(
-        start, draw_tasks(config.tasks, seed, count, config.shots), max(config.inner_steps, LEAST_SHOWN_STEPS)
-    )
+    return fit_tasks(start, draw_tasks(config.tasks, seed, count, config.shots), shown_steps(config))
 
 
 def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from maml_core.errors import StoreError
-from maml_core.evaluation.of_runs import LEAST_SHOWN_STEPS, learned_by
+from maml_core.evaluation.of_runs import learned_by, shown_steps
 from maml_core.learning.initialization import Initialization
 from maml_core.store.run import Run
 from maml_core.store.store import Store
@@ -99,7 +99,7 @@ def path_map(
         points[iteration] = before
     if len(ends) < 2:
         raise StoreError("The run's checkpoints changed while its map was made: look again.")
-    steps = max(run.config.inner_steps, LEAST_SHOWN_STEPS)
+    steps = shown_steps(run.config)
     vectors = np.stack([*points.values()]).astype(np.float64)
     center = vectors.mean(axis=0)
     axes, explained = _principal_axes(vectors - center)

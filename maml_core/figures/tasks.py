@@ -30,7 +30,7 @@ def task_figure(fit: Fit, trained_steps: int) -> Figure:
     """
     last = len(fit.predictions) - 1
     frames = _frames(last)
-    traces = [*_band(fit, "after"), *_known(fit), _before(fit)]
+    traces = [*(band | {"showlegend": False} for band in _band(fit, "after")), *_known(fit), _before(fit)]
     ghosts, behind = _ghosts(fit, frames, len(traces), "after")
     traces += behind
     ending = f"after {counted_steps(last)}: error {_ending(fit)}"

@@ -81,7 +81,7 @@ class Initialization:
 
     @torch.no_grad()
     def deviation(self, tasks: TaskBatch) -> Tensor | None:
-        """The standard deviation of each adapted function at the query inputs `[tasks, points]`, where there is one."""
+        """The standard deviation of what is predicted at the query inputs `[tasks, points]`, where there is one."""
         if not self.algorithm.has_deviation:
             return None
         theta, loss = self.theta, Loss(self.model, self.problem)

@@ -90,7 +90,7 @@ class Algorithm(ABC):
         """
 
     def deviation(self, loss: Loss, theta: Theta, task: TaskBatch) -> Tensor:
-        """The standard deviation of the adapted function at the query inputs `[points]`; where it `has_deviation`."""
+        """The standard deviation of what is predicted at the query inputs `[points]`; where it `has_deviation`."""
         raise NotImplementedError
 
     def rates(self, theta: Theta) -> Parameters:

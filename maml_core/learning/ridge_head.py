@@ -72,9 +72,12 @@ class _Closed(Algorithm):
         return Phi(_moved(theta, features, weights), {})
 
     def deviation(self, loss: Loss, theta: Theta, task: TaskBatch) -> Tensor:
-        """The standard deviation of the function that is predicted at the query inputs `[points]`, noise left out."""
+        """The standard deviation of what is seen at the query inputs `[points]`: of the function, and of the noise.
+
+        Noise is also what the features cannot say of a task, so it stays in where the points themselves have none.
+        """
         variance, _ = self._judged(loss, theta, task)
-        return (variance * theta.extras[NOISE].exp()).sqrt()
+        return ((1.0 + variance) * theta.extras[NOISE].exp()).sqrt()
 
     def _noise_gradient(self, loss: Loss, theta: Theta, task: TaskBatch) -> Parameters:
         """The slope of -log p(query y), the mean over points, along the logarithm of the noise's variance, scaled."""
