@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maml_core.errors import ConfigError
 from maml_core.learning.fresh_rows import RowTasks, draw_rows_tasks
+from maml_core.learning.point_text import read_numbers
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import FunctionFamily, TaskBatch, TaskFamily, seeded
 
@@ -83,32 +84,45 @@ def points_task(family: FunctionFamily, points: Sequence[tuple[float, float]]) -
 
 
 def read_points(text: str) -> list[tuple[float, float]]:
-    """Points from text: one `x, y` a line, or separated by semicolons.
+    """Points from text as people write it: one a line, with any separator and decimal mark (`read_numbers`).
 
     Raises:
         ConfigError: a sentence for the first thing wrong.
     """
-    points = []
-    for number, line in enumerate(filter(str.strip, text.replace(";", "\n").splitlines()), start=1):
-        cells = line.replace(",", " ").replace("\t", " ").split()
-        try:
-            x, y = (float(cell) for cell in cells)
-        except ValueError:
-            raise ConfigError(
-                f"points, line {number} = {line.strip()[:40]!r} is not allowed: "
-                "it must be two numbers, such as 1.5, -0.3."
-            ) from None
+    try:
+        points = [(x, y) for x, y in read_numbers(text, ("x", "y"))]
+    except ValueError as error:
+        raise ConfigError(f"points, {error}; write two numbers a line, such as 1.5, -0.3.") from None
+    for number, (x, y) in enumerate(points, start=1):
         if not (abs(x) <= POINT_LIMIT and abs(y) <= POINT_LIMIT):
             raise ConfigError(
-                f"points, line {number} = {line.strip()[:40]!r} is not allowed: "
-                f"both numbers must be finite and at most {POINT_LIMIT:,.0f} in size; scale them down."
+                f"points, number {number} = {x:g}, {y:g} is not allowed: both numbers must be at most "
+                f"{POINT_LIMIT:,.0f} in size; scale them down."
             )
-        points.append((x, y))
     if not 2 <= len(points) <= MOST_POINTS:
         raise ConfigError(f"points = {len(points)} of them is not allowed: there must be from 2 to {MOST_POINTS}.")
     if len({x for x, _ in points}) == 1:
         raise ConfigError(f"points all have x = {points[0][0]:g}: at least two different x must be given.")
     return points
+
+
+def points_in(text: str) -> list[tuple[float, float]]:
+    """The points that can be read in a text, which may be too few to adapt to; none where it cannot be read."""
+    try:
+        points = [(x, y) for x, y in read_numbers(text, ("x", "y"))]
+    except ValueError:
+        return []
+    return [(x, y) for x, y in points if abs(x) <= POINT_LIMIT and abs(y) <= POINT_LIMIT]
+
+
+def points_of_link(text: str) -> str:
+    """The points in a link, `x,y;x,y`, as text that `read_points` takes in one way only: a point a line."""
+    return text.replace(",", ", ").replace(";", "\n")
+
+
+def link_of_points(points: Sequence[Sequence[float]]) -> str:
+    """The inverse of `points_of_link`."""
+    return ";".join(f"{x:.12g},{y:.12g}" for x, y in points)
 
 
 def on_grid(family: FunctionFamily, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> TaskBatch:

@@ -8,6 +8,7 @@ from torch import nn
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
+from maml_core.learning import point_text
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.inner_loop import Theta
 from maml_core.learning.ridge_head import LEAST_PENALTY
@@ -33,7 +34,7 @@ def adapt_script(config: RunConfig) -> str:
     is_closed = ALGORITHMS[config.algorithm].solves
     template = template.replace("@ADAPT@", _RIDGE_HEAD.strip() if is_closed else _GRADIENT_STEPS.strip())
     template = template.replace("@USAGE@", _TABLE_USAGE if of_table else _POINT_USAGE)
-    return template.format(
+    script = template.format(
         inputs=_one_line(getattr(config.tasks, "inputs", ())),
         outputs=_one_line(getattr(config.tasks, "outputs", ())),
         classes="".join(f"\n\n{source}" for source in _sources(model)),
@@ -45,6 +46,13 @@ def adapt_script(config: RunConfig) -> str:
         least=LEAST_PENALTY,
         shots=config.shots,
     )
+    return script.replace("@READER@", _reader())
+
+
+def _reader() -> str:
+    """The functions that read numbers, as they are."""
+    functions = (point_text.read_numbers, point_text._marks, point_text._cells, point_text._number)
+    return "\n\n".join(inspect.getsource(function) for function in functions)
 
 
 def table_encoding(family: TableFamily) -> dict[str, Any]:
@@ -105,23 +113,33 @@ def _code(module: nn.Module) -> str:
     return f"{prefix}{type(module).__name__}({module.extra_repr()})"
 
 
-_POINT_USAGE = """support.csv has lines "x,y" (trained with {shots} of them), query.csv has lines "x". Prints
-"x,prediction" for each query. Needs torch and safetensors only."""
+_POINT_USAGE = """support.csv has a point x, y in each line (trained with {shots} of them), query.csv an x. Numbers
+stand apart by commas, semicolons, tabs or spaces; decimals have a point or a comma; with a header, columns are found by
+it. Prints "x,prediction" for each query. Needs torch and safetensors only."""
 
 _POINT_READING = """
-def read(path):
-    with open(path, newline="") as file:
-        return torch.tensor([[float(cell) for cell in row] for row in csv.reader(file) if row])
+@READER@
+
+def read(path, names):
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return read_numbers(file.read(), names)
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(path + " cannot be read (" + str(error) + ").")
+    except ValueError as error:
+        sys.exit(path + ": " + str(error) + ".")
 
 
 def main():
-    weights, support, query = sys.argv[1:4]
+    weights, support, query = arguments()
     model, extras = load(weights)
-    points, x = read(support), read(query)[:, :1]
-    adapt(model, points[:, :1], points[:, 1:2], extras)
+    points, asked = read(support, ("x", "y")), read(query, ("x",))
+    adapt(model, torch.tensor([[x] for x, _ in points]), torch.tensor([[y] for _, y in points]), extras)
     with torch.no_grad():
-        for given, predicted in zip(x[:, 0].tolist(), model(x)[:, 0].tolist()):
-            print(f"{{given!r}},{{predicted!r}}")
+        predicted = model(torch.tensor(asked))[:, 0]
+    stop_if_diverged(predicted)
+    for (given,), value in zip(asked, predicted.tolist()):
+        print(f"{{given!r}},{{value!r}}")
 """
 
 _TABLE_USAGE = """support.csv holds rows of one task with the columns {inputs} and {outputs} (trained with {shots}
@@ -181,9 +199,7 @@ def read(path, columns):
 
 
 def main():
-    if len(sys.argv) != 4:
-        sys.exit("usage: python adapt.py weights.safetensors support.csv query.csv")
-    weights, support, query = sys.argv[1:]
+    weights, support, query = arguments()
     model, extras = load(weights)
     with safe_open(weights, "pt") as file:
         about = file.metadata() or {{}}
@@ -196,8 +212,7 @@ def main():
     adapt(model, known[:, :count], known[:, count:], extras)
     with torch.no_grad():
         predicted = model(x)
-    if not torch.isfinite(predicted).all():
-        sys.exit("Adaptation diverged: give other rows, or a smaller INNER_LR in this script.")
+    stop_if_diverged(predicted)
     names = [name for name in rows[0] if name is not None]
     out = csv.writer(sys.stdout, lineterminator="\\n")
     out.writerow(names + ["predicted " + output["column"] for output in outputs])
@@ -252,6 +267,8 @@ _TEMPLATE = '''"""Adapt a meta-learned initialization to new data.
 
 import csv
 import json
+import math
+import re
 import sys
 from datetime import datetime
 
@@ -270,10 +287,28 @@ def build_model():
 
 def load(path):
     """The model with its learned parameters, and what was learned beside them, by name."""
-    model, tensors = build_model(), load_file(path)
+    try:
+        model, tensors = build_model(), load_file(path)
+    except Exception as error:
+        sys.exit(path + " cannot be read (" + str(error).splitlines()[0] + ").")
     extras = {{name: tensors.pop(name) for name in set(tensors) - set(model.state_dict())}}
     model.load_state_dict(tensors)
     return model, extras
+
+
+def arguments():
+    """The three files of the command line."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__.strip())
+        sys.exit()
+    if len(sys.argv) != 4:
+        sys.exit("usage: python adapt.py weights.safetensors support.csv query.csv")
+    return sys.argv[1:]
+
+
+def stop_if_diverged(predicted):
+    if not torch.isfinite(predicted).all():
+        sys.exit("Adaptation diverged: give other points, or a smaller INNER_LR in this script.")
 
 @READING@
 

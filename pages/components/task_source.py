@@ -7,16 +7,18 @@ import streamlit as st
 from maml_core.errors import ConfigError
 from maml_core.fields import label
 from maml_core.learning.fresh_tasks import (
-    POINT_LIMIT,
     Tasks,
     draw_task,
     drawn_parameters,
+    link_of_points,
+    points_in,
+    points_of_link,
     points_task,
     read_points,
     varying,
 )
 from maml_core.learning.tasks import FunctionFamily
-from pages.components.run_view import query_number
+from pages.components.run_view import as_text, query_number
 
 DRAWN, OWN = "Drawn task", "My points"
 _PREFIX = "p."
@@ -27,6 +29,10 @@ STRIDE = 13
 def task_seed() -> int:
     """Which fresh task is shown, or the first of several, from the URL."""
     return query_number("task", 0, 0, 10**9)
+
+
+_REFUSED = "refused points"
+"""Where typed points that cannot be read wait, with the reason, until they are corrected."""
 
 
 def load_task(seed: int, given: dict[str, float] | None = None) -> None:
@@ -43,7 +49,8 @@ def load_task(seed: int, given: dict[str, float] | None = None) -> None:
 
 def load_points(points: list[list[float]]) -> None:
     """Show points of the reader's own."""
-    st.query_params["points"] = ";".join(f"{x:g},{y:g}" for x, y in points)
+    st.query_params["points"] = link_of_points(points)
+    st.session_state.pop(_REFUSED, None)
     st.session_state["source"] = OWN
 
 
@@ -110,39 +117,42 @@ def _sliders(family: FunctionFamily) -> dict[str, float]:
 
 
 def _own_points(family: FunctionFamily) -> tuple[Tasks | None, list[list[float]]]:
-    text = st.query_params.get("points", "")
+    link = points_of_link(st.query_params.get("points", ""))
+    text, trouble = st.session_state.get(_REFUSED, (link, None))
     st.caption("Click in the picture to add a point, drag to move it, click it to delete it.")
     st.text_area(
         "Points: x, y",
-        value=text.replace(";", "\n").replace(",", ", "),
+        value=text,
         height=150,
         key=f"points-{text}",
         placeholder="-2, 1.5\n0, 0\n2, -1.5",
-        help="One point per line.",
+        help="One point per line; any separator, decimals with a point or a comma.",
         on_change=_paste,
         args=(f"points-{text}",),
     )
     st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text, on_click=lambda: load_points([]))
-    raw: list[list[float]] = []
     try:
-        points = read_points(text)
+        points = read_points(link)
     except ConfigError as error:
-        if text.strip():
-            st.info(str(error), icon=":material/edit:")
-        for part in filter(None, text.split(";")):
-            try:
-                x, y = (float(cell) for cell in part.split(","))
-            except ValueError:
-                continue
-            if abs(x) <= POINT_LIMIT and abs(y) <= POINT_LIMIT:
-                raw.append([x, y])
-        return None, raw
+        if link.strip() or trouble:
+            st.info(as_text(trouble or str(error)), icon=":material/edit:")
+        return None, [list(point) for point in points_in(link)]
+    if trouble:
+        st.info(as_text(trouble), icon=":material/edit:")
     return points_task(family, points), [list(point) for point in points]
 
 
 def _paste(key: str) -> None:
-    lines = st.session_state[key].replace("\n", ";").replace(", ", ",").replace("\t", ",")
-    st.query_params["points"] = ";".join(part.strip() for part in lines.split(";") if part.strip())
+    """Take over what was typed; what cannot be read stays there with the reason, and the points are as they were."""
+    text = st.session_state[key]
+    try:
+        load_points([list(point) for point in read_points(text)])
+    except ConfigError as error:
+        few = points_in(text)
+        if text.strip() and not few:
+            st.session_state[_REFUSED] = text, str(error)
+        else:
+            load_points([list(point) for point in few])
 
 
 def _kept(tasks: Tasks | None) -> None:

@@ -121,7 +121,7 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
     result = evaluate(start, config, tasks=300, steps=2, pretrained=start, turn=turn)
     assert Evaluation.from_json(result.to_json()) == result
     assert seen == sorted(seen)
-    assert len(seen) == 7  # one for what is drawn and made, and two for each of three starts
+    assert len(seen) == 19  # for what is drawn, two for each of three starts, rivals, each number of points, outside
     assert result.pretrained == result.random
     assert list(result.table()) == [
         "learned",

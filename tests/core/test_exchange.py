@@ -153,6 +153,54 @@ def test_the_script_adapts_with_torch_and_safetensors_alone(
     torch.testing.assert_close(printed, expected.predictions[-1, 0, :, 0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("support", "query", "said"),
+    [
+        ("x;y\n0,5;1,0\n2,0;-1,0\n", "x\n0,1\n3,0\n", None),
+        ("index,x,y\n0,0.5,1\n1,2,-1\n", "\ufeff0.1\n3\n", None),
+        ("0.5\n2\n", "1\n", "support.csv: line 1 = '0.5' has 1 number, where 2 must be."),
+        ("0.5,nan\n2,1\n", "1\n", "'nan' is not finite."),
+        ("1,2\n3,4\n", "", "query.csv: there are no numbers."),
+        ("0,1e30\n1,-1e30\n", "1\n", "Adaptation diverged"),
+    ],
+)
+def test_the_script_reads_numbers_as_the_lab_does_and_says_what_is_wrong(
+    tmp_path: Path, support: str, query: str, said: str | None
+) -> None:
+    config = PRESETS["sine"].config
+    layout = config.layout()
+    save_file(
+        {name: value.contiguous() for name, value in layout.to_file(layout.start(config.network())).items()},
+        tmp_path / "weights.safetensors",
+    )
+    (tmp_path / "adapt.py").write_text(adapt_script(config), encoding="utf-8")
+    (tmp_path / "support.csv").write_text(support, encoding="utf-8")
+    (tmp_path / "query.csv").write_text(query, encoding="utf-8")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "adapt.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = run("weights.safetensors", "support.csv", "query.csv")
+    assert "Traceback" not in done.stderr
+    if said is None:
+        assert done.returncode == 0, done.stderr
+        assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["0.1", "3.0"]  # x as it was written
+    else:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+        for arguments, words in (((), "usage: "), (("no.safetensors", "a", "b"), "no.safetensors cannot be read")):
+            wrong = run(*arguments)
+            assert wrong.returncode == 1
+            assert wrong.stderr.startswith(words)
+        helped = run("--help")
+        assert (helped.returncode, helped.stdout.splitlines()[0]) == (
+            0,
+            "Adapt a meta-learned initialization to new data.",
+        )
+
+
 def test_export_and_import_on_the_command_line(
     store: Store, small_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

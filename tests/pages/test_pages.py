@@ -228,11 +228,11 @@ def test_adapt_moves_a_parameter_and_keeps_it_in_the_link(finished: Run) -> None
 @pytest.mark.parametrize(
     ("points", "sentence"),
     [
-        ("1,2;three,4", "line 2 = 'three,4'"),
+        ("1,2;three,4", "line 2 = 'three, 4': 'three' is not a number"),
         ("1,2", "there must be from 2 to 100"),
         (";".join(f"{i},1" for i in range(200)), "points = 200 of them"),
         ("1,2;1,3", "at least two different x"),
-        ("0,1e30;1,1", "both numbers must be finite"),
+        ("0,1e30;1,1", "both numbers must be at most"),
     ],
 )
 def test_bad_points_get_a_sentence_and_the_page_works(finished: Run, points: str, sentence: str) -> None:
@@ -249,6 +249,13 @@ def test_adapt_takes_points_of_ones_own(finished: Run) -> None:
     assert any("3 points, where training used 10" in caption.value for caption in page.caption)
     page.text_area[0].set_value("0, 1\n2, -1").run()
     assert query(page, "points") == "0,1;2,-1"
+    page.text_area[0].set_value("x;y\n0,5;1\n2,25;-1").run()  # as a spreadsheet in many countries writes it
+    assert query(page, "points") == "0.5,1;2.25,-1"
+    page.text_area[0].set_value("0,5;1,2").run()
+    assert any("can be read in two ways" in info.value for info in page.info)
+    assert page.text_area[0].value == "0,5;1,2"
+    assert query(page, "points") == "0.5,1;2.25,-1"  # what was there stays
+    assert not page.exception
 
 
 @pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
