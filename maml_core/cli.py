@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
+from maml_core.cli_adapt import adapt_run, add_adapt_options
 from maml_core.cli_evaluate import baselines, evaluate_run
 from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, refuse_roles, table_config, tables
 from maml_core.config import MOST_ITERATIONS, RunConfig, parse_settings
@@ -59,6 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
             "--store", metavar="URL", help="database of runs (default: $MAML_STORE, else runs/maml.db)"
         )
 
+    def add_checkpoint(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--checkpoint",
+            type=_checkpoint,
+            default="best",
+            metavar="AT",
+            help="best by held-out loss (the default), latest, or an iteration of the run's history",
+        )
+
     def add_settings(command: argparse.ArgumentParser, text: str) -> None:
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=text)
 
@@ -91,13 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help=f"of {','.join(RIVAL_NAMES)}: which to hold it against, with commas between, or none (all)",
     )
-    command.add_argument(
-        "--checkpoint",
-        type=_checkpoint,
-        default="best",
-        metavar="AT",
-        help="best by held-out loss (the default), latest, or an iteration of the run's history",
-    )
+    add_checkpoint(command)
+    add_store(command)
+    command = add("adapt", _adapt, "adapt a run to points, or rows of its table, and predict others")
+    add_adapt_options(command)
+    command.add_argument("--steps", type=_whole(0, 1000), help="adaptation steps (those that it was trained for)")
+    add_checkpoint(command)
     add_store(command)
     add_store(add("runs", _runs, "list the runs of a store"))
     command = add("tables", tables, "list the tables of a store, add one, or remove one")
@@ -275,6 +284,11 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
         return evaluate_table_run(store, run, iteration, options, train)
     return evaluate_run(store, run, iteration, options)
+
+
+def _adapt(options: argparse.Namespace) -> dict[str, Any]:
+    store = Store(options.store)
+    return adapt_run(store, store.run(options.run), options)
 
 
 def _runs(options: argparse.Namespace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"config", "presets", "lessons", "glossary", "engines"},
     {"store"},
     {"training", "evaluation"},
-    {"figures", "bench", "cli", "cli_evaluate", "cli_tables", "__main__"},
+    {"figures", "bench", "cli", "cli_adapt", "cli_evaluate", "cli_tables", "__main__"},
     {"pages", "app"},
 ]
 """The rooms from the ground up. A module imports from its own room and from floors below; two rooms of one floor know
@@ -42,6 +42,7 @@ NEIGHBORS = {
     ("lessons", "presets"),
     ("glossary", "config"),
     ("cli", "bench"),
+    ("cli", "cli_adapt"),
     ("cli", "cli_evaluate"),
     ("cli", "cli_tables"),
     ("__main__", "cli"),

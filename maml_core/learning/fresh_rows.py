@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maml_core.errors import ConfigError
 from maml_core.learning.table import ColumnKind, Table, find
-from maml_core.learning.table_files import read_table
+from maml_core.learning.table_files import read_cells, read_table
 from maml_core.learning.table_tasks import Scaling, TableFamily, draw_rows
 from maml_core.learning.tasks import TaskSet, seeded
 
@@ -185,6 +185,21 @@ def read_new_rows(family: TableFamily, data: bytes, file_name: str) -> NewRows:
     )
     along = 0 if family.input_size == 1 else None
     return NewRows(given.frame, RowTasks([task], family.inputs, family.outputs, scaling, along), ~known)
+
+
+def read_support_and_query(family: TableFamily, support: tuple[bytes, str], query: tuple[bytes, str]) -> NewRows:
+    """Rows of one new task from two files, each its bytes and its name: what to learn from, and what to predict.
+
+    Raises:
+        ConfigError: as `read_new_rows`.
+    """
+    (_, known), (_, asked) = read_cells(*support), read_cells(*query)
+    asked = asked.drop(columns=[name for name in family.outputs if name in asked])
+    both = pd.concat([known.astype("string"), asked.astype("string")], ignore_index=True)
+    found = read_new_rows(family, both.to_csv(index=False).encode(), f"{support[1]} and {query[1]}")
+    if not found.asked[len(known) :].all() or found.asked[: len(known)].any():
+        raise ConfigError(f"{support[1]}: {', '.join(family.outputs)} must be there in every row to learn from.")
+    return found
 
 
 _PLURALS = {ColumnKind.NUMBER: "numbers", ColumnKind.DATE: "dates", ColumnKind.CATEGORY: "words"}

@@ -48,17 +48,7 @@ def read_table(data: bytes, file_name: str) -> Table:
     Raises:
         ConfigError: the file is no table, or too large; in one sentence, with the line where there is one.
     """
-    name = re.sub(r"(\.(csv|tsv|txt|tab|parquet|pq|gz))+$", "", re.split(r"[/\\]", file_name)[-1], flags=re.IGNORECASE)
-    name = "".join(letter if letter.isprintable() else " " for letter in name).strip()[:NAME_LENGTH] or "table"
-    if not data:
-        raise ConfigError(f"{name}: the file is empty; choose a file with a header and rows.")
-    if len(data) > MOST_BYTES:
-        raise ConfigError(f"{name}: {_too_large(len(data))}")
-    if data[:2] == b"\x1f\x8b":
-        data = _unpacked(data, name)
-    cells = _parquet(data, name) if data[:4] == b"PAR1" else _text(data, name)
-    if not len(cells):
-        raise ConfigError(f"{name}: there is a header and no row below it; add rows.")
+    name, cells = read_cells(data, file_name)
     columns: list[Column] = []
     frame: dict[str, Any] = {}
     for column_name in cells:
@@ -71,6 +61,26 @@ def read_table(data: bytes, file_name: str) -> Table:
             "to predict; correct the cells that are not numbers."
         )
     return Table(name, columns, pd.DataFrame(frame))
+
+
+def read_cells(data: bytes, file_name: str) -> tuple[str, pd.DataFrame]:
+    """The name of the table in a file, and its cells by column, as they are written.
+
+    Raises:
+        ConfigError: as `read_table`.
+    """
+    name = re.sub(r"(\.(csv|tsv|txt|tab|parquet|pq|gz))+$", "", re.split(r"[/\\]", file_name)[-1], flags=re.IGNORECASE)
+    name = "".join(letter if letter.isprintable() else " " for letter in name).strip()[:NAME_LENGTH] or "table"
+    if not data:
+        raise ConfigError(f"{name}: the file is empty; choose a file with a header and rows.")
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{name}: {_too_large(len(data))}")
+    if data[:2] == b"\x1f\x8b":
+        data = _unpacked(data, name)
+    cells = _parquet(data, name) if data[:4] == b"PAR1" else _text(data, name)
+    if not len(cells):
+        raise ConfigError(f"{name}: there is a header and no row below it; add rows.")
+    return name, cells
 
 
 def _too_large(size: int) -> str:

@@ -2,14 +2,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 import torch
 
 from maml_core.cli import main
+from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
-from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.checkpoint import load_checkpoint, load_initialization
 from maml_core.store.store import Store
 from tests.conftest import ROOT
 
@@ -46,6 +48,37 @@ def test_train_then_evaluate_then_list(store_url: str, capsys: pytest.CaptureFix
     (listed,) = answer(capsys, "runs")["runs"]
     assert listed["run"] == trained["run"]
     assert set(answer(capsys, "presets")["presets"]) == set(PRESETS)
+
+
+def test_a_run_adapts_to_points_of_ones_own(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = answer(capsys, "train", "--preset", "sine", *SMALL)["run"]
+    support, query = tmp_path / "support.csv", tmp_path / "query.csv"
+    support.write_text("x;y\n0,5;1,0\n2,0;-1,0\n")
+    query.write_text("0.1\n3\n")
+    said = answer(capsys, "adapt", run_id, str(support), str(query))
+    run = store.run(run_id)
+    start = load_initialization(store.checkpoint(run_id, "best") or b"", run.config)
+    tasks = TaskBatch(
+        *(torch.tensor([part]) for part in ([[0.5], [2.0]], [[1.0], [-1.0]], [[0.1], [3.0]], [[0.0], [0.0]]))
+    )
+    expected = start.adapt(tasks, run.config.inner_steps).predictions[-1, 0, :, 0]
+    assert said["x"] == [0.1, 3.0]
+    assert said["predictions"] == pytest.approx(expected.tolist())
+    assert main(["adapt", run_id, str(support), str(query), "--steps", "0"]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["0.1", "3.0"]
+    for text, words in (
+        ("0.5\n", "line 1 = '0.5' has 1 number, where 2 must be"),
+        ("1,2\n1,3\n", "all points have x = 1"),
+        ("1,1e30\n2,-1e30\n", "1, 1e+30 is not allowed: numbers must be at most 1,000,000 in size"),
+        ("1e6,1\n-1e6,-1\n", "Adaptation diverges within 5 steps"),
+    ):
+        support.write_text(text)
+        assert main(["adapt", run_id, str(support), str(query)]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert main(["adapt", run_id, str(tmp_path / "none.csv"), str(query)]) == 2
+    assert "none.csv cannot be read" in capsys.readouterr().err
 
 
 def test_a_finished_run_goes_on_beyond_its_end_to_the_bits_of_one_planned_so(

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from maml_core.cli import main
+from maml_core.learning.adaptation import predict_rows
+from maml_core.learning.fresh_rows import read_new_rows
 from maml_core.learning.table import find, forget
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.presets import PRESETS, config_for_table
 from maml_core.processes import this_process
+from maml_core.store.checkpoint import load_initialization
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from tests.core.test_cli import answer
@@ -58,6 +61,31 @@ def test_evaluate_says_whether_it_is_worth_it(store_url: str, capsys: pytest.Cap
     printed = capsys.readouterr().out
     for words in ("a line per task", "against the number of support rows", "paired difference"):
         assert words in printed
+
+
+def test_a_run_predicts_rows_of_a_new_task(
+    store_url: str, capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
+) -> None:
+    options = ("--task", "subject", "--inputs", "x0,x1", "--output", "y0")
+    run_id = answer(capsys, "train", "--table", str(file), *options, *SMALL)["run"]
+    support, query = tmp_path / "support.csv", tmp_path / "query.csv"
+    support.write_text("x1;x0;y0\n0,5;1;2,25\n1;2;3\n-1;0;1\n")
+    query.write_text("x0,x1,y0,note\n1,0.5,99,a\n2,1,,b\n")  # an output in the query is not looked at
+    said = answer(capsys, "adapt", run_id, str(support), str(query))
+    store = Store(store_url)
+    run = store.run(run_id)
+    start = load_initialization(store.checkpoint(run_id, "best") or b"", run.config)
+    assert isinstance(run.config.tasks, TableFamily)
+    data = b"x0,x1,y0\n1,0.5,2.25\n2,1,3\n0,-1,1\n1,0.5,\n2,1,\n"
+    expected = predict_rows(start, read_new_rows(run.config.tasks, data, "rows.csv"), run.config.inner_steps)
+    assert said["predictions"]["predicted y0"] == pytest.approx(expected["predicted y0"].tolist()[3:])
+    assert main(["adapt", run_id, str(support), str(query)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].endswith("predicted y0")
+    support.write_text("x0,x1\n1,2\n")
+    assert main(["adapt", run_id, str(support), str(query)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_tables_are_added_and_removed(store_url: str, capsys: pytest.CaptureFixture[str], file: Path) -> None:

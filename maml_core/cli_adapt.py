@@ -1,0 +1,99 @@
+"""The command line's `adapt`: a run's initialization on points or rows of one's own."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maml_core.errors import ConfigError
+from maml_core.evaluation.of_runs import checkpoint_at
+from maml_core.learning.adaptation import predict_rows
+from maml_core.learning.fresh_rows import read_support_and_query
+from maml_core.learning.fresh_tasks import POINT_LIMIT
+from maml_core.learning.initialization import Initialization
+from maml_core.learning.point_text import read_numbers
+from maml_core.learning.table_tasks import TableFamily
+from maml_core.learning.tasks import TaskBatch
+from maml_core.store.checkpoint import load_initialization
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+
+
+def add_adapt_options(command: argparse.ArgumentParser) -> None:
+    """The run and the two files."""
+    command.add_argument("run", metavar="RUN")
+    command.add_argument(
+        "support", metavar="SUPPORT", type=Path, help="what to learn from: lines x, y; or a table's rows"
+    )
+    command.add_argument(
+        "query", metavar="QUERY", type=Path, help="what to predict: lines x; or rows without the output"
+    )
+
+
+def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, Any]:
+    """Adapt to the support, and print a line for each query.
+
+    Raises:
+        ConfigError: a file cannot be read, or adaptation diverges; in one sentence.
+        StoreError: the run has no such checkpoint.
+    """
+    _, saved = checkpoint_at(store, run, options.checkpoint)
+    start = load_initialization(saved, run.config)
+    steps = run.config.inner_steps if options.steps is None else options.steps
+    if isinstance(run.config.tasks, TableFamily):
+        return _rows(start, run.config.tasks, options, steps)
+    points, asked = _numbers(options.support, ("x", "y")), _numbers(options.query, ("x",))
+    if len({x for x, _ in points}) < 2:
+        raise ConfigError(f"{options.support}: all points have x = {points[0][0]:g}: give at least two different x.")
+    parts = ([(x,) for x, _ in points], [(y,) for _, y in points], asked, [(0.0,)] * len(asked))
+    predicted = start.adapt(TaskBatch(*(torch.tensor([part]) for part in parts)), steps).predictions[-1, 0, :, 0]
+    _check(predicted, steps)
+    lines = [(x, value) for (x,), value in zip(asked, predicted.tolist(), strict=True)]
+    if not options.json:
+        for x, value in lines:
+            print(f"{x!r},{value!r}")
+    return {"run": run.id, "steps": steps, "x": [x for x, _ in lines], "predictions": [value for _, value in lines]}
+
+
+def _rows(start: Initialization, family: TableFamily, options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    found = read_support_and_query(family, _bytes(options.support), _bytes(options.query))
+    frame = predict_rows(start, found, steps)[found.asked]
+    names = [f"predicted {name}" for name in family.outputs]
+    _check(torch.from_numpy(frame[names].to_numpy(dtype="float64", copy=True)), steps)
+    shown = frame.drop(columns=[name for name in family.outputs if name in frame])
+    if not options.json:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(shown.columns)
+        writer.writerows(shown.itertuples(index=False, name=None))
+    return {"run": options.run, "steps": steps, "predictions": {name: shown[name].tolist() for name in names}}
+
+
+def _check(predicted: torch.Tensor, steps: int) -> None:
+    if not torch.isfinite(predicted).all():
+        raise ConfigError(f"Adaptation diverges within {steps} steps: give fewer by --steps, or other points.")
+
+
+def _bytes(path: Path) -> tuple[bytes, str]:
+    try:
+        return path.read_bytes(), path.name
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _numbers(path: Path, names: tuple[str, ...]) -> list[tuple[float, ...]]:
+    try:
+        found = read_numbers(_bytes(path)[0].decode("utf-8-sig"), names)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} cannot be read: it is not text in UTF-8.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}.") from None
+    for row in found:
+        if any(abs(value) > POINT_LIMIT for value in row):
+            raise ConfigError(
+                f"{path}: {', '.join(f'{value:g}' for value in row)} is not allowed: numbers must be at most "
+                f"{POINT_LIMIT:,.0f} in size; scale them down."
+            )
+    return found
