@@ -8,7 +8,15 @@ import streamlit as st
 from maml_core.config import RunConfig
 from maml_core.errors import MamlError
 from maml_core.evaluation.curves import pretraining
-from maml_core.evaluation.of_runs import At, learned_by, measure, measure_table_run, pretrained_run, shown_steps
+from maml_core.evaluation.of_runs import (
+    At,
+    learned_by,
+    measure,
+    measure_table_run,
+    pretrained_run,
+    shots_grid,
+    shown_steps,
+)
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
     error_curves,
@@ -16,6 +24,7 @@ from maml_core.figures import (
     points_figure,
     replay_figure,
     shots_curves,
+    shots_grid_figure,
     task_grid,
     worth_curves,
     worth_figure,
@@ -166,6 +175,17 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             alt="Error on held-out tasks against the number of support points, with 95 % bands",
         )
     st.markdown(f"##### {result.sentence(run.config.inner_steps)}")
+    grid = shots_grid(session.store, run, turn=turn)
+    bar.empty()
+    if grid is not None:
+        st.markdown("###### Runs that differ in nothing but their shots")
+        live_chart(
+            shots_grid_figure(grid),
+            key="shots-grid",
+            revision=run.id,
+            height=90 + 44 * len(grid),
+            alt="Error by the shots that runs were trained on, against the number of support points",
+        )
     with st.expander("The numbers"):
         for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
             st.dataframe(frame, column_config={str(column): NUMBER for column in frame})
@@ -223,7 +243,8 @@ def breaking(
         on_pick=open_cell,
         alt=f"Error after {steps} steps over {across} and {up}; the training range is outlined",
     )
-    note("Error after adaptation, for this task with two parameters moved. Click a cell to open its task.")
+    strain = f" Outside the training range it is {found.strain:.3g} times as high." if found.strain else ""
+    note(f"Error after adaptation, for this task with two parameters moved.{strain} Click a cell to open its task.")
 
 
 def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:

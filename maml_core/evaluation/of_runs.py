@@ -5,9 +5,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeVar
 
+import pandas as pd
+
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation.curves import Evaluation, evaluate, pretraining
+from maml_core.evaluation.curves import SHOTS, SHOTS_TASKS, Evaluation, evaluate, pretraining
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import Fit, fit_tasks
@@ -153,6 +155,56 @@ def measure(
         )
 
     return _remembered(store, run, at, baseline, (tasks, steps, seed, rivals), Evaluation.from_json, make)
+
+
+MOST_IN_GROUP = 6
+"""Runs that are held side by side by the number of points that they were trained on."""
+
+
+def shots_group(store: Store, run: Run) -> list[Run]:
+    """This run and the newest others that differ from it in nothing but shots and seed, one for each number."""
+
+    def recipe(config: RunConfig) -> RunConfig:
+        return config.with_settings({"shots": 1, "query_shots": 1, "seed": 0})
+
+    found = {run.config.shots: run}
+    for other in sorted(store.all_runs(), key=lambda each: -each.created):
+        is_usable = other.iteration and not other.is_active and not other.config.uses_own_model
+        if is_usable and other.config.shots not in found and recipe(other.config) == recipe(run.config):
+            found[other.config.shots] = other
+    nearest = sorted(found, key=lambda shots: abs(shots - run.config.shots))[:MOST_IN_GROUP]
+    return [found[shots] for shots in sorted(nearest)]
+
+
+def shots_grid(
+    store: Store,
+    run: Run,
+    *,
+    tasks: int = SHOTS_TASKS,
+    turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
+) -> pd.DataFrame | None:
+    """Error of a group of runs, by the shots that each was trained on, against the number of support points.
+
+    None where there is no run to hold beside this one.
+
+    Raises:
+        StoreError: a run has no checkpoint.
+    """
+    group = shots_group(store, run)
+    if len(group) < 2:
+        return None
+    rows: dict[int, dict[int, float]] = {}
+    for i, each in enumerate(group):
+        steps = each.config.inner_steps
+
+        def part(done: float, i: int = i) -> AbstractContextManager[None]:
+            return turn((i + done) / len(group))
+
+        found = measure(store, each, tasks=tasks, steps=steps, at="best", rivals=(), turn=part)
+        rows[each.config.shots] = {shots: found.by_shots["learned"][shots].mse for shots in SHOTS}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index.name = "trained on"
+    return frame
 
 
 def _baseline(store: Store, run: Run, kind: Literal["best", "latest"]) -> tuple[Run | None, bytes | None]:

@@ -1,6 +1,14 @@
 """Plotly figures from plain arrays, as dictionaries ready for JSON."""
 
-from maml_core.figures.charts import cosine_figure, error_curves, landscape_figure, loss_curve, shots_curves, toy_figure
+from maml_core.figures.charts import (
+    cosine_figure,
+    error_curves,
+    landscape_figure,
+    loss_curve,
+    shots_curves,
+    shots_grid_figure,
+    toy_figure,
+)
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
@@ -24,6 +32,7 @@ __all__ = [
     "rows_grid",
     "rows_per_task",
     "shots_curves",
+    "shots_grid_figure",
     "star_figure",
     "task_figure",
     "task_grid",

@@ -117,6 +117,31 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
     return {"data": traces, "layout": layout}
 
 
+def shots_grid_figure(grid: pd.DataFrame) -> Figure:
+    """Error by the shots that runs were trained on (up) and the number of support points (across), as colored cells."""
+    errors = grid.to_numpy(dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.log10(errors)
+    heat = {
+        "type": "heatmap",
+        "x": [str(shots) for shots in grid.columns],
+        "y": [str(shots) for shots in grid.index],
+        "z": [rounded(row) for row in level],
+        "text": [[number(value) for value in row] for row in errors],
+        "texttemplate": "%{text}",
+        "colorscale": "Viridis",
+        "reversescale": True,
+        "showscale": False,
+        "meta": "error",
+        "hovertemplate": "trained on %{y}, adapted to %{x}: error %{text}<extra></extra>",
+    }
+    layout = base_layout(x="support points", y="trained on", left=56)
+    layout["hovermode"] = "closest"
+    layout["xaxis"] |= {"type": "category"}
+    layout["yaxis"] |= {"type": "category"}
+    return {"data": [heat], "layout": layout}
+
+
 def _with_band(x: np.ndarray, mse: np.ndarray, half: np.ndarray, meaning: str, name: str) -> list[Trace]:
     """A curve, and the 95 % band around it; where that reaches zero, a logarithmic axis shows a thousandth."""
     low = np.maximum(mse - half, 1e-3 * np.abs(mse))

@@ -175,6 +175,18 @@ class Landscape:
     error: np.ndarray  # [rows, columns]; NaN where adaptation diverged
     trained: tuple[tuple[float, float], tuple[float, float]]  # the training range of each
 
+    @property
+    def strain(self) -> float | None:
+        """How many times the mean error outside the training ranges is that inside; None where either has none."""
+        across, up = (
+            (low <= values) & (values <= high) for values, (low, high) in zip(self.values, self.trained, strict=True)
+        )
+        inside = up[:, None] & across[None]
+        known = np.isfinite(self.error)
+        if not (known & inside).any() or not (known & ~inside).any():
+            return None
+        return float(self.error[known & ~inside].mean() / self.error[known & inside].mean())
+
 
 def landscape(
     start: Initialization,

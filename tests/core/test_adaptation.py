@@ -97,6 +97,9 @@ def test_a_cell_of_the_landscape_is_the_task_it_opens() -> None:
     fit = fit_tasks(start, draw_task(Sine(), 3, 8, given), steps=4)[0]
     assert found.error[1, 3] == pytest.approx(fit.query_loss[-1], rel=1e-5)
     assert found.values[0][0] < found.trained[0][0] < found.trained[0][1] < found.values[0][-1]
+    inside = found.error[1:4, 1:4]  # of five cells over twice a range, the middle three are in it
+    outside = (found.error.sum() - inside.sum()) / (25 - 9)
+    assert found.strain == pytest.approx(outside / inside.mean())
 
 
 def test_points_are_read_in_every_way_people_write_them() -> None:

@@ -1,6 +1,7 @@
 """What a run is held against: its own recipe, and what others have published."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
 from maml_core.evaluation import of_runs
-from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate
-from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction
+from maml_core.evaluation.curves import SHOTS, ErrorCurve, Evaluation, evaluate
+from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction, shots_grid, shots_group
 from maml_core.evaluation.published import PARTS, PROTOCOL, PUBLISHED, comparable, comparison
+from maml_core.figures import shots_grid_figure
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
 from maml_core.processes import this_process
 from maml_core.store.run import Run
@@ -45,6 +47,31 @@ def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it(
         dataclasses.replace(run, preset=None),
     ):
         assert reproduction(store, other) is None
+
+
+def test_runs_that_differ_in_their_shots_alone_stand_side_by_side(
+    store: Store, run: Run, small_config: RunConfig
+) -> None:
+    assert shots_group(store, run) == [run]
+    assert shots_grid(store, run) is None
+    shots = run.config.shots
+
+    def another(**settings: object) -> Run:
+        made = store.create_run(run.config.with_settings(settings), owner=this_process())
+        train_run(store, store.run(made), this_process())
+        return store.run(made)
+
+    twin, other = another(shots=shots + 2, seed=4), another(shots=shots + 1, inner_lr=0.5)
+    assert [each.id for each in shots_group(store, run)] == [run.id, twin.id]
+    grid = shots_grid(store, run, tasks=10)
+    assert grid is not None
+    assert grid.index.tolist() == [shots, shots + 2]
+    assert grid.columns.tolist() == list(SHOTS)
+    expected = measure(store, twin, tasks=10, steps=twin.config.inner_steps, at="best", rivals=()).by_shots["learned"]
+    assert grid.loc[shots + 2, 10] == expected[10].mse
+    cells = shots_grid_figure(grid)["data"][0]
+    assert cells["z"][1][SHOTS.index(10)] == pytest.approx(math.log10(expected[10].mse), abs=1e-3)
+    assert other.id not in [each.id for each in shots_group(store, twin)]
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss(store: Store, run: Run) -> None:
