@@ -13,6 +13,7 @@ from maml_core.figures.style import (
     ALGORITHM_COLORS,
     COLORS,
     FAINT,
+    MOST_DECADES,
     Figure,
     Trace,
     base_layout,
@@ -27,6 +28,10 @@ from maml_core.learning.adaptation import Landscape
 
 LEAST_SHOWN = 1e-6
 """An error below it is zero but for rounding: a line there would make the axis all decades and no curve."""
+
+
+WILD = 10.0
+"""Times the error of predicting the support's mean, above which an error says no more than that adaptation diverged."""
 
 
 def loss_curve(
@@ -101,8 +106,11 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
         traces += _with_band(shots, mse, np.array([level.ci95 for level in levels.values()]), name, names[name])
     layout = base_layout(x="support points", y="mean squared error", left=56)
     layout["xaxis"] |= {"type": "log", "tickvals": list(SHOTS), "ticktext": [str(shots) for shots in SHOTS]}
-    errors = [level.mse for levels in result.by_shots.values() for level in levels.values()]
-    layout["yaxis"] |= log_scale(np.array(errors))
+    errors = np.array([level.mse for levels in result.by_shots.values() for level in levels.values()])
+    shown = errors[(errors > 0) & (errors < WILD * result.predict_mean)]
+    layout["yaxis"] |= log_scale(shown)
+    if len(shown) < len(errors) and len(shown):  # what diverges from so few points leaves the picture
+        layout["yaxis"]["range"] = [float(np.log10(shown.min() / 2)), float(np.log10(shown.max() * 2))]
     layout["shapes"] = [
         {
             "type": "line",
@@ -132,6 +140,8 @@ def shots_grid_figure(grid: pd.DataFrame) -> Figure:
         "colorscale": "Viridis",
         "reversescale": True,
         "showscale": False,
+        "zmin": float(np.nanmin(level)),
+        "zmax": float(min(np.nanmax(level), np.nanmin(level) + MOST_DECADES)),
         "meta": "error",
         "hovertemplate": "trained on %{y}, adapted to %{x}: error %{text}<extra></extra>",
     }

@@ -1,5 +1,6 @@
 """Other methods on the same tasks, and what an evaluation says beside the error against steps."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -107,6 +108,16 @@ def test_charts_show_every_rival_in_a_color_of_its_own_but_no_error_of_rounding(
     assert {trace["meta"] for trace in shots["data"]} == {"learned", "gp", "features"}
     assert shots["layout"]["shapes"][0]["x0"] == 4
     assert len({COLORS[name] for name in ("learned", "random", "pretrained", *RIVAL_NAMES)}) == 6
+
+
+def test_an_error_that_has_diverged_does_not_take_the_axis() -> None:
+    found = evaluate(PAPER.untrained(), PAPER, tasks=8, steps=1)
+    wild = dataclasses.replace(
+        found, by_shots={"learned": {1: Level(1e20, 1e19), 5: Level(0.5, 0.1), 50: Level(0.05, 0.01)}}
+    )
+    low, high = shots_curves(wild, 5)["layout"]["yaxis"]["range"]
+    assert (low, high) == (pytest.approx(math.log10(0.025)), pytest.approx(0.0))
+    assert "range" not in shots_curves(found, 10)["layout"]["yaxis"]
 
 
 def test_an_error_that_is_not_finite_is_no_number_in_a_table() -> None:
