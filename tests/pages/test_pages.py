@@ -228,7 +228,7 @@ def test_adapt_moves_a_parameter_and_keeps_it_in_the_link(finished: Run) -> None
 @pytest.mark.parametrize(
     ("points", "sentence"),
     [
-        ("1,2;three,4", "line 2 = 'three, 4': 'three' is not a number"),
+        ("1,2;three,4", "is not a number; write two numbers a line"),
         ("1,2", "there must be from 2 to 100"),
         (";".join(f"{i},1" for i in range(200)), "points = 200 of them"),
         ("1,2;1,3", "at least two different x"),
