@@ -49,6 +49,7 @@ class RunConfig(Spec):
     algorithm: Literal[
         "fomaml",
         "maml",
+        "fo-b-maml",
         "reptile",
         "fo-anil",
         "anil",
@@ -60,9 +61,9 @@ class RunConfig(Spec):
     ] = Field(
         "fomaml",
         description="How the meta-gradient is formed. fomaml: first-order MAML. maml: with second derivatives. "
-        "reptile: toward the adapted weights. anil: only the last layer adapts. meta-sgd: learns a rate for each "
-        "parameter. ridge-head: solves for the last layer. fo- marks a first-order variant. joint: pretraining on all "
-        "tasks, the baseline.",
+        "fo-b-maml: by a finite difference of the adapted weights. reptile: toward the adapted weights. anil: only the "
+        "last layer adapts. meta-sgd: learns a rate for each parameter. ridge-head: solves for the last layer. fo- "
+        "marks a first-order variant. joint: pretraining on all tasks, the baseline.",
     )
     inner_lr: Real = Field(
         0.01,
@@ -77,6 +78,13 @@ class RunConfig(Spec):
         le=1000,
         description="Gradient steps of adaptation during training.",
         json_schema_extra={"tried": [0, 20]},
+    )
+    perturbation: Real = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="How much of the query loss fo-b-maml adds to the support loss, and takes from it, for its finite "
+        "difference.",
     )
     meta_lr: Real = Field(0.001, gt=0, le=10, description="Adam's step size on the initialization (beta).")
     meta_batch_size: Integer = Field(25, ge=1, le=10_000, description="Tasks averaged in one meta-iteration.")

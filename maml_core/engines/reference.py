@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from maml_core.engines.base import Engine, MetaGradient
 from maml_core.errors import EngineError
+from maml_core.learning.algorithms import FirstOrderBilevelMAML
 from maml_core.learning.inner_loop import Algorithm, Parameters, Theta
 from maml_core.learning.ridge_head import CLOSED, LEAST_PENALTY, NOISE, PENALTY, QUIET
 from maml_core.learning.tasks import TaskBatch
@@ -22,7 +23,9 @@ from maml_core.learning.tasks import TaskBatch
 InnerOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
-KNOWN = frozenset({"fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint", *CLOSED})
+KNOWN = frozenset(
+    {"fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint", "fo-b-maml", *CLOSED}
+)
 """The algorithms written out here. Another would silently be taken for one of them, so it is refused."""
 
 
@@ -62,7 +65,9 @@ class ReferenceEngine(Engine):
         count = tasks.support_x.shape[0]
         for i in range(count):
             task = tasks.at(i)
-            if self.algorithm.name in CLOSED:
+            if self.algorithm.name == "fo-b-maml":
+                task_gradient, query_loss = self._bilevel(task)
+            elif self.algorithm.name in CLOSED:
                 task_gradient, query_loss = self._ridge(task, theta.extras)
             else:
                 task_gradient, query_loss = self._task(task, rates)
@@ -71,6 +76,37 @@ class ReferenceEngine(Engine):
             gradient += torch.cat([part.reshape(-1) for part in task_gradient]) / count
             post_loss += query_loss / count
         return MetaGradient(gradient, pre_loss, post_loss)
+
+    def _bilevel(self, task: TaskBatch) -> tuple[list[Tensor], Tensor]:
+        """The bilevel problem's gradient: its inner problem and the two perturbed ones by `higher`'s optimizer."""
+        theta = [parameter.detach().clone() for parameter in self.model.parameters()]
+        lr, pull, nu, steps = (
+            float(self.inner.lr),
+            FirstOrderBilevelMAML.PULL,
+            self.inner.perturbation,
+            self.inner.steps,
+        )
+        loss = self.problem.loss
+
+        def solve(weight: float) -> tuple[list[Tensor], Tensor]:
+            optimizer = self.inner_optimizer({"params": [parameter]} for parameter in self.model.parameters())
+            with higher.innerloop_ctx(self.model, optimizer, copy_initial_weights=False, track_higher_grads=False) as (
+                adapted,
+                differentiable_optimizer,
+            ):
+                for step in range(2 * steps):
+                    away = [(p - start).square().sum() for p, start in zip(adapted.parameters(), theta, strict=True)]
+                    inner = loss(adapted, task.support_x, task.support_y) + pull / lr / 2 * torch.stack(away).sum()
+                    if step >= steps:
+                        inner = inner + weight * loss(adapted, task.query_x, task.query_y)
+                    differentiable_optimizer.step(inner)
+                    if step == steps - 1:
+                        query_loss = loss(adapted, task.query_x, task.query_y).detach()
+                return [parameter.detach().clone() for parameter in adapted.parameters()], query_loss
+
+        (up, query_loss), (down, _) = solve(nu), solve(-nu)
+        factor = pull / lr / (2 * nu * (1 - (1 - pull) ** steps))
+        return [(low - high) * factor for low, high in zip(down, up, strict=True)], query_loss
 
     def _ridge(self, task: TaskBatch, extras: Parameters) -> tuple[list[Tensor], Tensor]:
         """The ridge head without an inner loop to unroll: autograd through the normal equations, in double precision.

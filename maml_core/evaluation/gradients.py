@@ -16,7 +16,7 @@ from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.layout import Layout
 from maml_core.learning.tasks import TaskBatch, TaskSet, seeded
 
-COMPARED = ("maml", "reptile", "joint")
+COMPARED = ("maml", "fo-b-maml", "reptile", "joint")
 """Algorithms whose meta-gradient is compared with that of first-order MAML."""
 
 
@@ -37,7 +37,7 @@ def gradient_tasks(config: RunConfig) -> TaskBatch:
 def _engine(cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: str, steps: int) -> Engine:
     return cls(
         model,
-        inner=InnerLoop(config.inner_lr, steps),
+        inner=InnerLoop(config.inner_lr, steps, config.perturbation),
         meta_optimizer=MetaOptimizer(1e-3),
         algorithm=ALGORITHMS[algorithm],
         problem=config.tasks.problem,
@@ -116,7 +116,8 @@ def cosines(config: RunConfig, start: Initialization, most_steps: int = 10) -> C
     by_step = {}
     for steps in range(most_steps + 1):
         own = gradient("fomaml", steps)
-        by_step[steps] = {name: _cosine(own, gradient(name, steps)) for name in COMPARED}
+        names = [name for name in COMPARED if steps or not ALGORITHMS[name].needs_steps]
+        by_step[steps] = {name: _cosine(own, gradient(name, steps)) for name in names}
     steps = min(max(config.inner_steps, 1), most_steps)
     own_parts = layout.unflatten(gradient("fomaml", steps)).parameters
     by_layer: dict[str, dict[str, float]] = {part: {} for part in own_parts}

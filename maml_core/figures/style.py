@@ -68,7 +68,13 @@ MAX_POINTS = 500
 """Points drawn per curve: more cannot be told apart on a screen, and an update stays under 50 KB."""
 
 
-ALGORITHM_COLORS = {"fomaml": "#2f80e7", "maml": "#e8853d", "reptile": "#2a9d74", "joint": "#9b6dd0"}
+ALGORITHM_COLORS = {
+    "fomaml": "#2f80e7",
+    "maml": "#e8853d",
+    "fo-b-maml": "#c0392b",
+    "reptile": "#2a9d74",
+    "joint": "#9b6dd0",
+}
 
 
 def trace_of(

@@ -127,6 +127,64 @@ class MAML(_AdaptsAll, _OneRate, _SecondOrder):
 
 
 @final
+class FirstOrderBilevelMAML(_AdaptsAll):
+    """B-MAML by a symmetric finite difference: an inner problem that stays near theta, solved twice more, perturbed.
+
+    With phi(nu) = argmin L_support + nu L_query + lambda/2 |phi - theta|^2,
+
+        g = -lambda d phi / d nu at 0, about lambda (phi(-nu) - phi(nu)) / (2 nu)        (OpenReview 4zGAXQxisB),
+
+    which is (I + H / lambda)^-1 grad L_query(phi), that of iMAML (arXiv:1909.04630), without a Hessian: memory is flat
+    in the number of steps. Here lambda is `PULL` / inner_lr, and each argmin so many gradient steps as the inner loop
+    has, those of the perturbed problems from phi on. What they have not come to yet is made up for as if the support
+    loss were flat: after one step g is that of first-order MAML, after many that of the bilevel problem.
+    """
+
+    PULL: ClassVar[float] = 0.1
+    """Which part of the way back to theta an inner step goes."""
+
+    name: ClassVar[str] = "fo-b-maml"
+    title: ClassVar[str] = "B-MAML, first-order"
+    formula: ClassVar[str] = (
+        r"\varphi(\nu) = \arg\min_\varphi L_{\text{support}} + \nu L_{\text{query}} "
+        r"+ \tfrac{\lambda}{2}\lVert\varphi - \theta\rVert^2,\qquad "
+        r"g = \lambda\,\frac{\varphi(-\nu) - \varphi(\nu)}{2\nu}"
+    )
+    source: ClassVar[str] = "OpenReview 4zGAXQxisB; the bilevel problem of arXiv:1909.04630, section 2.2"
+    is_first_order: ClassVar[bool] = True
+    needs_steps: ClassVar[bool] = True
+
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """A gradient step on the support loss, and `PULL` of the way back to theta."""
+        return Phi(self._toward(theta, phi.parameters, grad(loss)(phi.parameters, x, y), lr), {})
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """The finite difference of the two perturbed solutions."""
+
+        def solved(nu: float) -> Parameters:
+            def perturbed(values: Parameters) -> Tensor:
+                on_query = loss(values, task.query_x, task.query_y)
+                return loss(values, task.support_x, task.support_y) + nu * on_query
+
+            values = phi.parameters
+            for _ in range(inner.steps):
+                values = self._toward(theta, values, grad(perturbed)(values), inner.lr)
+            return values
+
+        up, down = solved(inner.perturbation), solved(-inner.perturbation)
+        done = 1.0 - (1.0 - self.PULL) ** inner.steps
+        factor = self.PULL / (2.0 * inner.perturbation * done)
+        parts = {name: (down[name] - up[name]) * factor / inner.lr for name in up}
+        return Theta(parts, {}), loss(phi.parameters, task.query_x, task.query_y)
+
+    def _toward(self, theta: Theta, values: Parameters, gradient: Parameters, lr: float | Tensor) -> Parameters:
+        return {
+            name: value - lr * gradient[name] - self.PULL * (value - theta.parameters[name])
+            for name, value in values.items()
+        }
+
+
+@final
 class Reptile(_AdaptsAll, _OneRate):
     """Reptile: move the initialization toward where the inner steps ended.
 
@@ -262,6 +320,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     for algorithm in (
         FOMAML(),
         MAML(),
+        FirstOrderBilevelMAML(),
         Reptile(),
         FirstOrderANIL(),
         ANIL(),

@@ -38,6 +38,7 @@ class InnerLoop:
 
     lr: float | Tensor  # a tensor where it is an input of a compiled loop
     steps: int
+    perturbation: float = 0.01  # of the finite difference that fo-b-maml takes
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from torch import nn
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning import point_text
-from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.algorithms import ALGORITHMS, FirstOrderBilevelMAML
 from maml_core.learning.inner_loop import Theta
 from maml_core.learning.ridge_head import LEAST_PENALTY
 from maml_core.learning.table import find
@@ -42,6 +42,7 @@ def adapt_script(config: RunConfig) -> str:
         inner_lr=config.inner_lr,
         inner_steps=config.inner_steps,
         adapted=adapted,
+        pull=FirstOrderBilevelMAML.PULL if config.algorithm == FirstOrderBilevelMAML.name else 0.0,
         head=adapted[-1].rpartition(".")[0],
         least=LEAST_PENALTY,
         shots=config.shots,
@@ -222,18 +223,21 @@ def main():
 
 _GRADIENT_STEPS = '''INNER_LR = {inner_lr!r}
 INNER_STEPS = {inner_steps!r}
+PULL = {pull!r}  # which part of the way back to its start a step goes
 ADAPTED = {adapted!r}  # names of the parameters that adapt
 
 
 def adapt(model, x, y, extras, inner_steps=INNER_STEPS):
     """Gradient descent on the mean squared error of all support points at once; x is [points, inputs], y likewise."""
     adapted = {{name: value for name, value in model.named_parameters() if name in ADAPTED}}
+    start = {{name: value.detach().clone() for name, value in adapted.items()}}
     for _ in range(inner_steps):
         loss = nn.functional.mse_loss(model(x), y)
         gradients = torch.autograd.grad(loss, list(adapted.values()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(adapted.items(), gradients):
-                parameter -= INNER_LR * extras.get("inner_lr:" + name, 1.0) * gradient
+                back = PULL * (parameter - start[name])
+                parameter -= INNER_LR * extras.get("inner_lr:" + name, 1.0) * gradient + back
     return model
 '''
 

@@ -357,7 +357,7 @@ def _engine_parts(config: RunConfig) -> dict[str, Any]:
     return {
         "algorithm": ALGORITHMS[config.algorithm],
         "problem": config.tasks.problem,
-        "inner": InnerLoop(config.inner_lr, config.inner_steps),
+        "inner": InnerLoop(config.inner_lr, config.inner_steps, config.perturbation),
         "meta_optimizer": MetaOptimizer(
             config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations, config.ema_decay
         ),

@@ -13,7 +13,8 @@ from torch.nn.functional import mse_loss
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, MetaOptimizer, NativeEngine, ReferenceEngine, VectorizedEngine, initial_state
 from maml_core.errors import ConfigError, EngineError
-from maml_core.learning.algorithms import ALGORITHMS, FOMAML
+from maml_core.evaluation.gradients import untraced
+from maml_core.learning.algorithms import ALGORITHMS, FOMAML, FirstOrderBilevelMAML
 from maml_core.learning.families import Sine
 from maml_core.learning.inner_loop import InnerLoop, Loss
 from maml_core.learning.layout import Layout
@@ -58,6 +59,8 @@ def adapted_losses(
 
 def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int) -> Tensor:
     algorithm = ALGORITHMS[name]
+    if name == "fo-b-maml":
+        return bilevel_by_hand(model, flat, batch, steps)
     if algorithm.solves:
         return ridge_by_hand(model, flat, batch, first_order=algorithm.is_first_order)
     sizes = [parameter.numel() for parameter in model.parameters()]
@@ -91,6 +94,31 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
                 parts = list(torch.autograd.grad(loss, shaped, allow_unused=True, retain_graph=True))
         total += torch.cat([part.detach().reshape(-1) for part in parts]) / len(tasks)
     return total
+
+
+def bilevel_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int) -> Tensor:
+    """The finite difference on flat vectors."""
+    names, sizes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
+    total, nu, pull = torch.zeros_like(flat), InnerLoop(0.1, 1).perturbation, FirstOrderBilevelMAML.PULL
+
+    def loss(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        parts = [p.reshape(s) for p, s in zip(vector.split([s.numel() for s in sizes]), sizes, strict=True)]
+        return mse_loss(functional_call(model, dict(zip(names, parts, strict=True)), (x,)), y)
+
+    for sx, sy, qx, qy in zip(*batch, strict=True):
+
+        def descend(start: Tensor, weight: float, task: tuple[Tensor, ...] = (sx, sy, qx, qy)) -> Tensor:
+            at = start
+            for _ in range(steps):
+                at = at.detach().requires_grad_()
+                value = loss(at, *task[:2]) + weight * loss(at, *task[2:])
+                value = value + pull / INNER_LR / 2 * (at - flat).square().sum()
+                at = at - INNER_LR * torch.autograd.grad(value, at)[0]
+            return at.detach()
+
+        phi = descend(flat, 0.0)
+        total += (descend(phi, -nu) - descend(phi, nu)) * pull / INNER_LR / (2 * nu * (1 - (1 - pull) ** steps))
+    return total / batch.support_x.shape[0]
 
 
 def ridge_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, *, first_order: bool) -> Tensor:
@@ -305,3 +333,27 @@ def test_a_ridge_head_wants_a_linear_last_layer() -> None:
         )
     with pytest.raises(EngineError, match="engine = 'native' cannot take algorithm = 'ridge-head'"):
         NativeEngine.check(model, ALGORITHMS["ridge-head"], torch.device("cpu"))
+
+
+def test_fo_b_maml_is_first_order_maml_after_one_step_and_the_bilevel_gradient_after_many() -> None:
+    """On a quadratic, where the bilevel gradient is (I + H / lambda)^-1 grad L_query(phi)."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False).double()
+    x, y, qx, qy = (torch.randn(1, n, k).double() for n, k in ((6, 3), (6, 1), (5, 3), (5, 1)))
+    batch = TaskBatch(x, y, qx, qy)
+    theta = model.weight.detach().reshape(-1)
+
+    def gradient(name: str, steps: int, perturbation: float = 1e-4) -> Tensor:
+        inner = InnerLoop(0.05, steps, perturbation)
+        engine = VectorizedEngine(model, inner=inner, meta_optimizer=MetaOptimizer(0.1), algorithm=ALGORITHMS[name])
+        return untraced(engine, theta, batch)
+
+    torch.testing.assert_close(gradient("fo-b-maml", 1), gradient("fomaml", 1), rtol=1e-6, atol=1e-9)
+    pull = FirstOrderBilevelMAML.PULL / 0.05
+    curve = 2 / 6 * x[0].T @ x[0]
+    phi = torch.linalg.solve(curve + pull * torch.eye(3), 2 / 6 * x[0].T @ y[0][:, 0] + pull * theta)
+    on_query = 2 / 5 * qx[0].T @ (qx[0] @ phi - qy[0][:, 0])
+    exact = torch.linalg.solve(torch.eye(3) + curve / pull, on_query)
+    torch.testing.assert_close(gradient("fo-b-maml", 150), exact, rtol=1e-5, atol=1e-8)
+    errors = [float((gradient("fo-b-maml", 150, nu) - exact).norm()) for nu in (0.2, 0.1)]
+    assert errors[1] == pytest.approx(errors[0] / 4, rel=0.05)  # symmetric: of second order in the perturbation

@@ -225,7 +225,7 @@ def test_export_and_import_on_the_command_line(
         assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("algorithm", ["fomaml", "fo-anil", "fo-meta-sgd", "ridge-head"])
+@pytest.mark.parametrize("algorithm", ["fomaml", "fo-anil", "fo-meta-sgd", "ridge-head", "fo-b-maml"])
 def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm: str) -> None:
     config = PRESETS["sine"].config.with_settings(
         {"algorithm": algorithm, "model.kind": "fourier-mlp", "model.activation": "sine", "inner_steps": 3}

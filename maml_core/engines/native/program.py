@@ -162,7 +162,7 @@ class _Builder:
             *tensors, lr = given[theta_count + phi_count :]
             task = TaskBatch(*tensors)
             phi = Phi(*self.phi.named(own)) if self.steps_are_taken else self.algorithm.begin(theta)
-            inner = InnerLoop(lr, self.inner.steps)
+            inner = InnerLoop(lr, self.inner.steps, self.inner.perturbation)
             gradient, after = self.algorithm.gradient(self.loss, theta, phi, task, inner)
             before = self.loss(theta.parameters, task.query_x, task.query_y)
             return [after, before, *_flat(gradient)]
