@@ -124,7 +124,7 @@ def cosines(config: RunConfig, start: Initialization, most_steps: int = 10) -> C
     for name in COMPARED:
         for part, value in layout.unflatten(gradient(name, steps)).parameters.items():
             by_layer[part][name] = _cosine(own_parts[part], value)
-    curves = pd.DataFrame.from_dict(by_step, orient="index")
+    curves = pd.DataFrame.from_dict(by_step, orient="index", columns=list(COMPARED))
     curves.index.name = "Inner steps"
     layers = pd.DataFrame.from_dict(by_layer, orient="index")
     layers.index.name = "Parameter"
