@@ -142,6 +142,16 @@ def replay(
         pretraining_button(session, run)
 
 
+def as_csv(run: Run, text: str, name: str) -> None:
+    """A button for the numbers of a table."""
+    st.download_button(
+        f"{name.replace('-', ' ').capitalize()} as CSV",
+        text,
+        f"{run.id}-{name}.csv",
+        icon=":material/download:",
+    )
+
+
 def quality(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
     """Error against steps on many held-out tasks."""
     tasks = query_number("tasks", 600, 10, 5000)
@@ -189,12 +199,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     with st.expander("The numbers"):
         for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
             st.dataframe(frame, column_config={str(column): NUMBER for column in frame})
-            st.download_button(
-                f"{name.replace('-', ' ').capitalize()} as CSV",
-                frame.to_csv(),
-                f"{run.id}-{name}.csv",
-                icon=":material/download:",
-            )
+            as_csv(run, frame.to_csv(), name)
     note(
         f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
         f"points, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
@@ -288,13 +293,8 @@ def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int)
         )
     with st.expander("The numbers"):
         st.dataframe(result.table(), column_config={str(name): NUMBER for name in result.table() if name != "steps"})
-        for frame, name in ((result.rows_table(), "support-rows"), (result.steps_table(), "steps")):
-            st.download_button(
-                f"{name.replace('-', ' ').capitalize()} as CSV",
-                frame.to_csv(),
-                f"{run.id}-{name}.csv",
-                icon=":material/download:",
-            )
+        as_csv(run, result.rows_table().to_csv(), "support-rows")
+        as_csv(run, result.steps_table().to_csv(), "steps")
     note(
         f"{len(result.tasks)} tasks that training never saw; of each, {result.supports} random supports of "
         f"{result.shots} rows, and all its other rows to judge by. Intervals are 95 %, by bootstrap over tasks; "

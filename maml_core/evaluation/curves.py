@@ -94,15 +94,19 @@ class Evaluation:
         }
         return cls(**(data | curves | levels))
 
+    def after(self, steps: int) -> Level:
+        """The error after so many steps, or the last of those measured."""
+        step = min(steps, len(self.learned.mse) - 1)
+        return Level(self.learned.mse[step], self.learned.ci95[step])
+
     def strain(self, steps: int) -> float | None:
         """How many times the error after `steps` steps grows on tasks from twice the training ranges."""
-        inside = self.learned.mse[min(steps, len(self.learned.mse) - 1)]
+        inside = self.after(steps).mse
         return self.outside.mse / inside if self.outside and inside else None
 
     def sentence(self, steps: int) -> str:
         """What it comes to, beside the best of the other methods."""
-        mine = self.learned.mse[min(steps, len(self.learned.mse) - 1)]
-        said = f"After {counted_steps(steps)}: {mine:.3g}"
+        said = f"After {counted_steps(steps)}: {self.after(steps).mse:.3g}"
         others = {name: level.mse for name, level in self.rivals.items() if name != "oracle"}
         if others:
             best = min(others, key=others.__getitem__)

@@ -71,7 +71,7 @@ def comparison(config: RunConfig, result: Evaluation) -> str:
         if name != "oracle"
     ]
     steps = min(config.inner_steps, len(result.learned.mse) - 1)
-    mine = _with_interval(Level(result.learned.mse[steps], result.learned.ci95[steps]))
+    mine = _with_interval(result.after(steps))
     rows.append((_part(config), mine, f"this run: {config.algorithm}", f"{on_these}, after {counted_steps(steps)}"))
     lines = [f"{'error':>17}  {'method':<24}  source, {config.shots} shots"]
     for part in PARTS:

@@ -5,6 +5,7 @@ for each parameter. phi is what a task adapts: the parameters, and what an algor
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -114,7 +115,12 @@ class Algorithm(ABC):
         """
 
 
-def head_of(parameters: Parameters) -> Parameters:
-    """The last layer: the parameters whose names share the last one's prefix."""
-    head = list(parameters)[-1].rpartition(".")[0]
+def head_name(names: Iterable[str]) -> str:
+    """The name of the last layer: the prefix of the last parameter's name."""
+    return list(names)[-1].rpartition(".")[0]
+
+
+def head_of(parameters: Mapping[str, Tensor]) -> Parameters:
+    """The parameters of the last layer."""
+    head = head_name(parameters)
     return {name: value for name, value in parameters.items() if name.rpartition(".")[0] == head}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from maml_core.errors import EngineError
-from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta, head_of
+from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta, head_name, head_of
 from maml_core.learning.tasks import TaskBatch
 
 PENALTY = "log_penalty"
@@ -48,7 +48,7 @@ class _Closed(Algorithm):
         Raises:
             EngineError: names the layer.
         """
-        name = _layer(dict(model.named_parameters()))
+        name = head_name(name for name, _ in model.named_parameters())
         layer = model.get_submodule(name)
         if type(layer) is not nn.Linear:
             raise EngineError(
@@ -67,7 +67,7 @@ class _Closed(Algorithm):
 
     def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
         """The head that ridge regression finds on the support set, whatever phi and lr are."""
-        features, predictions = loss.layer(_layer(theta.parameters), theta.parameters, x)
+        features, predictions = loss.layer(head_name(theta.parameters), theta.parameters, x)
         weights = _solve(_kernel(theta, features, features), theta, y - predictions)
         return Phi(_moved(theta, features, weights), {})
 
@@ -87,7 +87,7 @@ class _Closed(Algorithm):
 
     def _judged(self, loss: Loss, theta: Theta, task: TaskBatch) -> tuple[Tensor, Tensor]:
         """At the query inputs: the variance of the predicted function `[points]`, in units of the noise's; its mean."""
-        name = _layer(theta.parameters)
+        name = head_name(theta.parameters)
         known, before = loss.layer(name, theta.parameters, task.support_x)
         asked, prior_mean = loss.layer(name, theta.parameters, task.query_x)
         across = _kernel(theta, known, asked)
@@ -151,10 +151,6 @@ class FirstOrderRidgeHead(_Closed):
         gradient, after = grad_and_value(loss)(theta.parameters | phi.parameters, task.query_x, task.query_y)
         still = {PENALTY: torch.zeros_like(theta.extras[PENALTY])}
         return Theta(gradient, still | self._noise_gradient(loss, theta, task)), after
-
-
-def _layer(parameters: Parameters) -> str:
-    return list(parameters)[-1].rpartition(".")[0]
 
 
 def _has_bias(theta: Theta) -> bool:

@@ -10,7 +10,7 @@ from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning import point_text
 from maml_core.learning.algorithms import ALGORITHMS, FirstOrderBilevelMAML
-from maml_core.learning.inner_loop import Theta
+from maml_core.learning.inner_loop import Theta, head_name
 from maml_core.learning.ridge_head import LEAST_PENALTY
 from maml_core.learning.table import find
 from maml_core.learning.table_tasks import TableFamily
@@ -43,7 +43,7 @@ def adapt_script(config: RunConfig) -> str:
         inner_steps=config.inner_steps,
         adapted=adapted,
         pull=FirstOrderBilevelMAML.PULL if config.algorithm == FirstOrderBilevelMAML.name else 0.0,
-        head=adapted[-1].rpartition(".")[0],
+        head=head_name(adapted),
         least=LEAST_PENALTY,
         shots=config.shots,
     )
