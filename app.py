@@ -22,7 +22,7 @@ from pages.components.run_view import (
 from pages.components.share import share
 from pages.components.task_source import task_seed
 
-LIVE_SECONDS = 0.3
+LIVE_SECONDS = 0.2
 WATCH_SECONDS = 2.0
 
 

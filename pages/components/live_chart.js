@@ -16,7 +16,7 @@ import { atFrame, csv, edited, frameAt, framed, held, home, near, pathOf, plain,
  * @typedef {HTMLElement & {
  *   latest: Latest, send: Send, paint: (plotly?: any) => Promise<void>, stop?: () => void, answered?: () => void,
  *   on: (name: string, listener: (event: any) => void) => void, data: any[], _fullLayout: any,
- *   frame?: number, frames?: number, playing?: boolean, taken?: boolean, drawn?: string, listening?: boolean, watching?: boolean, dragging?: boolean,
+ *   frame?: number, frames?: number, playing?: boolean, taken?: boolean, drawn?: string, listening?: boolean, watching?: boolean, dragging?: boolean, isNear?: boolean, isLate?: boolean,
  *   held?: Point | null, drawing?: number | null}} Chart
  */
 
@@ -341,6 +341,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
     }
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
+    chart.isLate = chart.isNear === false && chart.drawn !== undefined;  // out of sight: drawn when it comes near
+    if (chart.isLate) return;
     chart.querySelector(".sketch")?.remove();
     chart.answered?.();
     const { replay } = chart.latest.figure;  // not this call's: the timer below draws with the first call's function
@@ -410,8 +412,14 @@ export default function ({ parentElement, data, setTriggerValue }) {
       seen = now;
     };
     const timer = setInterval(look, 250);
+    const sight = new IntersectionObserver(([place]) => {
+      chart.isNear = place.isIntersecting;
+      if (chart.isNear && chart.isLate) draw();
+    }, { rootMargin: "200px" });
+    sight.observe(host);
     chart.stop = () => {
       clearInterval(timer);
+      sight.disconnect();
       listeners.abort();
       chart.watching = chart.listening = false;
       if (page.Plotly) page.Plotly.purge(chart);
