@@ -72,7 +72,7 @@ class Algorithm(ABC):
     formula: ClassVar[str]
     source: ClassVar[str]
     solves: ClassVar[bool] = False
-    """Whether it solves linear systems, in double precision, which the native loop does not."""
+    """Whether it solves linear systems, which takes double precision."""
     has_deviation: ClassVar[bool] = False
     """Whether an adapted prediction comes with a standard deviation."""
     is_first_order: ClassVar[bool]

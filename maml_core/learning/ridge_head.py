@@ -171,7 +171,8 @@ def _solve(kernel: Tensor, theta: Theta, right: Tensor) -> Tensor:
     """(kernel + lambda I)^-1 right."""
     penalty = theta.extras[PENALTY].exp() + LEAST_PENALTY * kernel.diagonal().mean()
     identity = torch.eye(kernel.shape[0], dtype=kernel.dtype, device=kernel.device)
-    found: Tensor = torch.linalg.solve(kernel + penalty * identity, right.to(kernel.dtype))
+    # A kernel that cannot be inverted gives infinities, which end a run as diverged, rather than an exception.
+    found: Tensor = torch.linalg.solve_ex(kernel + penalty * identity, right.to(kernel.dtype)).result
     return found
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
 from maml_core.config import RunConfig
-from maml_core.engines import ENGINES, MetaOptimizer, NativeEngine, ReferenceEngine, VectorizedEngine, initial_state
+from maml_core.engines import ENGINES, MetaOptimizer, ReferenceEngine, VectorizedEngine, initial_state
 from maml_core.errors import ConfigError, EngineError
 from maml_core.evaluation.gradients import untraced
 from maml_core.learning.algorithms import ALGORITHMS, FOMAML, FirstOrderBilevelMAML
@@ -160,12 +160,8 @@ def query_loss(model: nn.Module, parameters: list[Tensor], batch: TaskBatch, tas
     return mse_loss(output, batch.query_y[task])
 
 
-def takes(name: str, engine_name: str) -> bool:
-    return not (ALGORITHMS[name].solves and engine_name == "native")
-
-
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize(("name", "engine_name"), [(a, e) for a in ALGORITHMS for e in ENGINES if takes(a, e)])
+@pytest.mark.parametrize(("name", "engine_name"), [(a, e) for a in ALGORITHMS for e in ENGINES])
 def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_name: str, steps: int) -> None:
     model, batch = setup()
     algorithm = ALGORITHMS[name]
@@ -221,7 +217,7 @@ def test_every_algorithm_trains(name: str, engine: str) -> None:
     assert last < first < float("inf")
 
 
-@pytest.mark.parametrize(("name", "engine_name"), [(a, e) for a in ALGORITHMS for e in ENGINES if takes(a, e)])
+@pytest.mark.parametrize(("name", "engine_name"), [(a, e) for a in ALGORITHMS for e in ENGINES])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_algorithm_lowers_the_loss_on_every_family(name: str, family: str, engine_name: str) -> None:
     """The same tasks 20 times, support points as query points: what every algorithm descends on, without luck."""
@@ -331,8 +327,6 @@ def test_a_ridge_head_wants_a_linear_last_layer() -> None:
         VectorizedEngine(
             model, inner=InnerLoop(0.1, 1), meta_optimizer=MetaOptimizer(0.1), algorithm=ALGORITHMS["ridge-head"]
         )
-    with pytest.raises(EngineError, match="engine = 'native' cannot take algorithm = 'ridge-head'"):
-        NativeEngine.check(model, ALGORITHMS["ridge-head"], torch.device("cpu"))
 
 
 def test_fo_b_maml_is_first_order_maml_after_one_step_and_the_bilevel_gradient_after_many() -> None:

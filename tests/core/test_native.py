@@ -97,6 +97,17 @@ OPERATION_CASES: dict[str, Case] = {
     "fill": (lambda a: a + torch.zeros_like(a) + torch.full_like(a, 2.0) + torch.ones(3), [(3,)]),
     "constants": (lambda a: a * torch.arange(1, 6, dtype=a.dtype), [(2, 5)]),
     "layer norm": (lambda a: nn.functional.layer_norm(a, (12,)), [(5, 12)]),
+    "diagonal": (lambda a: a.diagonal() + (a @ a).diagonal().mean(), [(6, 6)]),
+    "gradient of a diagonal": (lambda a: torch.func.grad(lambda v: (v.diagonal() ** 2).sum())(a), [(5, 5)]),
+    "identity": (lambda a: a + torch.eye(5), [(5, 5)]),
+    "linear system": (lambda a, b: torch.linalg.solve(a, b), [(3, 3), (3, 4)]),
+    "linear system of a vector": (lambda a, b: torch.linalg.solve(a @ a.T + torch.eye(6), b), [(6, 6), (6,)]),
+    "gradient through a linear system": (
+        lambda a, b: torch.func.grad(
+            lambda v, w: (torch.linalg.solve(v @ v.T + torch.eye(9), w) ** 2).sum(), argnums=(0, 1)
+        )(a, b)[0],
+        [(9, 9), (9, 2)],
+    ),
     "a number": (lambda a: a.sum() * 2 + 1, [(3,)]),
 }  # fmt: skip  # a table
 
@@ -131,6 +142,16 @@ def test_inputs_may_lie_in_memory_as_they_like() -> None:
     native = Compiled(cases)
     for number in range(len(cases)):
         torch.testing.assert_close(native.run(number), native.expected(number), rtol=1e-5, atol=1e-5)
+
+
+def test_a_linear_system_exchanges_rows_where_it_must_and_is_infinite_where_it_has_no_solution() -> None:
+    turned = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, 0.0], [3.0, 1e-9, 1e-8]], dtype=torch.float64)
+    singular = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
+    right = numbers((3, 2), 5, torch.float64)
+    native = Compiled([(torch.linalg.solve, [turned, right])])
+    torch.testing.assert_close(native.run(0), native.expected(0), rtol=1e-9, atol=1e-9)
+    native = Compiled([(lambda a, b: torch.linalg.solve_ex(a, b).result, [singular, right[:2]])])
+    assert not torch.isfinite(native.run(0)).any()
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e-40, -1e-40, 3e38, 1e-30]
@@ -303,7 +324,7 @@ def test_a_convolution_is_refused_by_name() -> None:
         native.prepare(some_tasks().at(0))
 
 
-@pytest.mark.parametrize("algorithm", [name for name, algorithm in ALGORITHMS.items() if not algorithm.solves])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("features", "outputs"), [(3, 1), (1, 2), (4, 3)])
 def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs: int) -> None:
     torch.manual_seed(1)
@@ -320,7 +341,7 @@ def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs
     )
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if not ALGORITHMS[PRESETS[name].config.algorithm].solves])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_starts_as_the_vectorized_engine_does(preset: str) -> None:
     config = PRESETS[preset].config.with_settings({"meta_iterations": 2000})
     ends = []

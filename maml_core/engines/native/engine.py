@@ -1,6 +1,7 @@
 """Many meta-iterations in one native loop, made from the very definitions that every engine uses."""
 
 import contextlib
+import copy
 import ctypes
 import os
 from collections.abc import Sequence
@@ -34,17 +35,11 @@ class NativeEngine(Engine):
 
     @classmethod
     def check(cls, model: nn.Module, algorithm: Algorithm, device: torch.device) -> None:
-        """Refuse another device than the CPU, what no vectorized engine takes, and an algorithm that solves equations.
+        """Refuse another device than the CPU, and what no vectorized engine takes.
 
         Raises:
-            EngineError: the model changes buffers in place or draws random numbers, or is not on the CPU, or the
-                algorithm needs what the loop does not have.
+            EngineError: the model changes buffers in place or draws random numbers, or is not on the CPU.
         """
-        if algorithm.solves:
-            raise EngineError(
-                f"engine = 'native' cannot take algorithm = {algorithm.name!r}, which solves linear equations: choose "
-                "engine = 'vectorized'."
-            )
         check_vectorizable(model, cls.name)
         if device.type not in ("cpu", "meta"):
             raise EngineError("engine = 'native' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'.")
@@ -58,6 +53,7 @@ class NativeEngine(Engine):
         self._library: ctypes.CDLL | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._pool_size = 0
+        self._precision = torch.float32  # of the loop; in double where it solves: float32 cannot invert a kernel
 
     def begin(self, tasks: TaskBatch) -> None:
         """Write the loop for meta-batches of these shapes `[tasks, points, features]`, and start the compiler.
@@ -72,9 +68,13 @@ class NativeEngine(Engine):
         dtype = next(self.model.parameters()).dtype
         if dtype not in TOLERANCE:
             raise EngineError(f"engine = 'native' takes float32 and float64 only, and this model is of {dtype}.")
-        parts = self.model, self.algorithm, self.problem, self.inner, self.meta_optimizer, tasks
+        self._precision = torch.float64 if self.algorithm.solves else dtype
+        model = copy.deepcopy(self.model).to(self._precision)
+        parts = model, self.algorithm, self.problem, self.inner, self.meta_optimizer
         try:
-            self._program = make_program(*parts, dtype)
+            self._program = make_program(
+                *parts, tasks.to(self._precision), self._precision, rounds=self._precision != dtype
+            )
         except EngineError:
             raise
         except Exception as error:  # tracing runs the model's own code, and torch's on its behalf
@@ -127,13 +127,12 @@ class NativeEngine(Engine):
         count = tasks.support_x.shape[0]
         like = state.parameters
         rates = self.meta_optimizer.rates(state.iteration, count, like)
-        vectors = [vector.clone() for vector in state.vectors]
-        metrics = like.new_empty(count, 3)
-        self._call(
-            count,
-            [like.new_tensor(self.inner.lr), rates, *(tensor.contiguous() for tensor in tasks), *vectors, metrics],
-        )
-        return TrainingState.of(vectors, state.iteration + count), metrics
+        inputs = like.new_tensor(self.inner.lr), rates, *tasks
+        vectors = [vector.to(self._precision, copy=True) for vector in state.vectors]
+        metrics = like.new_empty(count, 3, dtype=self._precision)
+        self._call(count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), *vectors, metrics])
+        after = TrainingState.of([vector.to(like.dtype) for vector in vectors], state.iteration + count)
+        return after, metrics.to(like.dtype)
 
     def close(self) -> None:
         """Release background resources: the compiler, and the threads."""

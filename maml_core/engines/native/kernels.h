@@ -145,6 +145,33 @@ template <int M, int N, int K, int AM, int AK, int LDB, class F> INL void mm(con
   cols<VL, M, N, K, AM, AK, LDB>(a, b, 0, f);
 }
 
+// The solution of a x = b in place of b [N, M], by elimination with partial pivoting; a [N, N] is used up.
+// A matrix without an inverse gives infinities or NaN.
+template <int N, int M> static void solve(T* __restrict a, T* __restrict b) {
+  #pragma GCC unroll 1
+  for (int k = 0; k < N; k++) {
+    int p = k;
+    for (int i = k + 1; i < N; i++) if (magnitude(a[i * N + k]) > magnitude(a[p * N + k])) p = i;
+    if (p != k) {
+      for (int j = k; j < N; j++) { T x = a[k * N + j]; a[k * N + j] = a[p * N + j]; a[p * N + j] = x; }
+      for (int j = 0; j < M; j++) { T x = b[k * M + j]; b[k * M + j] = b[p * M + j]; b[p * M + j] = x; }
+    }
+    #pragma GCC unroll 1
+    for (int i = k + 1; i < N; i++) {
+      const T factor = a[i * N + k] / a[k * N + k];
+      for (int j = k + 1; j < N; j++) a[i * N + j] -= factor * a[k * N + j];
+      for (int j = 0; j < M; j++) b[i * M + j] -= factor * b[k * M + j];
+    }
+  }
+  #pragma GCC unroll 1
+  for (int k = N - 1; k >= 0; k--)
+    for (int j = 0; j < M; j++) {
+      T s = b[k * M + j];
+      for (int i = k + 1; i < N; i++) s -= a[k * N + i] * b[i * M + j];
+      b[k * M + j] = s / a[k * N + k];
+    }
+}
+
 // d[c * R + r] = s[r * LD + c], in squares of eight by eight
 #define SH(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 template <int R, int C, int LD> INL void transpose(const T* s, T* d) {

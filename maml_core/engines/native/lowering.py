@@ -9,7 +9,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from maml_core.engines.native.ir import UnsupportedError, Value
-from maml_core.engines.native.operations import CONSTANT_FILLS, OPERATIONS, PRODUCTS, VIEWS
+from maml_core.engines.native.operations import CONSTANT_FILLS, CONSTANT_TENSORS, OPERATIONS, PRODUCTS, VIEWS
 from maml_core.engines.native.writer import Writer
 
 aten = torch.ops.aten
@@ -40,7 +40,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
 
 
 def _is_known(target: Any) -> bool:
-    return target in OPERATIONS or target in CONSTANT_FILLS or target in PRODUCTS or target is aten.arange.start
+    return any(target in table for table in (OPERATIONS, CONSTANT_FILLS, CONSTANT_TENSORS, PRODUCTS))
 
 
 def _unknown(module: fx.GraphModule) -> list[str]:
@@ -91,8 +91,8 @@ def _apply(write: Writer, node: fx.Node, values: dict[fx.Node, Any], uses: int) 
         fill = CONSTANT_FILLS[node.target]
         meta = node.meta.get("val", node.meta.get("tensor_meta"))
         return write.constant(tuple(meta.shape), given[1] if fill is None else fill)  # type: ignore[union-attr]
-    if node.target is aten.arange.start:
-        return write.constants(torch.arange(*given))
+    if node.target in CONSTANT_TENSORS:
+        return write.constants(CONSTANT_TENSORS[node.target](*given))
     arguments: Any = fx.node.map_arg(given, values.__getitem__)
     named: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     named = {key: value for key, value in named.items() if key not in _IGNORED}

@@ -36,6 +36,11 @@ CONSTANT_FILLS: dict[Any, float | None] = {
     aten.fill.Scalar: None,
 }
 """Tensors of one number, which depend on no other tensor's values; None: the number is the second argument."""
+CONSTANT_TENSORS: dict[Any, Callable[..., torch.Tensor]] = {
+    aten.arange.start: torch.arange,
+    aten.eye.default: torch.eye,
+}
+"""Tensors that depend on no other, by what makes them."""
 PRODUCTS = (aten.mm.default, aten.addmm.default)
 """Lowered apart, since how often their result is used decides whether they are fused."""
 
@@ -288,6 +293,35 @@ def _mse_loss_backward(write: Writer, gradient: Value, a: Value, b: Value, reduc
     return write.pointwise(lambda x, y, g, f: f"({f} * ({x} - {y}) * {g})", a, b, gradient, 2 / count)
 
 
+# Linear systems -------------------------------------------------------------------------------------------------
+
+
+@_enter(aten._linalg_solve_ex.default)
+def _solve(write: Writer, a: Value, b: Value, *, left: bool = True, check_errors: bool = False) -> list[Value | None]:
+    if not left or len(a.shape) != 2:
+        raise UnsupportedError("The native engine cannot lower a batch of linear systems, or one solved from the left.")
+    return [write.solve(a, b), None, None, None]  # what it is factored into is asked for by nothing in the table
+
+
+@_enter(aten._linalg_check_errors.default)
+def _check_errors(write: Writer, *_: Any) -> None:
+    """Nothing: what has no solution is infinite, and ends a run as diverged."""
+
+
+@_enter(aten.diagonal_backward.default)
+def _diagonal_backward(
+    write: Writer, gradient: Value, sizes: Sequence[int], offset: int, one: int, other: int
+) -> Value:
+    _check_main_diagonal(sizes, offset)
+    identity = write.constants(torch.eye(sizes[0]))
+    return write.pointwise(lambda x, y: f"({x} * {y})", identity, gradient)
+
+
+def _check_main_diagonal(shape: Sequence[int], offset: int) -> None:
+    if offset or len(shape) != 2 or shape[0] != shape[1]:
+        raise UnsupportedError("The native engine cannot lower a diagonal other than a square matrix's main one.")
+
+
 # Views ----------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +383,12 @@ def _slice(write: Writer, a: Value, dim: int = 0, start: Any = None, end: Any = 
         raise UnsupportedError("The native engine cannot lower a slice with a step.")
     first, last, _ = slice(start, end).indices(a.shape[dim])
     return write.narrow(a, dim, first, max(0, last - first))
+
+
+@_enter(aten.diagonal.default, is_view=True)
+def _diagonal(write: Writer, a: Value, offset: int = 0, one: int = 0, other: int = 1) -> Value:
+    _check_main_diagonal(a.shape, offset)
+    return write.diagonal(a)
 
 
 @_enter(aten.split_with_sizes.default, is_view=True)

@@ -71,13 +71,17 @@ def make_program(
     meta_optimizer: MetaOptimizer,
     tasks: TaskBatch,
     dtype: torch.dtype,
+    *,
+    rounds: bool = False,
 ) -> Program:
     """The program for meta-batches of these shapes `[tasks, points, features]`.
+
+    With `rounds` the state is rounded to float32 after every meta-iteration, so that a chunk may end anywhere.
 
     Raises:
         UnsupportedError: the model, or the problem, does something that cannot be lowered.
     """
-    return _Builder(model, algorithm, problem, inner, meta_optimizer, tasks, dtype).program()
+    return _Builder(model, algorithm, problem, inner, meta_optimizer, tasks, dtype, rounds).program()
 
 
 class _Builder:
@@ -90,6 +94,7 @@ class _Builder:
         meta_optimizer: MetaOptimizer,
         tasks: TaskBatch,
         dtype: torch.dtype,
+        rounds: bool,
     ) -> None:
         self.algorithm, self.inner, self.meta_optimizer = algorithm, inner, meta_optimizer
         self.loss = Loss(model, problem)
@@ -98,7 +103,7 @@ class _Builder:
         self.theta = _Pack([layout.shapes, layout.extra_shapes])
         begun = algorithm.begin(Theta(*self.theta.named(self.theta.examples(dtype))))
         self.phi = _Pack([{name: value.shape for name, value in part.items()} for part in begun])
-        self.dtype = dtype
+        self.dtype, self.rounds = dtype, rounds
         self.count = tasks.support_x.shape[0]
         self.task = [torch.linspace(-0.9, 0.8, t[0].numel(), dtype=dtype).reshape(t[0].shape) for t in tasks]
         self.lr = torch.full((), 0.01, dtype=dtype)
@@ -246,6 +251,7 @@ class _Builder:
             finish=f"finish(theta, shared, phi[{last}], {support}, {query}, lr, sum, &after, &before, heap)",
             old=old,
             new=new,
+            rounding=_ROUNDING.format(vectors=self.vectors, parameters=self.size) if self.rounds else "",
             count=self.count,
             parameters=self.size,
             sx=self.count * sx,
@@ -266,6 +272,9 @@ def _signature(inputs: Sequence[str], outputs: Sequence[str]) -> str:
 def _function(name: str, signature: str, body: str) -> str:
     return f"static void {name}({signature}) {{\n  {body}\n}}\n"
 
+
+_ROUNDING = """
+      for (int v = 0; v < {vectors}; v++) for (int i = 0; i < {parameters}; i++) next[v][i] = (float)next[v][i];"""
 
 _LOOP = """
 extern "C" int sched_yield(void);
@@ -317,7 +326,7 @@ extern "C" void run(long count, const T* lr, const T* rates, const T* sx, const 
         for (int i = 0; i < {size} + 2; i++) sums[i] += more[i];
       }}
       T norm;
-      update(sums, rates + it * 3, {old}, {new}, &norm, heap);
+      update(sums, rates + it * 3, {old}, {new}, &norm, heap);{rounding}
       metrics[it * 3] = sums[{size}] / {count};
       metrics[it * 3 + 1] = sums[{size} + 1] / {count};
       metrics[it * 3 + 2] = norm;

@@ -266,6 +266,17 @@ class Writer:
         kept = self.of(result)
         return kept if keepdim else self.view(kept, tuple(size for d, size in enumerate(value.shape) if d != dim))
 
+    # Linear systems ---------------------------------------------------------------------------------------------
+
+    def solve(self, matrix: Value, right: Value) -> Value:
+        """The solution x of `matrix` x = `right`: [n, n] and [n] or [n, m]."""
+        used, result = self.new(matrix.shape), self.new(right.shape)
+        self.store_into(matrix, used)
+        self.store_into(right, result)
+        n, m = matrix.shape[0], right.count // max(1, matrix.shape[0])
+        self.emit(False, f"solve<{n}, {m}>({used.base} + {used.offset}, {result.base} + {result.offset});")
+        return self.of(result)
+
     # Products ---------------------------------------------------------------------------------------------------
 
     def matmul(self, left: Value, right: Value, *, used_once: bool) -> Value:
@@ -403,6 +414,12 @@ class Writer:
             self.store_into(self.of(source, value.is_shared), copy)
             source, strides_of = copy, contiguous(new)
         return self.of(Buffer(source.base, new, strides_of, source.offset), value.is_shared)
+
+    def diagonal(self, value: Value) -> Value:
+        """The main diagonal of a square matrix."""
+        old = value.buffer
+        buffer = old and Buffer(old.base, value.shape[:1], (sum(old.strides),), old.offset)
+        return self._reindexed(value, value.shape[:1], lambda index: (index[0], index[0]), buffer)
 
     def narrow(self, value: Value, dim: int, start: int, length: int) -> Value:
         """A stretch of one dimension."""
