@@ -22,7 +22,7 @@ from maml_core.config import MOST_ITERATIONS, RunConfig, parse_settings
 from maml_core.errors import ConfigError, MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at
 from maml_core.evaluation.rivals import RIVAL_NAMES
-from maml_core.learning.models import brief, own_models
+from maml_core.learning.own_model import brief, own_models
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -13,7 +14,8 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.families import Sine, TableFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.layout import Layout
-from maml_core.learning.models import MLP, ModelSpec, OwnModel, build_model, build_structure, parse_model
+from maml_core.learning.models import MLP, ModelSpec, build_model, build_structure
+from maml_core.learning.own_model import OwnModel, parse_model
 from maml_core.learning.tasks import TaskFamily, parse_family
 
 GIB = 2**30
@@ -198,11 +200,24 @@ class RunConfig(Spec):
     def network(self, seed: int | None = None) -> nn.Module:
         """The network, freshly initialized from the run's seed, or from another."""
         sizes = self.tasks.input_size, self.tasks.output_size
-        return build_model(self.model, self.seed if seed is None else seed, *sizes)
+        return self._tried(build_model(self.model, self.seed if seed is None else seed, *sizes))
 
     def structure(self) -> nn.Module:
         """The network without values: names and shapes alone, on torch's meta device (a user's own as it is)."""
-        return build_structure(self.model, self.seed, self.tasks.input_size, self.tasks.output_size)
+        return self._tried(build_structure(self.model, self.seed, self.tasks.input_size, self.tasks.output_size))
+
+    def trial_points(self) -> Tensor:
+        """Points of a task, `[points, features]`, as the run's tasks have them; of a table that is not here, any."""
+        try:
+            return self.tasks.validation(tasks=1, shots=max(2, self.shots), query_shots=1).support_x[0]
+        except ConfigError:
+            return torch.linspace(-1, 1, 2 * self.tasks.input_size).reshape(2, -1)
+
+    def _tried(self, module: nn.Module) -> nn.Module:
+        """The network; a user's own is tried on points first, so that what it cannot do is said in one sentence."""
+        if isinstance(self.model, OwnModel):
+            self.model.try_on(module, self.trial_points(), self.tasks.output_size)
+        return module
 
     def layout(self) -> Layout:
         """Where each number that a run learns lies in its flat vectors."""

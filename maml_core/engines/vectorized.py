@@ -101,15 +101,18 @@ def check_vectorizable(model: nn.Module, engine: str) -> None:
         EngineError: names the module and the engine that takes it.
     """
     for name, module in model.named_modules():
+        if not module.training:
+            continue  # as it is for good: a run never changes a module's mode
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
             trouble = "updates its running statistics in place"
+            remedy = "give it track_running_stats=False, for the statistics of each batch as in the MAML paper"
         elif isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            trouble = "draws random numbers of its own"
-        elif isinstance(module, nn.RNNBase):
-            trouble = "has no vectorized kernel"
+            trouble, remedy = "draws random numbers of its own", "call eval() on it in __init__, or leave it away"
+        elif isinstance(module, nn.RNNBase) and module.dropout > 0:
+            trouble, remedy = "draws random numbers of its own", "give it dropout=0"
         else:
             continue
         raise EngineError(
-            f"engine = {engine!r} cannot take this model: {type(module).__name__} "
-            f"({name or 'the model itself'}) {trouble}; choose engine = 'higher', or replace the module."
+            f"engine = {engine!r} cannot take this model: {type(module).__name__.lstrip('_')} "
+            f"({name or 'the model itself'}) {trouble}; {remedy}."
         )

@@ -26,6 +26,8 @@ class _AdaptsAll(Algorithm):
 class _AdaptsHead(Algorithm):
     """The parameters of the model's last layer alone adapt."""
 
+    adapts_head: ClassVar[bool] = True
+
     def begin(self, theta: Theta) -> Phi:
         """The last layer: the parameters whose names share the last one's prefix."""
         return Phi(head_of(theta.parameters), {})

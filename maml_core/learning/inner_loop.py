@@ -73,6 +73,8 @@ class Algorithm(ABC):
     source: ClassVar[str]
     solves: ClassVar[bool] = False
     """Whether it solves linear systems, which takes double precision."""
+    adapts_head: ClassVar[bool] = False
+    """Whether only the last layer adapts, which must then be known."""
     has_deviation: ClassVar[bool] = False
     """Whether an adapted prediction comes with a standard deviation."""
     is_first_order: ClassVar[bool]

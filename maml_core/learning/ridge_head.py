@@ -40,6 +40,7 @@ class _Closed(Algorithm):
 
     needs_steps: ClassVar[bool] = True
     solves: ClassVar[bool] = True
+    adapts_head: ClassVar[bool] = True
     has_deviation: ClassVar[bool] = True
 
     def check(self, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import StoreDamagedError
-from maml_core.learning.models import OwnModel
+from maml_core.learning.own_model import OwnModel
 from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url

@@ -25,8 +25,8 @@ from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.inner_loop import InnerLoop
-from maml_core.learning.models import brief
+from maml_core.learning.inner_loop import InnerLoop, head_name
+from maml_core.learning.own_model import OwnModel, brief
 from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
 from maml_core.training.devices import resolve_device
@@ -302,6 +302,13 @@ def _try_out(trainer: Trainer) -> None:
         ConfigError: it fails in either.
     """
     config = trainer.config
+    if isinstance(config.model, OwnModel):
+        config.model.check_seeded(trainer.model, config.network().to(trainer.device))
+        algorithm = ALGORITHMS[config.algorithm]
+        if algorithm.adapts_head:
+            head = head_name(name for name, _ in trainer.model.named_parameters())
+            points = config.trial_points().to(trainer.device)
+            config.model.check_head(trainer.model, points, head, algorithm.name)
     tasks = held_out_tasks(config, 2, trainer.device)
     engine = make_engine(config, trainer.model)
     flat = trainer.state.parameters
@@ -313,8 +320,8 @@ def _try_out(trainer: Trainer) -> None:
     except Exception as error:  # whatever the user's own code, or torch on its behalf, raises
         raise ConfigError(
             f"{config.model.kind} cannot be trained with engine = {config.engine} ({brief(error)}). It is run for all "
-            "tasks at once: its forward must work under torch.func.vmap, without changing buffers and without branches "
-            "on values, and use every parameter."
+            "tasks at once: its forward must work under torch.func.vmap, without changing tensors in place and without "
+            "branches on values, and use every parameter. BatchNorm needs track_running_stats=False."
         ) from None
 
 

@@ -11,7 +11,8 @@ from maml_core.fields import label
 from maml_core.glossary import linked
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
-from maml_core.learning.models import MODELS, OwnModel
+from maml_core.learning.models import MODELS
+from maml_core.learning.own_model import OwnModel
 from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES, FunctionFamily
 from maml_core.presets import DEFAULT, PRESETS, get_preset

@@ -246,12 +246,30 @@ def test_known_mistake_default_tracking_is_second_order() -> None:
 
 @pytest.mark.parametrize(
     ("module", "word"),
-    [(nn.BatchNorm1d(4), "BatchNorm1d"), (nn.Dropout(0.5), "Dropout"), (nn.LSTM(4, 4), "LSTM")],
+    [
+        (nn.BatchNorm1d(4), "BatchNorm1d.*track_running_stats=False"),
+        (nn.Dropout(0.5), "Dropout.*eval"),
+        (nn.LSTM(4, 4, num_layers=2, dropout=0.1), "LSTM.*dropout=0"),
+    ],
     ids=["batch-norm", "dropout", "lstm"],
 )
 def test_what_cannot_be_vectorized_is_refused_at_once(module: nn.Module, word: str) -> None:
-    with pytest.raises(EngineError, match=f"{word}.*choose engine = 'higher'"):
+    with pytest.raises(EngineError, match=word):
         make_engine(VectorizedEngine, nn.Sequential(nn.Linear(1, 4), module), 1)
+
+
+@pytest.mark.parametrize("module", [nn.BatchNorm1d(4), nn.Dropout(0.5)], ids=["batch-norm", "dropout"])
+def test_what_is_in_evaluation_mode_stays_so_and_changes_nothing(module: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(1, 4), module.eval(), nn.Linear(4, 1))
+    batch = tasks(parse_family({"family": "sine"})).at(0)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    found = [
+        engine.meta_gradient(initial_state(model, FOMAML).parameters, batch).gradient
+        for engine in (make_engine(kind, model, 2) for kind in (ReferenceEngine, VectorizedEngine))
+    ]
+    assert difference(found[0], found[1]) < 1e-5
+    assert not module.training
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
 def test_memory_is_flat_in_the_number_of_inner_steps() -> None:

@@ -1,8 +1,11 @@
 """A user's own module: loaded by the command line, and by nothing else."""
 
 import json
+import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,12 +13,13 @@ from torch import nn
 from maml_core import cli
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, ImportRefusedError
-from maml_core.learning.models import MLP, OwnModel, build_model, own_models
+from maml_core.learning.models import MLP, build_model
+from maml_core.learning.own_model import OwnModel, own_models
 from maml_core.processes import this_process
 from maml_core.store.exchange import export_run, import_run
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from maml_core.training.trainer import Trainer
+from maml_core.training.trainer import Trainer, check_startable
 from maml_core.training.worker import train_run
 
 HERE = "tests.core.test_own_model"
@@ -79,6 +83,91 @@ class TwoPoints(Wide):
         return super().forward(x.view(2, 1))
 
 
+class Remembering(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+class Logarithmic(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.log10(x))
+
+
+class Compiled(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.compile(self.layers)  # type: ignore[assignment]
+
+
+class Timed(Wide):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.full((), float(int.from_bytes(os.urandom(2)))))
+
+
+class Drawn(Wide):
+    """Draws from numpy and random: decided by the run's seed all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([np.random.rand(), random.random()]).float().sum())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shift = self.shift
+        assert isinstance(shift, torch.Tensor)
+        return super().forward(x + shift)
+
+
+class Embedded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 4)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.table(x[..., 0].round().long()))
+        return found
+
+
+class Headless(nn.Module):
+    """Its layer of the predictions is declared first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 1)
+        self.body = nn.Linear(1, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(torch.tanh(self.body(x)))
+        return found
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.ParameterList([torch.randn(1, 8), torch.randn(8, 1)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.tanh(x @ self.w[0]) @ self.w[1]
+        return found
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: str = "GRU") -> None:
+        super().__init__()
+        self.layer = getattr(nn, cell)(1, 6)
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.layer(x)[0])
+        return found
+
+
 class Normed(Wide):
     def __init__(self) -> None:
         super().__init__()
@@ -113,6 +202,46 @@ def test_engines_agree_on_it() -> None:
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (f"{HERE}:Logarithmic", {"tasks.x": [0.1, 10.0]}),
+        (f"{HERE}:Embedded", {"tasks.x": [0.0, 10.0]}),
+        (f"{HERE}:Drawn", {}),
+        *((f"{HERE}:Recurrent", {"model.arguments": {"cell": cell}}) for cell in ("RNN", "GRU", "LSTM")),
+    ],
+)
+def test_what_is_sound_on_the_points_of_its_tasks_trains_and_adapts(kind: str, settings: dict[str, object]) -> None:
+    ends = []
+    with own_models():
+        for engine in ("higher", "vectorized"):
+            config = config_of(kind, engine=engine, meta_iterations=5, **settings)
+            trainer = Trainer(config)
+            check_startable(config, trainer)
+            list(trainer.run())
+            ends.append(trainer.state.parameters)
+        adapted = config.initialization(ends[1]).adapt(config.tasks.held_out(tasks=3, shots=5, query_shots=4), steps=2)
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-5)
+    assert torch.isfinite(adapted.predictions).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("Headless", "declares body last, but its predictions come from head"),
+        ("Listed", "its predictions come from no layer of its own"),
+    ],
+)
+def test_a_head_that_is_not_the_last_layer_declared_is_refused_where_it_matters(kind: str, said: str) -> None:
+    with own_models():
+        for algorithm in ("fo-anil", "anil"):
+            config = config_of(f"{HERE}:{kind}", algorithm=algorithm)
+            with pytest.raises(ConfigError, match=said):
+                check_startable(config, Trainer(config))
+        whole = config_of(f"{HERE}:{kind}")
+        check_startable(whole, Trainer(whole))
+
+
 def test_what_its_file_does_to_the_random_state_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,21 +257,26 @@ def test_what_its_file_does_to_the_random_state_changes_nothing(
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch.compile, as it is imported
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
         ("nowhere:Net", "cannot be imported (ModuleNotFoundError"),
         (f"{HERE}:Nothing", "cannot be imported (AttributeError"),
         ("os:getcwd", "must be a subclass of torch.nn.Module"),
-        (f"{HERE}:Summed", "it must be (2, 1)"),
-        (f"{HERE}:Planar", "cannot be applied to x of shape (2, 1) (RuntimeError"),
+        (f"{HERE}:Summed", "takes x of shape (10, 1) to (): it must be (10, 1)"),
+        (f"{HERE}:Planar", "cannot be applied to x of shape (10, 1), from -"),
         (f"{HERE}:Still", "has no parameters to train"),
         (f"{HERE}:Doubled", "float64: parameters must be float32 and trainable"),
         (f"{HERE}:Frozen", "has a parameter scale that is frozen"),
         (f"{HERE}:Noisy", "must not draw random numbers"),
         (f"{HERE}:Branching", "must work under torch.func.vmap"),
-        (f"{HERE}:TwoPoints", "must work under torch.func.vmap"),
-        (f"{HERE}:Normed", "BatchNorm1d (layers.4) updates its running statistics in place"),
+        (f"{HERE}:TwoPoints", "cannot be applied to x of shape (10, 1)"),
+        (f"{HERE}:Normed", "BatchNorm1d (layers.4) updates its running statistics in place; give it track_running_st"),
+        (f"{HERE}:Remembering", "it keeps something from one call to the next"),
+        (f"{HERE}:Logarithmic", "gives nan at x = [-"),
+        (f"{HERE}:Compiled", "uses torch.compile (layers)"),
+        (f"{HERE}:Timed", "is made with another shift each time, though torch, numpy and random have the same seed"),
         ("os.path:", "it must be where the class is imported from, such as my_models:Wide"),
         ("../evil:Net", "it must be where the class is imported from, such as my_models:Wide"),
     ],
@@ -168,7 +302,7 @@ def test_the_reference_engine_refuses_what_evaluation_could_not_run(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", "--set", f"model.kind={HERE}:Normed", "--set", "engine=higher"]) == 2
-    assert "cannot be trained with engine = higher" in capsys.readouterr().err
+    assert "BatchNorm needs track_running_stats=False" in capsys.readouterr().err
     assert not store.all_runs()
 
 

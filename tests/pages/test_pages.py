@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from maml_core.evaluation.of_runs import measure, pretrained_run
-from maml_core.learning.models import own_models
+from maml_core.learning.own_model import own_models
 from maml_core.learning.tasks import Uniform
 from maml_core.lessons import LESSONS
 from maml_core.presets import PRESETS
