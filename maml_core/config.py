@@ -15,7 +15,7 @@ from maml_core.learning.families import Sine, TableFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.layout import Layout
 from maml_core.learning.models import MLP, ModelSpec, build_model, build_structure
-from maml_core.learning.own_model import OwnModel, parse_model
+from maml_core.learning.own_model import OwnModel, parse_model, set_buffers
 from maml_core.learning.tasks import TaskFamily, parse_family
 
 GIB = 2**30
@@ -223,9 +223,17 @@ class RunConfig(Spec):
         """Where each number that a run learns lies in its flat vectors."""
         return Layout(self.structure(), ALGORITHMS[self.algorithm])
 
-    def initialization(self, learned: Tensor) -> Initialization:
-        """The initialization that a run with this configuration has learned as the flat vector `learned` `[P]`."""
+    def source_hash(self) -> str | None:
+        """What tells whether a user's own class has been edited; None for a model of the lab's own."""
+        return self.model.source_hash() if isinstance(self.model, OwnModel) else None
+
+    def initialization(self, learned: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Initialization:
+        """The initialization that a run with this configuration has learned as the flat vector `learned` `[P]`.
+
+        `buffers` are those that a user's own module was trained with.
+        """
         model, algorithm = self.structure(), ALGORITHMS[self.algorithm]
+        set_buffers(model, buffers or {})
         theta = Layout(model, algorithm).unflatten(learned)
         return Initialization(model, theta.parameters, algorithm, self.inner_lr, theta.extras, self.tasks.problem)
 

@@ -140,7 +140,7 @@ PAGES_MAY_IMPORT = {
     "maml_core.training.session",
 }  # fmt: skip  # a list to be read as a whole
 ONLY = {
-    "maml_core.learning.models": {"MODELS", "OwnModel"},  # the form's choices; no network is built
+    "maml_core.learning.models": {"MODELS"},  # the form's choices; no network is built
     "maml_core.learning.algorithms": {"ALGORITHMS"},  # for their titles and formulas
     "maml_core.learning.initialization": {"Initialization"},  # to pass on
     "maml_core.engines": {"CompileStage"},

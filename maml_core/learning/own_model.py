@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import hashlib
 import importlib
+import inspect
 import io
 import random
 import sys
@@ -78,6 +80,13 @@ class OwnModel(ModelSpec):
                 f"model.kind = {self.kind!r} is not allowed: it must be a subclass of torch.nn.Module{remedy}."
             )
         return found
+
+    def source_hash(self) -> str | None:
+        """The SHA-256 of the class's source, where it has one."""
+        try:
+            return hashlib.sha256(inspect.getsource(self.load()).encode()).hexdigest()
+        except (OSError, TypeError):  # typed at a prompt
+            return None
 
     def layers(self, input_size: int, output_size: int) -> nn.Module:
         """An instance of the class, decided by torch's seed alone, whatever generator its own code draws from.
@@ -181,6 +190,16 @@ class OwnModel(ModelSpec):
             f"last, but its predictions come from {found}; let the last layer declared in __init__ be the one that "
             "gives the predictions, or choose an algorithm that adapts every parameter."
         )
+
+
+def set_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give a module the buffers that it was trained with; one that it has no more is passed over."""
+    for name, value in buffers.items():
+        place, _, key = name.rpartition(".")
+        owner = dict(module.named_modules()).get(place)
+        if owner is not None and key in owner._buffers:
+            before = owner._buffers[key]
+            owner._buffers[key] = value if before is None else value.to(before.device)
 
 
 def _is_lazy(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ An imported file is hostile until proven otherwise. Nothing in it is executed or
 before anything is read, and every tensor's name, shape, dtype and finiteness against the configuration.
 """
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -163,7 +164,10 @@ def export_run(store: Store, run_id: str, *, with_rows: bool = False) -> bytes:
 
 
 def export_weights(store: Store, run_id: str) -> bytes:
-    """The run's latest parameters by name, as a safetensors file.
+    """What the run has learned as a safetensors file that `load_state_dict(load_file(...))` takes as it is.
+
+    So it holds every name of the network's state, those of one tensor under two names and buffers too. What an
+    algorithm learns beside the parameters stands in the file's metadata, as `extras`.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -171,7 +175,21 @@ def export_weights(store: Store, run_id: str) -> bytes:
         CheckpointError: its checkpoint is damaged.
     """
     run, checkpoint = _latest(store, run_id)
-    return _weights(run.config, run.config.layout(), checkpoint.state.learned)
+    start = run.config.initialization(checkpoint.state.learned, checkpoint.buffers)
+    name_of = {id(parameter): name for name, parameter in start.model.named_parameters()}
+    state = {
+        name: (start.parameters[name_of[id(value)]] if id(value) in name_of else value).detach().clone().contiguous()
+        for name, value in start.model.state_dict(keep_vars=True).items()
+    }
+    about = _about_table(run.config)
+    if start.extras:
+        about["extras"] = json.dumps({name: _as_text(value) for name, value in start.extras.items()})
+    return save(state, about or None)
+
+
+def _as_text(value: Tensor) -> dict[str, Any]:
+    data = value.detach().contiguous().numpy().astype("<f4").tobytes()
+    return {"shape": list(value.shape), "data": base64.b64encode(data).decode()}
 
 
 def _latest(store: Store, run_id: str) -> tuple[Run, Checkpoint]:
@@ -189,11 +207,15 @@ def _rest(config: RunConfig) -> list[str]:
 
 
 def _weights(config: RunConfig, layout: Layout, parameters: Tensor) -> bytes:
-    about: dict[str, str] | None = None
+    about = _about_table(config)
+    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()}, about or None)
+
+
+def _about_table(config: RunConfig) -> dict[str, str]:
     if isinstance(config.tasks, TableFamily):
         with contextlib.suppress(ConfigError):  # imported without its table: the weights are all the same
-            about = {"table": json.dumps(table_encoding(config.tasks))}
-    return save({name: value.contiguous() for name, value in layout.to_file(parameters).items()}, about)
+            return {"table": json.dumps(table_encoding(config.tasks))}
+    return {}
 
 
 # In ------------------------------------------------------------------------------------------------------------
@@ -256,6 +278,7 @@ def _read(file: bytes) -> ImportedRun:
             raise _refused(f"{name} does not match its SHA-256")
     layout = config.layout()
     state, pending = _state(config, layout, parts, manifest.iteration)
+    latest = Checkpoint(state, pending, manifest.engine, layout.file_shapes())
     return ImportedRun(
         config=config,
         status="finished"
@@ -274,7 +297,9 @@ def _read(file: bytes) -> ImportedRun:
         ),
         swapped_at=manifest.swapped_at,
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
-        latest=Saved(manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.engine))),
+        latest=Saved(
+            manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.engine, layout.file_shapes()))
+        ),
         snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
         table=table,
     )
@@ -367,7 +392,7 @@ def _snapshots(config: RunConfig, layout: Layout, manifest: _Manifest, data: byt
         vectors = {"parameters": learned, "exp_avg": zeros, "exp_avg_sq": zeros, "average": learned}
         state = TrainingState.of((vectors[name].clone() for name in state_names(config)), entry.iteration)
         held_out = math.inf if entry.held_out is None else entry.held_out
-        data_of = dump_checkpoint(Checkpoint(state, torch.zeros(0, 3).double()))
+        data_of = dump_checkpoint(Checkpoint(state, torch.zeros(0, 3).double(), shapes=layout.file_shapes()))
         kept.append(Snapshot(entry.iteration, held_out, data_of))
     return kept
 

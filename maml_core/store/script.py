@@ -269,6 +269,7 @@ _TEMPLATE = '''"""Adapt a meta-learned initialization to new data.
 @USAGE@
 """
 
+import base64
 import csv
 import json
 import math
@@ -293,9 +294,14 @@ def load(path):
     """The model with its learned parameters, and what was learned beside them, by name."""
     try:
         model, tensors = build_model(), load_file(path)
+        with safe_open(path, "pt") as file:
+            beside = json.loads((file.metadata() or {{}}).get("extras", "{{}}"))
     except Exception as error:
         sys.exit(path + " cannot be read (" + str(error).splitlines()[0] + ").")
     extras = {{name: tensors.pop(name) for name in set(tensors) - set(model.state_dict())}}
+    for name, value in beside.items():
+        numbers = torch.frombuffer(bytearray(base64.b64decode(value["data"])), dtype=torch.float32)
+        extras[name] = numbers.reshape(value["shape"])
     model.load_state_dict(tensors)
     return model, extras
 

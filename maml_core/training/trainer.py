@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import InnerLoop, head_name
-from maml_core.learning.own_model import OwnModel, brief
+from maml_core.learning.own_model import OwnModel, brief, set_buffers
 from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
 from maml_core.training.devices import resolve_device
@@ -66,11 +66,12 @@ class Trainer:
         state: TrainingState | None = None,
         pending: Tensor | None = None,
         engine_before: str | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Start at the initialization, or go on from `state` and `pending` as a `Progress` gave them.
 
         `engine_before` is what computed the iterations before `state`, where that is known; another engine rounds
-        differently, which `notice` then says.
+        differently, which `notice` then says. `buffers` are those that a user's own module began with.
 
         Raises:
             DeviceError: the chosen device is not on this machine.
@@ -78,7 +79,9 @@ class Trainer:
         """
         self.config = config
         self.device = resolve_device(config.device)
-        self.model = config.network().to(self.device)
+        self.model = config.network()
+        set_buffers(self.model, buffers or {})
+        self.model.to(self.device)
         self.engine = _training_engine(config, self.model)
         self._resumed_at = state.iteration if state is not None else 0
         self._engine_before = engine_before

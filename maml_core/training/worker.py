@@ -88,7 +88,7 @@ def trainer_of(store: Store, run: Run) -> Trainer:
     if saved is None:
         return Trainer(run.config)
     checkpoint = load_checkpoint(saved, run.config)
-    return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.engine)
+    return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.engine, checkpoint.buffers)
 
 
 class _Stretch:
@@ -105,6 +105,7 @@ class _Stretch:
     ) -> None:
         self.store, self.run, self.owner, self.trainer = store, run, owner, trainer
         self.should_end, self.report = should_end, report
+        self.source = run.config.source_hash()  # as it is now: its file may be edited while it trains
         self.began = time.monotonic()
         self.first_iteration = trainer.state.iteration
         self.rows: list[MetricRow] = []
@@ -150,7 +151,10 @@ class _Stretch:
         return (self.trainer.state.iteration - self.first_iteration) / max(1e-9, time.monotonic() - self.began)
 
     def dump(self, state: TrainingState, pending: Tensor) -> bytes:
-        return dump_checkpoint(Checkpoint(state, pending, self.trainer.engine.status))
+        trainer, config = self.trainer, self.trainer.config
+        buffers = dict(trainer.model.named_buffers()) if config.uses_own_model else {}
+        shapes = trainer.engine.layout.file_shapes()
+        return dump_checkpoint(Checkpoint(state, pending, trainer.engine.status, shapes, buffers, self.source))
 
     def commit(self, status: str | None = None, message: str = "") -> str:
         progress = self.last or Progress(self.trainer.state, self.trainer.pending)

@@ -12,7 +12,6 @@ from maml_core.glossary import linked
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
 from maml_core.learning.models import MODELS
-from maml_core.learning.own_model import OwnModel
 from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES, FunctionFamily
 from maml_core.presets import DEFAULT, PRESETS, get_preset
@@ -97,7 +96,7 @@ def _start() -> None:
         base = get_preset(preset).config
         settings = parse_settings(f"{name}={text}" for name, text in query.items() if name not in _PAGE_PARAMETERS)
         config = base.with_settings(settings)
-        if isinstance(config.model, OwnModel):
+        if config.uses_own_model:
             config.model.check_loadable()
         load_config(config, preset)
     except ConfigError as error:

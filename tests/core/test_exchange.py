@@ -124,6 +124,29 @@ def test_what_cannot_be_exported_is_named(store: Store, small_config: RunConfig)
         export_weights(store, run_id)
 
 
+def test_what_is_learned_beside_the_parameters_reaches_the_script_from_either_file(
+    store: Store, small_config: RunConfig, tmp_path: Path
+) -> None:
+    run_id = store.create_run(small_config.with_settings({"algorithm": "fo-meta-sgd", "meta_lr": 0.05}))
+    train(store, run_id)
+    with zipfile.ZipFile(io.BytesIO(export_run(store, run_id))) as archive:
+        archive.extractall(tmp_path)
+    (tmp_path / "alone.safetensors").write_bytes(export_weights(store, run_id))
+    (tmp_path / "support.csv").write_text("0.5,1\n1,2\n")
+    (tmp_path / "query.csv").write_text("0.1\n3\n")
+    printed = [
+        subprocess.run(
+            [sys.executable, "-I", "adapt.py", weights, "support.csv", "query.csv"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for weights in ("weights.safetensors", "alone.safetensors")
+    ]
+    assert printed[0] == printed[1] != ""
+
+
 @pytest.mark.parametrize("settings", [{}, {"model.kind": "linear"}, {"model.activation": "silu"}])
 def test_the_script_adapts_with_torch_and_safetensors_alone(
     store: Store, small_config: RunConfig, tmp_path: Path, settings: dict[str, object]

@@ -1,22 +1,29 @@
 """A user's own module: loaded by the command line, and by nothing else."""
 
 import json
+import linecache
 import os
 import random
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 from torch import nn
 
 from maml_core import cli
 from maml_core.config import RunConfig
-from maml_core.errors import ConfigError, ImportRefusedError
+from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError
+from maml_core.learning.binding import call
 from maml_core.learning.models import MLP, build_model
 from maml_core.learning.own_model import OwnModel, own_models
+from maml_core.logs import LOG
 from maml_core.processes import this_process
-from maml_core.store.exchange import export_run, import_run
+from maml_core.store.checkpoint import load_initialization
+from maml_core.store.exchange import export_run, export_weights, import_run
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
 from maml_core.training.trainer import Trainer, check_startable
@@ -369,3 +376,98 @@ def test_a_file_that_ends_the_program_is_refused_in_one_sentence(
     assert "usage" not in printed.err + printed.out
     assert len(printed.err.strip().splitlines()) == 1
     assert store.all_runs() == []
+
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Linear(1, 5)
+        self.two = torch.nn.Linear(5, 1)
+        self.register_buffer("shift", torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.two(torch.tanh(self.one(x + self.shift)))
+"""
+ONE, TWO = (f"        self.{line}\n" for line in ("one = torch.nn.Linear(1, 5)", "two = torch.nn.Linear(5, 1)"))
+
+
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [
+        (NET.replace(ONE, "").replace(TWO, TWO + ONE), None),
+        (NET.replace("torch.tensor(1.0)", "torch.tensor(2.0)"), None),
+        (NET.replace("two", "last"), "when it was trained, two.weight was of shape [1, 5], and now it is not there"),
+        (NET.replace("5", "6"), "one.weight was of shape [5, 1], and now it is of shape [6, 1]"),
+    ],
+    ids=["other order", "other buffer", "other name", "other size"],
+)
+def test_a_class_edited_after_training_gives_the_same_function_or_is_refused(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    edited: str,
+    said: str | None,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "edited_file.py").write_text(NET)
+    config = config_of("edited_file:Net")
+    tasks = config.tasks.held_out(tasks=3, shots=5, query_shots=4)
+    with own_models():
+        owner = this_process()
+        run = store.claim(owner, store.create_run(config))
+        assert run is not None
+        assert train_run(store, run, owner) == "finished"
+        saved = store.checkpoint(run.id)
+        assert saved is not None
+        before = load_initialization(saved, config).adapt(tasks, steps=2).predictions
+        (tmp_path / "edited_file.py").write_text(edited)
+        del sys.modules["edited_file"]
+        linecache.clearcache()
+        try:
+            if said is None:
+                monkeypatch.setattr(LOG, "propagate", True)
+                after = load_initialization(saved, config).adapt(tasks, steps=2).predictions
+                torch.testing.assert_close(after, before)
+                assert "has been edited since the run was trained" in caplog.text
+            else:
+                with pytest.raises(CheckpointError, match=re.escape(said)):
+                    load_initialization(saved, config)
+        finally:
+            del sys.modules["edited_file"]
+
+
+class Tied(nn.Module):
+    """One tensor under two names, a buffer, a module registered twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(1, 4)
+        self.head = nn.Linear(4, 1)
+        self.net = nn.Sequential(self.body, nn.Tanh(), self.head)
+        self.register_buffer("shift", torch.rand(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shift = self.shift
+        assert isinstance(shift, torch.Tensor)
+        found: torch.Tensor = self.net(x + shift)
+        return found
+
+
+@pytest.mark.parametrize("algorithm", ["fomaml", "fo-meta-sgd"])
+def test_exported_weights_load_strictly(store: Store, algorithm: str) -> None:
+    config = config_of(f"{HERE}:Tied", algorithm=algorithm)
+    with own_models():
+        owner = this_process()
+        run = store.claim(owner, store.create_run(config))
+        assert run is not None
+        assert train_run(store, run, owner) == "finished"
+        model = Tied()
+        model.load_state_dict(load(export_weights(store, run.id)))
+        start = load_initialization(store.checkpoint(run.id) or b"", config)
+    x = torch.linspace(-2, 2, 7)[:, None]
+    torch.testing.assert_close(model(x), call(start.model, start.parameters, x))
