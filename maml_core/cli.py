@@ -7,19 +7,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from tqdm import tqdm
 
 from maml_core.bench import CASES, compare, scaling
 from maml_core.cli_adapt import adapt_run, add_adapt_options
 from maml_core.cli_evaluate import baselines, evaluate_run
-from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, refuse_roles, table_config, tables
-from maml_core.config import MOST_ITERATIONS, RunConfig, parse_settings
-from maml_core.errors import ConfigError, MamlError, StoreError
+from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, tables
+from maml_core.cli_train import resume, train, work
+from maml_core.config import MOST_ITERATIONS, RunConfig
+from maml_core.errors import MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.learning.own_model import brief, own_models
@@ -29,11 +29,9 @@ from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
 from maml_core.processes import this_process
 from maml_core.store.database import log_path, store_url
 from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights, import_run
-from maml_core.store.run import Run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
-from maml_core.training.trainer import Progress, Trainer, check_startable
-from maml_core.training.worker import train_run, trainer_of
+from maml_core.training.trainer import Trainer, check_startable
 from maml_core.words import loss
 
 
@@ -72,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     def add_settings(command: argparse.ArgumentParser, text: str) -> None:
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=text)
 
-    command = add("train", _train, "train a run from a preset, here and now; the lab shows it live")
+    command = add("train", train, "train a run from a preset, here and now; the lab shows it live")
     command.add_argument(
         "--preset", metavar="NAME", help=f"configuration to start from ({DEFAULT}, or what suits a table)"
     )
@@ -82,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_roles(command)
     add_store(command)
-    command = add("resume", _resume, "go on with a paused, stopped, interrupted or failed run")
+    command = add("resume", resume, "go on with a paused, stopped, interrupted or failed run")
     command.add_argument("run", metavar="RUN")
     add_settings(command, "change how it is computed: engine or device, and nothing else")
     command.add_argument(
@@ -170,106 +168,6 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _train(options: argparse.Namespace) -> dict[str, Any]:
-    settings = parse_settings(options.settings)
-    preset = options.preset or DEFAULT
-    store: Store | None = None
-    if options.table is not None:
-        store = Store(options.store)
-        config = table_config(store, options).with_settings(settings)
-    else:
-        refuse_roles(options)
-        config = get_preset(preset).config.with_settings(settings)
-        if config.is_on_table:
-            store = Store(options.store)  # which the trainer asks for the rows
-    trainer = Trainer(config)
-    check_startable(config, trainer)
-    store = store or Store(options.store)
-    run_id = store.create_run(config, preset=preset, owner=this_process())
-    return _work(store, run_id, options, trainer)
-
-
-def _resume(options: argparse.Namespace) -> dict[str, Any]:
-    store = Store(options.store)
-    run = store.run(options.run)
-    config = _resumed_config(run, options)
-    trainer = trainer_of(store, replace(run, config=config))
-    check_startable(config, trainer)  # before the run is touched: what is missing here is no fault of its own
-    store.resume(options.run, owner=this_process(), config=config if config != run.config else None)
-    is_as_it_was = store.run(options.run).iteration == run.iteration
-    return _work(store, options.run, options, trainer if is_as_it_was else None)
-
-
-def _resumed_config(run: Run, options: argparse.Namespace) -> RunConfig:
-    """A run's configuration with what may change when it goes on: how it is computed, and where it ends.
-
-    Raises:
-        ConfigError: another setting, or an end that cannot be moved there.
-    """
-    settings = parse_settings(options.settings)
-    for name in settings:
-        if name not in ("engine", "device"):
-            raise ConfigError(
-                f"--set {name} is not allowed with resume: only engine and device can change without changing what the "
-                "run is; start another with train."
-            )
-    if options.iterations is not None:
-        if options.iterations <= run.iteration:
-            raise ConfigError(
-                f"--iterations {options.iterations} is not allowed: the run has {run.iteration:,} behind it; "
-                "name a larger number."
-            )
-        if run.config.schedule != "constant" and options.iterations != run.meta_iterations:
-            raise ConfigError(
-                f"--iterations {options.iterations} is not allowed: with schedule = {run.config.schedule} the end was "
-                f"part of the plan ({run.meta_iterations:,}); start another run with train."
-            )
-        settings["meta_iterations"] = options.iterations
-    return run.config.with_settings(settings) if settings else run.config
-
-
-def _work(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None) -> dict[str, Any]:
-    """Train a run that is this process's own, with a progress bar on stderr."""
-    owner, run = this_process(), store.run(run_id)
-    log_to(log_path(store.url), "terminal")
-    print(f"run {run.id} ({run.name})", file=sys.stderr)
-    with tqdm(total=run.meta_iterations, initial=run.iteration, unit="it", file=sys.stderr, mininterval=0.2) as bar:
-
-        def report(_: Run, progress: Progress, rate: float) -> None:
-            bar.update(progress.state.iteration - bar.n)
-            if progress.rows:
-                bar.set_postfix_str(f"query loss {progress.rows[-1].post_loss:.4g}", refresh=False)
-
-        try:
-            train_run(store, run, owner, trainer=trainer, report=report)
-        except BaseException as error:
-            if isinstance(error, Exception) and not isinstance(error, MamlError) and not run.config.uses_own_model:
-                LOG.exception("run %s failed because of a bug", run.id)
-                reason = (
-                    f"Training failed because of a bug in the lab ({brief(error)}); see the log {log_path(store.url)}."
-                )
-                store.release(run.id, owner, "failed", reason)
-            else:
-                store.release(
-                    run.id, owner, "interrupted", "Training was ended at the terminal; resume it to continue."
-                )
-            if run.config.uses_own_model and isinstance(error, Exception):
-                raise ConfigError(f"{run.config.model.kind} failed ({brief(error)}); resume the run.") from None
-            raise
-    done = store.run(run_id)
-    if done.message:
-        print(done.message, file=sys.stderr)
-    if not options.json:
-        print(f"{done.id}: {done.status} after {done.iteration:,} iterations, query loss {loss(done.post_loss)}")
-    return {
-        "run": done.id,
-        "status": done.status,
-        "iterations": done.iteration,
-        "iterations_per_second": done.rate,
-        "query_loss": done.post_loss,
-    }
-
-
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     store = Store(options.store)
     run = store.run(options.run)
@@ -280,7 +178,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             trainer = Trainer(config)
             check_startable(config, trainer)
             made = store.create_run(config, name=name, owner=this_process())
-            _work(store, made, argparse.Namespace(json=True), trainer)
+            work(store, made, argparse.Namespace(json=True), trainer)
 
         return evaluate_table_run(store, run, iteration, options, train)
     return evaluate_run(store, run, iteration, options)

@@ -15,6 +15,7 @@ from maml_core.learning.fresh_rows import read_support_and_query
 from maml_core.learning.fresh_tasks import POINT_LIMIT
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.point_text import read_numbers
+from maml_core.learning.scale import beyond_training
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import TaskBatch
 from maml_core.store.checkpoint import load_initialization
@@ -50,7 +51,10 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
         raise ConfigError(f"{options.support}: all points have x = {points[0][0]:g}: give at least two different x.")
     parts = ([(x,) for x, _ in points], [(y,) for _, y in points], asked, [(0.0,)] * len(asked))
     predicted = start.adapt(TaskBatch(*(torch.tensor([part]) for part in parts)), steps).predictions[-1, 0, :, 0]
-    _check(predicted, steps)
+    said = beyond_training(run.config.tasks, points)
+    _check(predicted, steps, said)
+    if said:
+        print(said, file=sys.stderr)
     lines = [(x, value) for (x,), value in zip(asked, predicted.tolist(), strict=True)]
     if not options.json:
         for x, value in lines:
@@ -71,9 +75,10 @@ def _rows(start: Initialization, family: TableFamily, options: argparse.Namespac
     return {"run": options.run, "steps": steps, "predictions": {name: shown[name].tolist() for name in names}}
 
 
-def _check(predicted: torch.Tensor, steps: int) -> None:
+def _check(predicted: torch.Tensor, steps: int, said: str | None = None) -> None:
     if not torch.isfinite(predicted).all():
-        raise ConfigError(f"Adaptation diverges within {steps} steps: give fewer by --steps, or other points.")
+        text = f"Adaptation diverges within {steps} steps: give fewer by --steps, or other points."
+        raise ConfigError(" ".join(filter(None, (text, said))))
 
 
 def _bytes(path: Path) -> tuple[bytes, str]:

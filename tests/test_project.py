@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"config", "presets", "lessons", "glossary", "engines"},
     {"store"},
     {"training", "evaluation"},
-    {"figures", "bench", "cli", "cli_adapt", "cli_evaluate", "cli_tables", "__main__"},
+    {"figures", "bench", "cli", "cli_adapt", "cli_evaluate", "cli_tables", "cli_train", "__main__"},
     {"pages", "app"},
 ]
 """The rooms from the ground up. A module imports from its own room and from floors below; two rooms of one floor know
@@ -45,6 +45,8 @@ NEIGHBORS = {
     ("cli", "cli_adapt"),
     ("cli", "cli_evaluate"),
     ("cli", "cli_tables"),
+    ("cli", "cli_train"),
+    ("cli_train", "cli_tables"),
     ("__main__", "cli"),
     ("app", "pages"),
 }
@@ -129,7 +131,7 @@ PAGES_MAY_IMPORT = {
     "maml_core.lessons", "maml_core.presets",
     "maml_core.words", "maml_core.engines", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
     "maml_core.learning.fresh_rows", "maml_core.learning.fresh_tasks", "maml_core.learning.initialization",
-    "maml_core.learning.models",
+    "maml_core.learning.models", "maml_core.learning.scale",
     "maml_core.learning.formula", "maml_core.learning.table", "maml_core.learning.table_files",
     "maml_core.learning.table_roles", "maml_core.learning.table_tasks", "maml_core.learning.tasks",
     "maml_core.evaluation.curves", "maml_core.evaluation.diagnosis", "maml_core.evaluation.gradients",

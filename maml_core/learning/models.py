@@ -67,6 +67,9 @@ class ModelSpec(Spec):
         """Sizes of the hidden layers."""
         return ()
 
+    def check_loadable(self) -> None:
+        """Raise ConfigError where this process may not load it; of the lab's own, every one may."""
+
     def load(self) -> Any:
         """What must have happened before it is made: nothing, of the lab's own."""
 

@@ -297,9 +297,7 @@ def _read(file: bytes) -> ImportedRun:
         ),
         swapped_at=manifest.swapped_at,
         rows=_rows(json.loads(parts["metrics.json"]), manifest.iteration),
-        latest=Saved(
-            manifest.iteration, dump_checkpoint(Checkpoint(state, pending, manifest.engine, layout.file_shapes()))
-        ),
+        latest=Saved(manifest.iteration, dump_checkpoint(latest)),
         snapshots=_snapshots(config, layout, manifest, parts["history.safetensors"]),
         table=table,
     )

@@ -17,7 +17,6 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import StoreDamagedError
-from maml_core.learning.own_model import OwnModel
 from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url
@@ -41,11 +40,6 @@ def computing() -> Iterator[None]:
     with _COMPUTING:
         torch.set_num_threads(1)
         yield
-
-
-def _check_loadable(config: RunConfig) -> None:
-    if isinstance(config.model, OwnModel):
-        config.model.check_loadable()
 
 
 def default_limit() -> int:
@@ -98,7 +92,7 @@ class TrainingSession:
             RunBusyError: it is not one that can go on.
         """
         config = self.store.run(run_id).config
-        _check_loadable(config)
+        config.model.check_loadable()
         check_startable(config)
         self.store.resume(run_id, steps=steps)
         self.ensure_workers()

@@ -27,6 +27,7 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import InnerLoop, head_name
 from maml_core.learning.own_model import OwnModel, brief, set_buffers
+from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
 from maml_core.training.devices import resolve_device
@@ -91,6 +92,7 @@ class Trainer:
             else initial_state(self.model, ALGORITHMS[config.algorithm], averages=config.ema_decay is not None)
         )
         self.pending = pending if pending is not None else NO_PENDING
+        self.scale = far_from_unit(config.tasks)
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device)
@@ -138,7 +140,7 @@ class Trainer:
     @property
     def notice(self) -> str:
         """What the user should know of how this run is trained, if anything."""
-        found = [self.engine.notice] if self.engine.notice else []
+        found = [said for said in (self.engine.notice, self.scale) if said]
         now, before = self.engine.status, self._engine_before or "an earlier version's engine"
         if self._resumed_at and now != EngineStatus.COMPILING and now != before:
             found.append(
@@ -255,7 +257,7 @@ class Trainer:
             f"Diverged at iteration {state.iteration + 1:,}: the {names[0]} is no longer finite. "
             f"The last finite state is kept. Try {', '.join(remedies[:-1])} or {remedies[-1]}."
         )
-        return self._record(state, rows[:good], diverged=text)
+        return self._record(state, rows[:good], diverged=" ".join(filter(None, (text, self.scale))))
 
     def _held_out_loss(self, state: TrainingState) -> float:
         """Mean query loss after adaptation; infinite where it is not finite."""
@@ -285,7 +287,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     model = trainer.model if trainer else config.structure()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config.check_memory(parameters)  # that of a user's own module is known only now
-    seconds = config.seconds_estimate(parameters)
+    seconds = config.seconds_estimate(parameters, sum(1 for _ in model.parameters()))
     if device.type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
             f"One meta-iteration of this run would take about {seconds:,.0f} s: at most {SECONDS_LIMIT:g} s is "

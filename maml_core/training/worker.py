@@ -26,6 +26,7 @@ from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.trainer import NO_PENDING, Progress, Trainer
+from maml_core.words import loss
 
 COMMIT_SECONDS = 0.25
 """How often training is saved: what a crash can cost, and how fresh a live picture is."""
@@ -131,7 +132,29 @@ class _Stretch:
             first_point = self.rows and self.rows[0].iteration == 1  # the screen is waiting for something to draw
             if first_point or time.monotonic() - self.committed > COMMIT_SECONDS:
                 self.commit()
-        return self.commit("paused" if self.trainer.state.iteration < self.run.meta_iterations else "finished")
+        if self.trainer.state.iteration < self.run.meta_iterations:
+            return self.commit("paused")
+        return self.commit("finished", self.never_better())
+
+    def never_better(self) -> str:
+        """What to say of a run whose held-out loss was never below that of its start; empty for any other."""
+        judged = {at: held_out for at, held_out, *_ in self.store.history(self.run.id)}
+        judged |= {snapshot.iteration: snapshot.held_out for snapshot in self.snapshots}
+        start = judged.pop(0, None)
+        later = [value for value in judged.values() if value is not None]
+        if start is None or not later or min(later) < start:
+            return ""
+        advice = f"a lower meta_lr than {self.run.config.meta_lr:g} or inner_lr than {self.run.config.inner_lr:g}"
+        return " ".join(
+            filter(
+                None,
+                [
+                    f"Training has not helped: on held-out tasks the loss was {loss(start)} at the start and "
+                    f"{loss(min(later))} at its best afterward. Try {advice}.",
+                    self.trainer.notice,
+                ],
+            )
+        )
 
     def asked(self) -> str | None:
         """The status that someone wants the run to end this stretch in, if any."""

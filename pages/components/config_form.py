@@ -12,6 +12,7 @@ from maml_core.glossary import linked
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
 from maml_core.learning.models import MODELS
+from maml_core.learning.scale import far_from_unit
 from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES, FunctionFamily
 from maml_core.presets import DEFAULT, PRESETS, get_preset
@@ -60,6 +61,9 @@ def config_form(*, hidden: bool = False) -> RunConfig | None:
         except ConfigError as error:
             st.error(str(error), icon=":material/error:")
             return None
+        said = far_from_unit(config.tasks)
+        if said:
+            st.warning(said, icon=":material/straighten:")
     st.session_state["form"] = config, st.session_state["form.preset"]
     _write_url(config)
     return config
@@ -96,8 +100,7 @@ def _start() -> None:
         base = get_preset(preset).config
         settings = parse_settings(f"{name}={text}" for name, text in query.items() if name not in _PAGE_PARAMETERS)
         config = base.with_settings(settings)
-        if config.uses_own_model:
-            config.model.check_loadable()
+        config.model.check_loadable()
         load_config(config, preset)
     except ConfigError as error:
         st.warning(f"This link is not valid. {error} The default preset is shown.", icon=":material/link_off:")

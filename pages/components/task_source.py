@@ -17,6 +17,7 @@ from maml_core.learning.fresh_tasks import (
     read_points,
     varying,
 )
+from maml_core.learning.scale import beyond_training
 from maml_core.learning.tasks import FunctionFamily
 from pages.components.run_view import as_text, query_number
 
@@ -139,6 +140,9 @@ def _own_points(family: FunctionFamily) -> tuple[Tasks | None, list[list[float]]
         return None, [list(point) for point in points_in(link)]
     if trouble:
         st.info(as_text(trouble), icon=":material/edit:")
+    said = beyond_training(family, points)
+    if said:
+        st.warning(said, icon=":material/straighten:")
     return points_task(family, points), [list(point) for point in points]
 
 

@@ -25,7 +25,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
 
 def test_train_then_evaluate_then_list(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     trained = answer(capsys, "train", "--preset", "sine", *SMALL)
-    assert set(trained) == {"run", "status", "iterations", "iterations_per_second", "query_loss"}
+    assert set(trained) == {"run", "status", "iterations", "iterations_per_second", "query_loss", "held_out_loss"}
     assert (trained["status"], trained["iterations"]) == ("finished", 30)
     evaluated = answer(capsys, "evaluate", trained["run"], "--tasks", "20", "--steps", "3")
     assert evaluated["steps"] == [0, 1, 2, 3]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from maml_core import cli
+from maml_core import cli, cli_train
 from maml_core.config import RunConfig
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError
 from maml_core.learning.binding import call
@@ -319,9 +319,12 @@ def test_what_fails_later_is_one_sentence_too_and_the_run_can_go_on(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the class has changed")
 
-    monkeypatch.setattr(cli, "train_run", fail)
+    monkeypatch.setattr(cli_train, "train_run", fail)
     assert cli.main(["train", "--set", f"model.kind={HERE}:Wide", "--set", "engine=vectorized"]) == 2
-    assert "failed (RuntimeError: the class has changed); resume the run" in capsys.readouterr().err
+    assert (
+        "failed (RuntimeError: the class has changed) after 0 iterations: mend it, then go on with `python"
+        in capsys.readouterr().err
+    )
     assert store.all_runs()[0].status == "interrupted"
 
 
