@@ -66,7 +66,7 @@ def test_points_beyond_training_are_said_to_be(
 
 
 def test_a_run_that_never_got_below_its_start_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    hopeless = ["--set", "model.kind=linear", "--set", "meta_lr=1", "--set", "inner_lr=0.00001"]
+    hopeless = ["--set", "model.activation=tanh", "--set", "meta_lr=1", "--set", "inner_lr=0.00001"]
     assert cli.main(["train", *FLAGS, *hopeless]) == 0
     assert "Training has not helped: on held-out tasks the loss was" in capsys.readouterr().err
     assert cli.main(["train", *FLAGS, "--set", "meta_iterations=300"]) == 0
