@@ -15,6 +15,7 @@ import torch
 
 from maml_core.bench import CASES, compare, scaling
 from maml_core.cli_adapt import adapt_run, add_adapt_options
+from maml_core.cli_compare import add_compare_options, compare_runs
 from maml_core.cli_evaluate import baselines, evaluate_run
 from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, tables
 from maml_core.cli_train import resume, train, work
@@ -101,6 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_checkpoint(command)
     add_store(command)
+    command = add("compare", compare_runs, "compare runs: mean and spread over seeds, and the settings that differ")
+    add_compare_options(command)
+    add_store(command)
+
     command = add("adapt", _adapt, "adapt a run to points, or rows of its table, and predict others")
     add_adapt_options(command)
     command.add_argument("--steps", type=_whole(0, 1000), help="adaptation steps (those that it was trained for)")

@@ -210,7 +210,7 @@ def main() -> None:
             st.info("No runs yet. Train one in the lab, or with `python -m maml_core train`.", icon=":material/info:")
             st.page_link("app.py", label="Go to the lab", icon=":material/science:")
             return
-        wanted = FILTERS[kind]
+        wanted, everything = FILTERS[kind], len(runs)
         runs = matching([run for run in runs if wanted is None or run.status in wanted], sought)
         if not runs:
             st.info(
@@ -222,6 +222,14 @@ def main() -> None:
         left, right = st.columns([3, 2])
         with left:
             run = table(session, runs)
+            if len(runs) > 1:
+                here = {"runs": ",".join(each.id for each in runs)} if len(runs) < everything else {}
+                st.page_link(
+                    "pages/5_Compare.py",
+                    label=f"Compare these {len(runs)} runs",
+                    icon=":material/stacked_line_chart:",
+                    query_params=here,
+                )
         with right:
             selected(session, run)
 

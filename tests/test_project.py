@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"config", "presets", "lessons", "glossary", "engines"},
     {"store"},
     {"training", "evaluation"},
-    {"figures", "bench", "cli", "cli_adapt", "cli_evaluate", "cli_tables", "cli_train", "__main__"},
+    {"figures", "bench", "cli", "cli_adapt", "cli_compare", "cli_evaluate", "cli_tables", "cli_train", "__main__"},
     {"pages", "app"},
 ]
 """The rooms from the ground up. A module imports from its own room and from floors below; two rooms of one floor know
@@ -43,6 +43,7 @@ NEIGHBORS = {
     ("glossary", "config"),
     ("cli", "bench"),
     ("cli", "cli_adapt"),
+    ("cli", "cli_compare"),
     ("cli", "cli_evaluate"),
     ("cli", "cli_tables"),
     ("cli", "cli_train"),
@@ -134,7 +135,8 @@ PAGES_MAY_IMPORT = {
     "maml_core.learning.models", "maml_core.learning.scale",
     "maml_core.learning.formula", "maml_core.learning.table", "maml_core.learning.table_files",
     "maml_core.learning.table_roles", "maml_core.learning.table_tasks", "maml_core.learning.tasks",
-    "maml_core.evaluation.curves", "maml_core.evaluation.diagnosis", "maml_core.evaluation.gradients",
+    "maml_core.evaluation.compare", "maml_core.evaluation.curves", "maml_core.evaluation.diagnosis",
+    "maml_core.evaluation.gradients",
     "maml_core.evaluation.listing", "maml_core.evaluation.paths",
     "maml_core.evaluation.of_runs", "maml_core.evaluation.side_by_side", "maml_core.evaluation.toy",
     "maml_core.store.exchange", "maml_core.store.run", "maml_core.store.script", "maml_core.store.store",

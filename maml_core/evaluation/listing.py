@@ -20,13 +20,29 @@ SPARKLINE_POINTS = 40
 
 def runs_table(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
     """A row per run, what matters most first, with words as column heads."""
+    losses = store.losses([run.id for run in runs])
     return pd.DataFrame(
         {
             "Name": f"📌 {run.name}" if run.pinned else run.name,
             "Status": run.status.capitalize(),
-            "Loss": sparkline(store.metrics(run.id)),
+            "Loss": sparkline(losses[run.id]),
             "Best loss": run.best_loss,
             "Progress": run.iteration / run.meta_iterations,
+            "Tags": run.tags,
+            "Started": pd.Timestamp(run.started or run.created, unit="s", tz="UTC"),
+        }
+        for run in runs
+    )
+
+
+def tick_list(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row per run to choose from."""
+    return pd.DataFrame(
+        {
+            "Name": run.name,
+            "Status": run.status.capitalize(),
+            "Best loss": run.best_loss,
+            "Seed": run.config.seed,
             "Tags": run.tags,
             "Started": pd.Timestamp(run.started or run.created, unit="s", tz="UTC"),
         }

@@ -9,6 +9,7 @@ from maml_core.figures.charts import (
     shots_grid_figure,
     toy_figure,
 )
+from maml_core.figures.compare import compare_curves, parallel_figure, scatter_figure
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
@@ -19,18 +20,21 @@ __all__ = [
     "COLORS",
     "MAX_POINTS",
     "Figure",
+    "compare_curves",
     "cosine_figure",
     "error_curves",
     "landscape_figure",
     "layers_figure",
     "loss_curve",
     "moving_picture",
+    "parallel_figure",
     "path_figure",
     "points_figure",
     "replay_figure",
     "replay_page",
     "rows_grid",
     "rows_per_task",
+    "scatter_figure",
     "shots_curves",
     "shots_grid_figure",
     "star_figure",

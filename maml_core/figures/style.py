@@ -77,6 +77,21 @@ ALGORITHM_COLORS = {
 }
 
 
+GROUP_COLORS = (
+    "#2f80e7",
+    "#e8853d",
+    "#2a9d74",
+    "#d6407a",
+    "#9b6dd0",
+    "#b8860b",
+    "#4a9fb5",
+    "#c0392b",
+    "#6b8e23",
+    "#8b93a1",
+)
+"""Of groups of runs, in turn, where a color has no meaning but which group it is."""
+
+
 def trace_of(
     x: np.ndarray,
     y: np.ndarray,

@@ -1,6 +1,7 @@
 """What is kept of a run: metric rows, checkpoints, and what was computed about it."""
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -9,6 +10,9 @@ import sqlalchemy as sa
 from maml_core.milestones import MetricRow
 from maml_core.store.base import StorePart
 from maml_core.store.schema import checkpoints, evaluations, metrics
+
+RUNS_AT_ONCE = 500
+"""Runs asked for in one query: databases bound how many values it may name."""
 
 
 class Judged(NamedTuple):
@@ -29,6 +33,23 @@ class Archive(StorePart):
                 sa.select(*columns).where(metrics.c.run_id == run_id).order_by(metrics.c.iteration)
             ).all()
         return pd.DataFrame(rows, columns=list(MetricRow._fields))
+
+    def losses(self, run_ids: Sequence[str]) -> dict[str, pd.DataFrame]:
+        """Iteration and loss after adaptation of many runs, by their ids, in one query for `RUNS_AT_ONCE` of them."""
+        columns = [metrics.c.run_id, metrics.c.iteration, metrics.c.post_loss]
+        frames = {run_id: pd.DataFrame({"iteration": [], "post_loss": []}) for run_id in run_ids}
+        wanted = list(frames)
+        with self.transaction() as connection:
+            for start in range(0, len(wanted), RUNS_AT_ONCE):
+                some = wanted[start : start + RUNS_AT_ONCE]
+                query = sa.select(*columns).where(metrics.c.run_id.in_(some))
+                rows = connection.execute(query.order_by(metrics.c.run_id, metrics.c.iteration)).all()
+                found = pd.DataFrame(rows, columns=["run_id", "iteration", "post_loss"])
+                frames |= {
+                    str(run_id): part[["iteration", "post_loss"]].reset_index(drop=True)
+                    for run_id, part in found.groupby("run_id", sort=False)
+                }
+        return frames
 
     def history(self, run_id: str) -> list[Judged]:
         """Iteration and held-out loss of every checkpoint in a run's history, in order."""

@@ -35,6 +35,7 @@ PAGES = {
     "pages/2_Runs.py": "Runs",
     "pages/3_Gradients.py": "Gradients",
     "pages/4_Data.py": "Data",
+    "pages/5_Compare.py": "Compare",
 }
 
 

@@ -1,0 +1,261 @@
+"""Runs side by side: grouped by all but the seed, with mean and spread, and only the settings that differ."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from maml_core.errors import StoreError
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.words import loss
+
+FIGURES = {
+    "best": "Best on held-out tasks",
+    "last": "Last, on training tasks",
+    "lowest": "Lowest, on training tasks",
+}
+"""What runs can be compared by: losses after adaptation."""
+SPREADS = {"std": "standard deviation", "se": "standard error", "range": "smallest to largest"}
+"""What is drawn around a mean."""
+LAST_ROWS = 20
+"""Metric rows whose mean is the last loss."""
+MOST_RUNS = 500
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing that counts."""
+
+    name: str
+    settings: dict[str, Any]  # those in which the groups differ, by dotted name
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss after adaptation of a group's runs over their meta-iterations, `[points]` each."""
+
+    name: str
+    iteration: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    count: np.ndarray  # of the runs that have come as far
+    singles: list[tuple[str, np.ndarray, np.ndarray]]  # name, iteration and loss of each run
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """A run's settings by dotted name; a range is one setting."""
+    found: dict[str, Any] = {}
+    for name, value in json.loads(run.config.to_json()).items():
+        if name in ("tasks", "model"):
+            found |= {f"{name}.{part}": each for part, each in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def varied(runs: Sequence[Run]) -> list[str]:
+    """The settings that are not the same for all of the runs, the seed among them."""
+    all_settings = [settings_of(run) for run in runs]
+    names = dict.fromkeys(name for settings in all_settings for name in settings)
+    return [name for name in names if len({_key(settings.get(name)) for settings in all_settings}) > 1]
+
+
+def grouped(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
+    """The runs in groups that agree in all settings but the seed, or in those of `by` alone.
+
+    Raises:
+        StoreError: there are too many runs, or `by` names no setting of theirs.
+    """
+    if len(runs) > MOST_RUNS:
+        raise StoreError(f"{len(runs):,} runs are too many to compare: at most {MOST_RUNS} can be; narrow the search.")
+    all_settings = [settings_of(run) for run in runs]
+    known = {name for settings in all_settings for name in settings}
+    for name in by:
+        if runs and name not in known:
+            raise StoreError(
+                f"by = {name!r} is not a setting of these runs: it must be one of {', '.join(sorted(known))}."
+            )
+    differing = [name for name in varied(runs) if name != "seed"]
+    parts: dict[tuple[str, ...], list[int]] = {}
+    for i, settings in enumerate(all_settings):
+        key = tuple(_key(settings.get(name)) for name in (by or differing))
+        parts.setdefault(key, []).append(i)
+    shown = list(by) or differing
+    return [
+        Group(
+            _name([runs[i] for i in members], {name: all_settings[members[0]].get(name) for name in shown}),
+            {name: all_settings[members[0]].get(name) for name in shown},
+            tuple(runs[i] for i in members),
+        )
+        for members in parts.values()
+    ]
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _name(runs: Sequence[Run], settings: Mapping[str, Any]) -> str:
+    """What tells a group from the others, in words; with one setting or none, the runs' own."""
+    if not settings:
+        return runs[0].name if len(runs) == 1 else runs[0].preset or runs[0].name
+    told = {
+        name.rpartition(".")[2] if name.startswith(("tasks.", "model.")) else name: v for name, v in settings.items()
+    }
+    return ", ".join(f"{name} {said(value)}" for name, value in told.items())
+
+
+def said(value: Any) -> str:
+    """A setting's value, short."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def curves(store: Store, groups: Sequence[Group], *, spread: str = "std", smoothing: float = 0.9) -> list[Curve]:
+    """Each group's loss over training: the mean of its runs, and the spread around it where there are several."""
+    frames = store.losses([run.id for group in groups for run in group.runs])
+    found = []
+    for group in groups:
+        singles = []
+        for run in group.runs:
+            frame = frames[run.id]
+            smooth = frame["post_loss"].ewm(alpha=1 - smoothing).mean() if smoothing else frame["post_loss"]
+            singles.append((run.name, frame["iteration"].to_numpy(dtype=float), smooth.to_numpy(dtype=float)))
+        found.append(_curve(group.name, [single for single in singles if len(single[1])], spread))
+    return found
+
+
+def _curve(name: str, singles: list[tuple[str, np.ndarray, np.ndarray]], spread: str) -> Curve:
+    if not singles:
+        none = np.zeros(0)
+        return Curve(name, none, none, none, none, none, [])
+    grid = np.unique(np.concatenate([x for _, x, _ in singles]))
+    values = np.stack([np.interp(grid, x, y, left=np.nan, right=np.nan) for _, x, y in singles])
+    count = np.isfinite(values).sum(axis=0)
+    grid, values, count = grid[count > 0], values[:, count > 0], count[count > 0]
+    mean = np.nanmean(values, axis=0)
+    smallest, largest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    if spread == "range":
+        low, high = smallest, largest
+    else:
+        off = np.where(count > 1, np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1)), 0.0)
+        half = off / np.sqrt(count) if spread == "se" else off
+        low, high = np.maximum(mean - half, 0.1 * smallest), mean + half  # a loss is above zero
+    return Curve(name, grid, mean, low, high, count, singles)
+
+
+def figures(store: Store, runs: Sequence[Run], figure: str) -> dict[str, float]:
+    """Each run's figure, by its id; those that have none are left out."""
+    if figure == "best":
+        return {run.id: run.best_loss for run in runs if run.best_loss is not None}
+    found = {}
+    for run_id, frame in store.losses([run.id for run in runs]).items():
+        values = frame["post_loss"]
+        if len(values):
+            found[run_id] = float(values.tail(LAST_ROWS).mean() if figure == "last" else values.min())
+    return {run_id: value for run_id, value in found.items() if math.isfinite(value)}
+
+
+def comparison(
+    store: Store,
+    groups: Sequence[Group],
+    *,
+    figure: str = "best",
+    spread: str = "std",
+    reference: str | None = None,
+) -> pd.DataFrame:
+    """A row per group, the best first: how many runs, the figure's mean and spread, the settings that differ.
+
+    With a `reference` group, how far each is from it: a mean difference over the seeds that both have, with the 95 %
+    interval of a paired t-test where there are two or more; over all runs, without one, where they share no seed.
+
+    Raises:
+        StoreError: no group is called as `reference` says.
+    """
+    values = figures(store, [run for group in groups for run in group.runs], figure)
+    by_name = {group.name: group for group in groups}
+    if reference is not None and reference not in by_name:
+        raise StoreError(f"reference = {reference!r} is no group: it must be one of {'; '.join(by_name)}.")
+    rows = []
+    for group in groups:
+        here = [values[run.id] for run in group.runs if run.id in values]
+        row: dict[str, Any] = {"Group": group.name, "Runs": len(group.runs)}
+        missing = len(group.runs) - len(here)
+        row["Without a figure"] = missing
+        row[FIGURES[figure]] = float(np.mean(here)) if here else math.nan
+        row[SPREADS[spread].capitalize()] = _spread(here, spread)
+        row["Diverged or failed"] = sum(run.status in ("diverged", "failed") for run in group.runs)
+        if reference is not None:
+            row["Difference"], row["95 % interval"], row["Shared seeds"] = _difference(
+                group, by_name[reference], values
+            )
+        rows.append(row | {name: said(value) for name, value in group.settings.items()})
+    frame = pd.DataFrame(rows)
+    for column in ("Without a figure", "Diverged or failed"):
+        if len(frame) and not frame[column].any():
+            frame = frame.drop(columns=column)
+    return frame.sort_values(FIGURES[figure], kind="stable", ignore_index=True) if len(frame) else frame
+
+
+def _spread(values: Sequence[float], spread: str) -> str:
+    if len(values) < 2:
+        return "–"
+    if spread == "range":
+        return f"{loss(min(values))} to {loss(max(values))}"
+    off = float(np.std(values, ddof=1))
+    return f"± {off / len(values) ** 0.5 if spread == 'se' else off:.2g}"
+
+
+def _difference(group: Group, other: Group, values: Mapping[str, float]) -> tuple[float, str, int]:
+    """Mean difference, its interval in words, and over how many seeds."""
+    if group is other:
+        return 0.0, "the reference", len({run.config.seed for run in group.runs})
+
+    def by_seed(one: Group) -> dict[int, float]:
+        return {run.config.seed: values[run.id] for run in one.runs if run.id in values}
+
+    mine, theirs = by_seed(group), by_seed(other)
+    shared = sorted(mine.keys() & theirs.keys())
+    if not shared:
+        if not mine or not theirs:
+            return math.nan, "–", 0
+        return float(np.mean([*mine.values()]) - np.mean([*theirs.values()])), "no shared seed", 0
+    differences = np.array([mine[seed] - theirs[seed] for seed in shared])
+    mean = float(differences.mean())
+    if len(shared) < 2:
+        return mean, "one seed only", 1
+    half = float(stats.t.ppf(0.975, len(shared) - 1) * differences.std(ddof=1) / len(shared) ** 0.5)
+    return mean, f"{mean - half:+.3g} to {mean + half:+.3g}", len(shared)
+
+
+def of_runs(store: Store, runs: Sequence[Run], figure: str) -> pd.DataFrame:
+    """A row per run that has the figure: its name, its status, the settings that vary, and the figure, last."""
+    values = figures(store, runs, figure)
+    names = varied(runs)
+    rows = []
+    for run in runs:
+        if run.id in values:
+            settings = settings_of(run)
+            about = {"Run": run.name, "Status": run.status}
+            rows.append(about | {name: settings.get(name) for name in names} | {FIGURES[figure]: values[run.id]})
+    return pd.DataFrame(rows)
+
+
+def _number(value: float) -> str:
+    return loss(value) if math.isfinite(value) else "–"
+
+
+def as_latex(frame: pd.DataFrame) -> str:
+    """A table for a paper."""
+    shown = frame.map(lambda value: _number(value) if isinstance(value, float) else str(value))
+    text: str = shown.to_latex(index=False, escape=True)
+    return text

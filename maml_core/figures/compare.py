@@ -1,0 +1,117 @@
+"""Charts of many runs: groups with their spread, settings against what was reached."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from maml_core.evaluation.compare import Curve, said
+from maml_core.figures.style import FAINT, GROUP_COLORS, Figure, Trace, base_layout, log_scale, packed, plain, thin
+
+MOST_SINGLES = 60
+"""Runs of all groups together up to which each is drawn by itself, faintly."""
+_RATIO = 20.0
+"""Largest over smallest value of a setting from which on its axis is logarithmic."""
+
+
+def compare_curves(curves: Sequence[Curve]) -> Figure:
+    """Loss after adaptation over training: each group's mean, the spread of its runs, and the runs themselves."""
+    traces: list[Trace] = []
+    shown = []
+    draws_singles = sum(len(curve.singles) for curve in curves) <= MOST_SINGLES
+    for number, curve in enumerate(curves):
+        color = GROUP_COLORS[number % len(GROUP_COLORS)]
+        if not len(curve.iteration):
+            continue
+        shown += [curve.mean, curve.low, curve.high]
+        if len(curve.singles) > 1:
+            x, low = thin(curve.iteration, curve.low)
+            around: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": curve.name}
+            traces.append(_line(x, low, color, width=0, **around))
+            x, high = thin(curve.iteration, curve.high)
+            traces.append(_line(x, high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
+            if draws_singles:
+                for name, x, y in curve.singles:
+                    faint: dict[str, Any] = {
+                        "opacity": FAINT,
+                        "name": plain(name),
+                        "showlegend": False,
+                        "legendgroup": curve.name,
+                    }
+                    traces.append(_line(*thin(x, y), color, width=1, hoverinfo="skip", **faint))
+        count = f"{plain(curve.name)} (N = {len(curve.singles)})"
+        traces.append(_line(*thin(curve.iteration, curve.mean), color, name=count, legendgroup=curve.name))
+    layout = base_layout(x="meta-iteration", y="loss after adaptation", left=56)
+    layout["yaxis"] |= log_scale(*shown)
+    return {"data": traces, "layout": layout}
+
+
+def _line(x: np.ndarray, y: np.ndarray, color: str, *, width: float = 2.2, **extra: Any) -> Trace:
+    line = {"color": color, "width": width}
+    return {"type": "scatter", "mode": "lines", "x": packed(x), "y": packed(y), "line": line, **extra}
+
+
+def _see_through(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
+
+
+def parallel_figure(frame: pd.DataFrame) -> Figure:
+    """A line per run across its settings to what it reached; brush an axis to see which runs pass there.
+
+    `frame` is that of `of_runs`: the figure is its last column.
+    """
+    names = [name for name in frame.columns if name not in ("Run", "Status")]
+    dimensions = [_dimension(name, frame[name]) for name in names]
+    last = np.log10(frame[names[-1]].clip(lower=1e-12).to_numpy(dtype=float))
+    line = {"color": last.tolist(), "colorscale": "Viridis", "reversescale": True}
+    layout = {"margin": {"l": 70, "r": 50, "t": 60, "b": 30}}
+    return {"data": [{"type": "parcoords", "dimensions": dimensions, "line": line}], "layout": layout}
+
+
+def _dimension(name: str, values: pd.Series) -> dict[str, Any]:
+    """One axis: a number's, logarithmic where it spans much, else one place for each value."""
+    label = plain(name)
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = values.to_numpy(dtype=float)
+        is_wide = numbers.min() > 0 and numbers.max() / numbers.min() >= _RATIO
+        if not is_wide:
+            return {"label": label, "values": numbers.tolist()}
+        logs = np.log10(numbers)
+        ticks = range(math.floor(logs.min()), math.ceil(logs.max()) + 1)
+        text = [f"{10.0**tick:g}" for tick in ticks]
+        limits = [float(logs.min()), float(logs.max())]
+        return {"label": label, "values": logs.tolist(), "tickvals": [*ticks], "ticktext": text, "range": limits}
+    words = [plain(said(value)) for value in values]
+    places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    return {
+        "label": label,
+        "values": [places[word] for word in words],
+        "tickvals": [*places.values()],
+        "ticktext": [word[:24] for word in places],
+    }
+
+
+def scatter_figure(frame: pd.DataFrame, setting: str) -> Figure:
+    """What each run reached against one of its settings."""
+    figure = frame.columns[-1]
+    x = frame[setting]
+    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in x)
+    y = frame[figure].to_numpy(dtype=float)
+    trace: Trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": x.tolist() if is_number else [plain(said(value)) for value in x],
+        "y": packed(y),
+        "text": [plain(name) for name in frame["Run"]],
+        "hovertemplate": "%{text}<br>%{x}: %{y:.4g}<extra></extra>",
+        "marker": {"color": GROUP_COLORS[0], "size": 8, "opacity": 0.75},
+    }
+    layout = base_layout(x=plain(setting), y=figure.lower(), left=56)
+    layout["hovermode"] = "closest"
+    layout["yaxis"] |= log_scale(y)
+    if is_number and x.min() > 0 and x.max() / x.min() >= _RATIO:
+        layout["xaxis"] |= log_scale(x.to_numpy(dtype=float))
+    return {"data": [trace], "layout": layout}
