@@ -42,11 +42,11 @@ class Curve:
     """The loss after adaptation of a group's runs over their meta-iterations, `[points]` each."""
 
     name: str
-    iteration: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    count: np.ndarray  # of the runs that have come as far
+    grid: np.ndarray  # meta-iterations
+    middle: np.ndarray  # the mean
+    floor: np.ndarray  # of the spread
+    ceiling: np.ndarray
+    members: np.ndarray  # how many runs have come as far
     singles: list[tuple[str, np.ndarray, np.ndarray]]  # name, iteration and loss of each run
 
 
@@ -128,8 +128,11 @@ def curves(store: Store, groups: Sequence[Group], *, spread: str = "std", smooth
         singles = []
         for run in group.runs:
             frame = frames[run.id]
-            smooth = frame["post_loss"].ewm(alpha=1 - smoothing).mean() if smoothing else frame["post_loss"]
-            singles.append((run.name, frame["iteration"].to_numpy(dtype=float), smooth.to_numpy(dtype=float)))
+            values = frame["post_loss"].astype(float)
+            if smoothing:  # in logarithms, as it is drawn: one meta-batch that blows up is no hill of a hundred rows
+                logs = pd.Series(np.log(values.clip(lower=1e-30).to_numpy()))
+                values = pd.Series(np.exp(logs.ewm(alpha=1 - smoothing).mean().to_numpy()))
+            singles.append((run.name, frame["iteration"].to_numpy(dtype=float), values.to_numpy()))
         found.append(_curve(group.name, [single for single in singles if len(single[1])], spread))
     return found
 

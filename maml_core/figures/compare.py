@@ -23,14 +23,14 @@ def compare_curves(curves: Sequence[Curve]) -> Figure:
     draws_singles = sum(len(curve.singles) for curve in curves) <= MOST_SINGLES
     for number, curve in enumerate(curves):
         color = GROUP_COLORS[number % len(GROUP_COLORS)]
-        if not len(curve.iteration):
+        if not len(curve.grid):
             continue
-        shown += [curve.mean, curve.low, curve.high]
+        shown += [curve.middle, curve.floor, curve.ceiling]
         if len(curve.singles) > 1:
-            x, low = thin(curve.iteration, curve.low)
+            x, low = thin(curve.grid, curve.floor)
             around: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": curve.name}
             traces.append(_line(x, low, color, width=0, **around))
-            x, high = thin(curve.iteration, curve.high)
+            x, high = thin(curve.grid, curve.ceiling)
             traces.append(_line(x, high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
             if draws_singles:
                 for name, x, y in curve.singles:
@@ -42,7 +42,7 @@ def compare_curves(curves: Sequence[Curve]) -> Figure:
                     }
                     traces.append(_line(*thin(x, y), color, width=1, hoverinfo="skip", **faint))
         count = f"{plain(curve.name)} (N = {len(curve.singles)})"
-        traces.append(_line(*thin(curve.iteration, curve.mean), color, name=count, legendgroup=curve.name))
+        traces.append(_line(*thin(curve.grid, curve.middle), color, name=count, legendgroup=curve.name))
     layout = base_layout(x="meta-iteration", y="loss after adaptation", left=56)
     layout["yaxis"] |= log_scale(*shown)
     return {"data": traces, "layout": layout}

@@ -37,7 +37,7 @@ PAGES = {
     "pages/4_Data.py": "Data",
     "pages/5_Compare.py": "Compare",
 }
-
+NAVIGATION_COLUMNS = 3
 
 REFUSED = "refused"
 """Where the text of a refused action waits in the session state for the page's next draw."""
@@ -63,9 +63,9 @@ def open_page(path: str) -> TrainingSession:
     )
     st.html(_STYLE)
     if "runs" not in hidden():
-        with st.sidebar.container(horizontal=True, gap="xxsmall"):
-            for target, label in PAGES.items():
-                st.page_link(target, label=label)
+        columns = st.sidebar.columns(NAVIGATION_COLUMNS, gap="xxsmall")
+        for number, (target, label) in enumerate(PAGES.items()):
+            columns[number % NAVIGATION_COLUMNS].page_link(target, label=label)
     unknown = [part for part in st.query_params.get("hide", "").split(",") if part and part not in HIDEABLE]
     if unknown:
         st.warning(

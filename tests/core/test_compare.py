@@ -1,0 +1,169 @@
+"""Runs side by side: groups, spread, differences by seed, the settings that differ."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from maml_core import cli
+from maml_core.config import RunConfig
+from maml_core.errors import StoreError
+from maml_core.evaluation.compare import as_latex, comparison, curves, figures, grouped, of_runs, varied
+from maml_core.figures import compare_curves, parallel_figure, scatter_figure
+from maml_core.milestones import MetricRow
+from maml_core.processes import this_process
+from maml_core.store.base import Saved, Vitals
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
+
+CONFIG = RunConfig(meta_iterations=40, meta_batch_size=2, shots=4, query_shots=4, engine="vectorized")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three rates by three seeds, of one of them two seeds only; and one run that diverges at once."""
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('compare') / 'maml.db'}")
+    cases: list[dict[str, object]] = [{"inner_lr": rate, "seed": seed} for rate in (0.001, 0.01) for seed in (0, 1, 2)]
+    cases += [{"inner_lr": 0.05, "seed": seed} for seed in (2, 3)]
+    cases += [{"inner_lr": 20.0, "inner_steps": 30}]
+    for settings in cases:
+        run = store.claim(this_process(), store.create_run(CONFIG.with_settings(settings)))
+        assert run is not None
+        train_run(store, run, this_process())
+    return store
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_group(trained: Store) -> None:
+    runs = trained.all_runs()
+    groups = {group.settings["inner_lr"]: group for group in grouped(runs)}
+    assert {rate: len(group.runs) for rate, group in groups.items()} == {0.001: 3, 0.01: 3, 0.05: 2, 20.0: 1}
+    assert set(varied(runs)) == {"inner_lr", "inner_steps", "seed"}
+    assert set(groups[0.01].settings) == {"inner_lr", "inner_steps"}  # what differs, and nothing else
+    assert "inner_lr 0.01" in groups[0.01].name
+    assert sum(len(group.runs) for group in grouped(runs, ["seed"])) == len(runs)  # none is dropped
+    assert len(grouped(runs, ["seed"])) == 4
+    assert [group.settings for group in grouped(runs[-3:])] == [{}]
+    with pytest.raises(StoreError, match=r"by = 'speed' is not a setting of these runs: it must be one of .*inner_lr"):
+        grouped(runs, ["speed"])
+
+
+def test_the_table_holds_mean_spread_and_differences_by_seed(trained: Store) -> None:
+    runs = trained.all_runs()
+    groups = grouped(runs)
+    names = {group.settings["inner_lr"]: group.name for group in groups}
+    table = comparison(trained, groups, reference=names[0.01]).set_index("Group")
+    best = {
+        rate: {run.config.seed: run.best_loss or 0.0 for run in runs if run.config.inner_lr == rate}
+        for rate in (0.001, 0.01, 0.05)
+    }
+    here, there = np.array([*best[0.001].values()]), np.array([*best[0.01].values()])
+    row = table.loc[names[0.001]]
+    assert row["Best on held-out tasks"] == pytest.approx(here.mean())
+    assert row["Standard deviation"] == f"± {here.std(ddof=1):.2g}"
+    assert row["Difference"] == pytest.approx((here - there).mean())
+    assert row["Shared seeds"] == 3
+    low, high = stats.ttest_rel(here, there).confidence_interval()
+    assert row["95 % interval"] == f"{low:+.3g} to {high:+.3g}"
+    one = table.loc[names[0.05]]
+    assert (one["Shared seeds"], one["95 % interval"]) == (1, "one seed only")
+    assert one["Difference"] == pytest.approx(best[0.05][2] - best[0.01][2])
+    assert table.loc[names[0.01]]["95 % interval"] == "the reference"
+    assert table.loc[names[20.0]]["Diverged or failed"] == 1
+    shown = table["Best on held-out tasks"].dropna().tolist()
+    assert shown == sorted(shown)
+    with pytest.raises(StoreError, match="reference = 'x' is no group: it must be one of "):
+        comparison(trained, groups, reference="x")
+    for spread, said in (("se", f"± {here.std(ddof=1) / 3**0.5:.2g}"), ("range", f"{here.min():.4g} to ")):
+        column = {"se": "Standard error", "range": "Smallest to largest"}[spread]
+        assert said in comparison(trained, groups, spread=spread).set_index("Group").loc[names[0.001]][column]
+
+
+def test_a_curve_is_the_mean_of_those_that_have_come_so_far(store: Store) -> None:
+    ends = {}
+    for seed, count in ((0, 3), (1, 2)):
+        owner = this_process()
+        run = store.claim(owner, store.create_run(CONFIG.with_settings({"seed": seed})))
+        assert run is not None
+        rows = [MetricRow(i, 1.0, float(i + seed), 1.0) for i in range(1, count + 1)]
+        store.commit(
+            run.id, owner, rows=rows, latest=Saved(count, b""), snapshots=[], vitals=Vitals(), release="stopped"
+        )
+        ends[seed] = run.id
+    (curve,) = curves(store, grouped(store.all_runs()), spread="range", smoothing=0.0)
+    assert curve.members.tolist() == [2, 2, 1]
+    np.testing.assert_allclose(curve.middle, [1.5, 2.5, 3.0])
+    np.testing.assert_allclose(curve.floor, [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(curve.ceiling, [2.0, 3.0, 3.0])
+    (wide,) = curves(store, grouped(store.all_runs()), spread="std", smoothing=0.0)
+    np.testing.assert_allclose(wide.ceiling - wide.middle, [0.5**0.5, 0.5**0.5, 0.0])
+    assert figures(store, store.all_runs(), "lowest") == {ends[0]: 1.0, ends[1]: 2.0}
+    assert figures(store, store.all_runs(), "last") == {ends[0]: 2.0, ends[1]: 2.5}
+    assert figures(store, store.all_runs(), "best") == {}
+
+
+def test_figures_of_groups_and_settings_are_plain_json(trained: Store) -> None:
+    runs = trained.all_runs()
+    drawn = compare_curves(curves(trained, grouped(runs)))
+    json.dumps(drawn, allow_nan=False)
+    named = [trace["name"] for trace in drawn["data"] if trace.get("showlegend", True)]
+    assert sorted(name.rpartition("(")[2] for name in named) == ["N = 2)", "N = 3)", "N = 3)"]
+    frame = of_runs(trained, runs, "best")
+    assert len(frame) == sum(run.best_loss is not None for run in runs)
+    whole = parallel_figure(frame)
+    json.dumps(whole, allow_nan=False)
+    axes = {axis["label"]: axis for axis in whole["data"][0]["dimensions"]}
+    assert set(axes) == {*varied(runs), "Best on held-out tasks"}
+    assert axes["inner_lr"]["ticktext"][0] == "0.001"  # a logarithmic axis, in the setting's own units
+    assert "ticktext" not in axes["seed"]
+    json.dumps(scatter_figure(frame, "inner_lr"), allow_nan=False)
+
+
+def test_names_that_are_markup_stay_text(store: Store) -> None:
+    run = dataclasses.replace(store.run(store.create_run(CONFIG)), name="<script>x</script>", best_loss=1.0)
+    other = dataclasses.replace(run, id="2", config=CONFIG.with_settings({"seed": 5}))
+    frame = of_runs(store, [run, other], "best")
+    assert "<script>" not in json.dumps(scatter_figure(frame, "seed"))
+    assert "\\_" in as_latex(pd.DataFrame({"a_b": [float("nan")]}))
+
+
+def test_the_command_line_compares(
+    trained: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAML_STORE", trained.url)
+    assert cli.main(["compare", "--by", "inner_lr", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["groups"]
+    assert {row["inner_lr"]: row["Runs"] for row in found} == {"0.001": 3, "0.01": 3, "0.05": 2, "20": 1}
+    assert cli.main(["compare", *(run.id for run in trained.all_runs() if run.config.inner_lr == 0.01), "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert cli.main(["compare", "--latex"]) == 0
+    assert "\\toprule" in capsys.readouterr().out
+    for arguments, said in (
+        (["--by", "speed"], "by = 'speed' is not a setting"),
+        (["--search", "nothing like this"], "There are no runs to compare"),
+        (["--reference", "best"], "reference = 'best' is no group"),
+        (["nope"], "nope"),
+    ):
+        assert cli.main(["compare", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_too_many_runs_are_refused_in_one_sentence(store: Store) -> None:
+    run: Run = store.run(store.create_run(CONFIG))
+    with pytest.raises(StoreError, match="501 runs are too many to compare: at most 500"):
+        grouped([run] * 501)
+
+
+def test_the_losses_of_many_runs_are_those_of_each(trained: Store, tmp_path: Path) -> None:
+    ids = [run.id for run in trained.all_runs()]
+    found = trained.losses([*ids, "nope"])
+    assert len(found["nope"]) == 0
+    for run_id in ids:
+        expected = trained.metrics(run_id)[["iteration", "post_loss"]]
+        np.testing.assert_array_equal(found[run_id].to_numpy(dtype=float), expected.to_numpy(dtype=float))
