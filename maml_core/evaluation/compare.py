@@ -44,8 +44,8 @@ class Curve:
     name: str
     grid: np.ndarray  # meta-iterations
     middle: np.ndarray  # the mean
-    floor: np.ndarray  # of the spread
-    ceiling: np.ndarray
+    bottom: np.ndarray  # of the spread
+    top: np.ndarray
     members: np.ndarray  # how many runs have come as far
     singles: list[tuple[str, np.ndarray, np.ndarray]]  # name, iteration and loss of each run
 

@@ -25,12 +25,12 @@ def compare_curves(curves: Sequence[Curve]) -> Figure:
         color = GROUP_COLORS[number % len(GROUP_COLORS)]
         if not len(curve.grid):
             continue
-        shown += [curve.middle, curve.floor, curve.ceiling]
+        shown += [curve.middle, curve.bottom, curve.top]
         if len(curve.singles) > 1:
-            x, low = thin(curve.grid, curve.floor)
+            x, low = thin(curve.grid, curve.bottom)
             around: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": curve.name}
             traces.append(_line(x, low, color, width=0, **around))
-            x, high = thin(curve.grid, curve.ceiling)
+            x, high = thin(curve.grid, curve.top)
             traces.append(_line(x, high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
             if draws_singles:
                 for name, x, y in curve.singles:

@@ -97,10 +97,10 @@ def test_a_curve_is_the_mean_of_those_that_have_come_so_far(store: Store) -> Non
     (curve,) = curves(store, grouped(store.all_runs()), spread="range", smoothing=0.0)
     assert curve.members.tolist() == [2, 2, 1]
     np.testing.assert_allclose(curve.middle, [1.5, 2.5, 3.0])
-    np.testing.assert_allclose(curve.floor, [1.0, 2.0, 3.0])
-    np.testing.assert_allclose(curve.ceiling, [2.0, 3.0, 3.0])
+    np.testing.assert_allclose(curve.bottom, [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(curve.top, [2.0, 3.0, 3.0])
     (wide,) = curves(store, grouped(store.all_runs()), spread="std", smoothing=0.0)
-    np.testing.assert_allclose(wide.ceiling - wide.middle, [0.5**0.5, 0.5**0.5, 0.0])
+    np.testing.assert_allclose(wide.top - wide.middle, [0.5**0.5, 0.5**0.5, 0.0])
     assert figures(store, store.all_runs(), "lowest") == {ends[0]: 1.0, ends[1]: 2.0}
     assert figures(store, store.all_runs(), "last") == {ends[0]: 2.0, ends[1]: 2.5}
     assert figures(store, store.all_runs(), "best") == {}
