@@ -17,6 +17,7 @@ from maml_core.bench import CASES, compare, scaling
 from maml_core.cli_adapt import adapt_run, add_adapt_options
 from maml_core.cli_compare import add_compare_options, compare_runs
 from maml_core.cli_evaluate import baselines, evaluate_run
+from maml_core.cli_sweep import add_sweep_options, sweep
 from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, tables
 from maml_core.cli_train import resume, train, work
 from maml_core.config import MOST_ITERATIONS, RunConfig
@@ -102,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_checkpoint(command)
     add_store(command)
+    command = add("sweep", sweep, "train every combination of some settings, and compare them")
+    command.add_argument("--preset", metavar="NAME", help=f"configuration to start from ({DEFAULT})")
+    add_settings(command, "change a value for all runs, such as inner_steps=3")
+    add_sweep_options(command)
+    add_store(command)
+
     command = add("compare", compare_runs, "compare runs: mean and spread over seeds, and the settings that differ")
     add_compare_options(command)
     add_store(command)

@@ -24,13 +24,25 @@ TOP_LEVEL = {
     "pyproject.toml", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".pre-commit-config.yaml",
 }  # fmt: skip  # one name a line would hide how few they are
 
+CLI_PARTS = ("", "_adapt", "_compare", "_evaluate", "_sweep", "_tables", "_train")
 FLOORS: list[set[str]] = [
     {"errors", "fields", "logs", "milestones", "processes", "words"},
     {"learning"},
     {"config", "presets", "lessons", "glossary", "engines"},
     {"store"},
     {"training", "evaluation"},
-    {"figures", "bench", "cli", "cli_adapt", "cli_compare", "cli_evaluate", "cli_tables", "cli_train", "__main__"},
+    {
+        "figures",
+        "bench",
+        "cli",
+        "cli_adapt",
+        "cli_compare",
+        "cli_sweep",
+        "cli_evaluate",
+        "cli_tables",
+        "cli_train",
+        "__main__",
+    },
     {"pages", "app"},
 ]
 """The rooms from the ground up. A module imports from its own room and from floors below; two rooms of one floor know
@@ -44,6 +56,7 @@ NEIGHBORS = {
     ("cli", "bench"),
     ("cli", "cli_adapt"),
     ("cli", "cli_compare"),
+    ("cli", "cli_sweep"),
     ("cli", "cli_evaluate"),
     ("cli", "cli_tables"),
     ("cli", "cli_train"),

@@ -101,6 +101,7 @@ class Store(Archive, Ownership, Tables):
         name: str | None = None,
         steps: int | None = None,
         owner: str | None = None,
+        tags: str = "",
     ) -> str:
         """Queue a new run, for at most `steps` iterations if given, and return its id; an `owner` has it at once.
 
@@ -123,6 +124,7 @@ class Store(Archive, Ownership, Tables):
                     config=config.to_json(),
                     meta_iterations=config.meta_iterations,
                     until=steps,
+                    tags=tags[:TAGS_LENGTH],
                     created=now,
                     **placed(owner),
                 )

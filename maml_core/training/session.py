@@ -26,6 +26,9 @@ from maml_core.store.store import Store
 from maml_core.training.background import Background
 from maml_core.training.trainer import check_startable
 
+END_SECONDS = 5.0
+"""What a worker is given to end."""
+
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
@@ -125,6 +128,16 @@ class TrainingSession:
             except psutil.Error:
                 continue
         return found
+
+    def close(self) -> None:
+        """End the workers; what one of them is training goes on from its last commit when it is resumed."""
+        ended = self.workers()
+        for worker in ended:
+            worker.terminate()
+        for worker in psutil.wait_procs(ended, timeout=END_SECONDS)[1]:
+            worker.kill()
+        self.workers()  # those that have ended are reaped
+        self.store.close()
 
     def _spawn(self) -> None:
         command = [

@@ -1,0 +1,80 @@
+"""A grid of runs at the command line."""
+
+import argparse
+import json
+import sys
+import time
+from contextlib import closing
+from typing import Any
+
+from tqdm import tqdm
+
+from maml_core.config import parse_settings
+from maml_core.errors import ConfigError
+from maml_core.evaluation.compare import comparison, grouped
+from maml_core.presets import DEFAULT, get_preset
+from maml_core.store.store import Store
+from maml_core.training.session import TrainingSession, default_limit
+from maml_core.training.sweep import ASK_FROM, Sweep, grid_configs, open_sweep, parse_grid
+from maml_core.words import loss
+
+LOOK_SECONDS = 0.5
+
+
+def add_sweep_options(command: argparse.ArgumentParser) -> None:
+    """What `sweep` takes, beside --set, --preset and --store."""
+    command.add_argument(
+        "--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE,...", help="values to combine with all others"
+    )
+    command.add_argument("--name", metavar="NAME", help="tag of the runs (default: one that follows from the grid)")
+    command.add_argument("--jobs", type=int, default=default_limit(), metavar="N", help="runs at once (cores less one)")
+    command.add_argument("--yes", action="store_true", help=f"start {ASK_FROM} runs or more")
+
+
+def sweep(options: argparse.Namespace) -> dict[str, Any]:
+    """Train every run of a grid, and print how they compare; what is there already is not trained again.
+
+    Raises:
+        MamlError: in one sentence, why that cannot be.
+    """
+    preset = options.preset or DEFAULT
+    base = get_preset(preset).config.with_settings(parse_settings(options.settings))
+    grid = parse_grid(options.grid)
+    count = len(grid_configs(base, grid))
+    if count >= ASK_FROM and not options.yes:
+        raise ConfigError(f"The grid has {count:,} runs: add --yes to start them, or give fewer values.")
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs} is not allowed: it must be at least 1.")
+    store = Store(options.store)
+    opened = open_sweep(store, base, grid, name=options.name, preset=preset)
+    known = len(opened.run_ids) - opened.made
+    print(f"{opened.name}: {opened.made} new runs{f', {known} known' if known else ''}", file=sys.stderr)
+    _work_off(store, opened, options.jobs)
+    runs = opened.runs(store)
+    table = comparison(store, grouped(runs))
+    if not options.json:
+        print(table.to_string(index=False, float_format=loss, na_rep="–"))
+    return {
+        "sweep": opened.name,
+        "runs": [{"run": run.id, "status": run.status, "held_out_loss": run.best_loss} for run in runs],
+        "groups": json.loads(table.to_json(orient="records")),
+    }
+
+
+def _work_off(store: Store, opened: Sweep, jobs: int) -> None:
+    """Keep workers until no run of the sweep is queued or running; those of a lab on the same store help."""
+    runs = opened.runs(store)
+    if not any(run.is_active for run in runs):
+        return
+    session = TrainingSession(store.url, limit=jobs)
+    total = sum(run.meta_iterations for run in runs)
+    with closing(session), tqdm(total=total, unit="it", file=sys.stderr, mininterval=0.2) as bar:
+        while True:
+            runs = opened.runs(store)
+            bar.update(sum(run.iteration for run in runs) - bar.n)
+            left = sum(run.is_active for run in runs)
+            bar.set_postfix_str(f"{len(runs) - left} of {len(runs)} runs done", refresh=False)
+            if not left:
+                return
+            session.ensure_workers()
+            time.sleep(LOOK_SECONDS)

@@ -1,0 +1,141 @@
+"""A grid of runs: every combination of some settings, as ordinary runs with one tag."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maml_core.config import RunConfig, settings_text
+from maml_core.errors import ConfigError, RunBusyError
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.trainer import check_startable
+
+ASK_FROM = 200
+"""So many runs are started only by someone who has said that they mean it."""
+MOST = 10_000
+NAME_MOST = 40
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a grid, in its order."""
+
+    name: str
+    run_ids: tuple[str, ...]
+    made: int  # how many of them are new
+
+    def runs(self, store: Store) -> list[Run]:
+        """The runs as they are now; those that were deleted meanwhile are left out."""
+        found = {run.id: run for run in store.all_runs()}
+        return [found[run_id] for run_id in self.run_ids if run_id in found]
+
+
+def parse_grid(pairs: Iterable[str]) -> dict[str, list[Any]]:
+    """`["inner_lr=0.003,0.01", "seed=0,1,2"]` as values by field; a value is JSON, or else a bare word.
+
+    Raises:
+        ConfigError: a pair has no field or no values, a field stands twice, or a value does.
+    """
+    grid: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name or not text.strip():
+            raise ConfigError(f"--grid {pair} is not allowed: it must be FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
+        if name in grid:
+            raise ConfigError(f"--grid {name} stands twice: give all of its values at once, with commas between them.")
+        values = _values(text)
+        if len({json.dumps(value) for value in values}) < len(values):
+            raise ConfigError(f"--grid {pair} is not allowed: a value stands twice; each gives runs of its own.")
+        grid[name] = values
+    if not grid:
+        raise ConfigError("A sweep needs at least one --grid FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
+    return grid
+
+
+def _values(text: str) -> list[Any]:
+    """Values with commas between them; those inside of brackets belong to a value."""
+    try:
+        found: list[Any] = json.loads(f"[{text}]")
+    except ValueError:
+        found = []
+        for word in text.split(","):
+            try:
+                found.append(json.loads(word))
+            except ValueError:
+                found.append(word.strip())
+    return found
+
+
+def grid_configs(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> dict[str, RunConfig]:
+    """Every combination, by what tells it from the others; the last field of the grid varies fastest.
+
+    Raises:
+        ConfigError: there are too many, or one of them breaks a rule.
+    """
+    count = 1
+    for values in grid.values():
+        count *= len(values)
+    if count > MOST:
+        raise ConfigError(f"The grid has {count:,} runs: at most {MOST:,} are allowed; give fewer values.")
+    configs = {}
+    for combination in itertools.product(*grid.values()):
+        settings = dict(zip(grid, combination, strict=True))
+        config = base.with_settings(settings)
+        if config.uses_own_model:
+            raise ConfigError(
+                f"model.kind = {config.model.kind!r} is a class of your own, which the workers of a sweep do not load: "
+                "train its runs one by one with train."
+            )
+        configs[" ".join(f"{name}={text}" for name, text in settings_text(settings).items())] = config
+    return configs
+
+
+def open_sweep(
+    store: Store, base: RunConfig, grid: Mapping[str, Sequence[Any]], *, name: str | None = None, preset: str | None
+) -> Sweep:
+    """Queue the runs of a grid that the store does not have yet, and those that were interrupted.
+
+    A sweep is known by its name, which follows from what is swept unless one is given: the same one opened again, after
+    its end or a crash, doubles nothing, and one with further seeds adds just those.
+
+    Raises:
+        ConfigError: a combination breaks a rule, or this machine cannot do it.
+        DeviceError: the device is not on this machine.
+        EngineError: the engine cannot take the model.
+    """
+    configs = grid_configs(base, grid)
+    for config in configs.values():
+        check_startable(config)
+    name = name or _name(base, grid)
+    if "," in name or len(name) > NAME_MOST:
+        rule = f"it must have no comma, and {NAME_MOST} characters at most"
+        raise ConfigError(f"name = {name[:60]!r} is not allowed: {rule}.")
+    known = {run.config.to_json(): run for run in reversed(store.all_runs()) if name in _tags(run)}
+    ids, made = [], 0
+    for title, config in configs.items():
+        run = known.get(config.to_json())
+        if run is None:
+            ids.append(store.create_run(config, preset=preset, name=f"{name} {title}", tags=name))
+            made += 1
+            continue
+        ids.append(run.id)
+        if run.is_resumable:
+            try:
+                store.resume(run.id)
+            except RunBusyError:  # another process was quicker, which is as good
+                continue
+    return Sweep(name, tuple(ids), made)
+
+
+def _name(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> str:
+    """The same for the same base and fields, whatever the seeds."""
+    swept = {field: list(values) for field, values in grid.items() if field != "seed"}
+    plain = base.with_settings({"seed": 0}).to_json()
+    return "sweep-" + hashlib.sha256((plain + json.dumps(swept, sort_keys=True)).encode()).hexdigest()[:6]
+
+
+def _tags(run: Run) -> list[str]:
+    return [tag.strip() for tag in run.tags.split(",")]
