@@ -70,6 +70,8 @@ def choose(session: TrainingSession) -> list[Run]:
             height=260,
         )
     chosen = [found[i] for i in event["selection"]["rows"] if i < len(found)]
+    if not chosen:
+        st.info("No run is ticked: open the list and tick some.", icon=":material/checklist:")
     if len(chosen) == len(found):
         st.query_params.pop("runs", None)
     else:
@@ -155,7 +157,13 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
     left, right = st.columns([3, 2])
     with left:
         st.markdown("**What leads where**", help="Drag along an axis to keep the runs that pass there.")
-        st.plotly_chart(parallel_figure(frame), key="parallel", height=360)
+        live_chart(
+            parallel_figure(frame),
+            key="parallel",
+            revision=",".join(frame.columns),
+            height=360,
+            alt="A line for each run across the settings that vary, to what it reached",
+        )
     with right:
         setting = st.selectbox("Against", settings, key="against-setting")
         live_chart(

@@ -1,0 +1,56 @@
+"""The Compare page."""
+
+import pytest
+
+from maml_core.config import RunConfig
+from maml_core.processes import this_process
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
+from tests.pages.test_pages import _fresh_server, open_page, query  # noqa: F401 (a fixture)
+
+CONFIG = RunConfig(meta_iterations=20, meta_batch_size=2, shots=4, query_shots=4, engine="vectorized")
+
+
+@pytest.fixture
+def several(store: Store) -> list[Run]:
+    for settings in ({"seed": 0}, {"seed": 1}, {"inner_lr": 0.02, "seed": 0}, {"inner_lr": 0.02, "seed": 1}):
+        run = store.claim(this_process(), store.create_run(CONFIG.with_settings(settings)))
+        assert run is not None
+        train_run(store, run, this_process())
+    return store.all_runs()
+
+
+def test_runs_are_compared_without_being_asked(several: list[Run]) -> None:
+    page = open_page("pages/5_Compare.py")
+    table = page.dataframe[1].value
+    assert table["Runs"].tolist() == [2, 2]
+    assert sorted(table["inner_lr"]) == ["0.01", "0.02"]
+    best = [run.best_loss or 0.0 for run in several if run.config.inner_lr == 0.02]
+    assert sum(best) / 2 == pytest.approx(table.set_index("inner_lr").loc["0.02", "Best on held-out tasks"])
+    groups = page.selectbox(key="reference").options
+    page.selectbox(key="reference").select(groups[0]).run()
+    assert not page.exception
+    assert set(page.dataframe[1].value["Shared seeds"]) == {2}
+    page.selectbox(key="figure").select("last").run()
+    page.selectbox(key="spread").select("range").run()
+    assert not page.exception
+    assert "Smallest to largest" in page.dataframe[1].value
+    page.multiselect(key="by").select("seed").run()
+    assert not page.exception
+    assert sorted(page.dataframe[1].value["seed"]) == ["0", "1"]
+
+
+def test_a_link_names_the_runs_and_says_which_are_gone(several: list[Run]) -> None:
+    page = open_page("pages/5_Compare.py", runs=f"{several[0].id},{several[1].id},nope")
+    assert page.dataframe[1].value["Runs"].tolist() == [2]
+    assert query(page, "runs") == f"{several[0].id},{several[1].id}"
+    assert "1 of the runs in the link do not exist here, nope among them" in page.warning[0].value
+
+
+def test_one_run_alone_and_words_that_find_nothing(several: list[Run]) -> None:
+    page = open_page("pages/5_Compare.py", runs=several[0].id)
+    assert any("With runs that differ in a setting" in caption.value for caption in page.caption)
+    page.text_input(key="search").input("nothing like this").run()
+    assert not page.exception
+    assert "No runs with these words" in page.info[0].value
