@@ -25,70 +25,7 @@ def run_id(server: Server) -> str:
     return run.id
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_whole_story_is_in_sight_without_scrolling(
-    server: Server, new_tab: NewTab, run_id: str, scheme: str
-) -> None:
-    tab = new_tab(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
-    tab.open(f"{server.url}/?run={run_id}")
-    for name in ("task", "loss", "small-tasks"):
-        tab.chart(name)
-        box = tab.still(tab.page.locator(f'.live-chart[data-name="{name}"]'))
-        assert box["y"] >= 0
-        assert box["y"] + box["height"] <= 800, name
-    for label in ("Algorithm", "Inner learning rate", "Inner steps", "Shots"):
-        control = tab.page.get_by_test_id("stSidebar").get_by_text(label, exact=True).first.bounding_box()
-        assert control is not None
-        assert control["y"] < 800
-    assert tab.complaints == []
-
-
-@pytest.mark.parametrize(("width", "path"), [(390, "/"), (390, "/Runs"), (768, "/"), (1920, "/")])
-def test_nothing_is_wider_than_the_screen(server: Server, new_tab: NewTab, run_id: str, width: int, path: str) -> None:
-    tab = new_tab(viewport={"width": width, "height": 800})
-    tab.open(f"{server.url}{path}?run={run_id}")
-    tab.chart("run-loss" if path == "/Runs" else "small-tasks")
-    main = tab.page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
-
-
-def test_a_task_moves_by_itself_unless_the_reader_wants_no_motion(server: Server, new_tab: NewTab, run_id: str) -> None:
-    moving = new_tab()
-    moving.open(f"{server.url}/?run={run_id}")
-    moving.page.wait_for_function(f"() => Number(document.querySelector('{TASK} .chart')?.dataset.frames) > 5")
-    moving.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()  # and comes to rest at the end
-    still = new_tab(reduced_motion="reduce")
-    still.open(f"{server.url}/?run={run_id}")
-    still.chart("task")
-    still.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()
-    assert still.page.locator(f"{TASK} .chart").get_attribute("data-frames") is None
-
-
-@pytest.mark.parametrize(("button", "ending"), [("SVG", "svg"), ("PNG", "png"), ("CSV", "csv")])
-def test_a_chart_can_be_taken_away(
-    server: Server, new_tab: NewTab, run_id: str, button: str, ending: str, tmp_path: Path
-) -> None:
-    tab = new_tab()
-    tab.open(f"{server.url}/?run={run_id}")
-    tab.chart("loss")
-    tab.page.locator('.live-chart[data-name="loss"]').hover()
-    with tab.page.expect_download() as download:
-        tab.page.locator(f'.live-chart[data-name="loss"] .modebar-btn[data-title*="{button}"]').click()
-    file = tmp_path / download.value.suggested_filename
-    download.value.save_as(file)
-    assert file.name == f"loss.{ending}"
-    data = file.read_bytes()
-    if ending == "csv":
-        lines = data.decode().splitlines()
-        assert lines[0] == "trace,x,y"
-        assert any(line.startswith("after adaptation,") for line in lines)
-    else:
-        assert data.startswith(b"<svg" if ending == "svg" else b"\x89PNG")
-
-
-def test_captions_can_be_read(server: Server, new_tab: NewTab, run_id: str) -> None:
-    """At least 4.5 to 1 against the page, in both themes (WCAG 2.1, 1.4.3)."""
-    contrast = """element => {
+CONTRAST = """element => {
       const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
       const over = (color, under) => {
         canvas.fillStyle = under; canvas.fillRect(0, 0, 1, 1);
@@ -103,12 +40,78 @@ def test_captions_can_be_read(server: Server, new_tab: NewTab, run_id: str) -> N
       const pair = [light(over(getComputedStyle(element).color, page)), light(over(page, page))].sort((a, b) => b - a);
       return (pair[0] + 0.05) / (pair[1] + 0.05);
     }"""
-    for scheme in ("light", "dark"):
-        tab = new_tab(color_scheme=scheme)
-        tab.open(f"{server.url}/?run={run_id}")
-        tab.chart("task")
-        caption = tab.page.get_by_test_id("stMain").get_by_test_id("stCaptionContainer").locator("p").first
-        assert caption.evaluate(contrast) >= 4.5
+"""How many to one a text is lighter, or darker, than its page (WCAG 2.1, 1.4.3)."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_whole_story_is_in_sight_without_scrolling_and_can_be_read(
+    server: Server, new_tab: NewTab, run_id: str, scheme: str
+) -> None:
+    tab = new_tab(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    tab.open(f"{server.url}/?run={run_id}")
+    for name in ("task", "loss", "small-tasks"):
+        tab.chart(name)
+        box = tab.still(tab.page.locator(f'.live-chart[data-name="{name}"]'))
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 800, name
+    for label in ("Algorithm", "Inner learning rate", "Inner steps", "Shots"):
+        control = tab.page.get_by_test_id("stSidebar").get_by_text(label, exact=True).first.bounding_box()
+        assert control is not None
+        assert control["y"] < 800
+    caption = tab.page.get_by_test_id("stMain").get_by_test_id("stCaptionContainer").locator("p").first
+    assert caption.evaluate(CONTRAST) >= 4.5
+    assert tab.complaints == []
+
+
+def test_nothing_is_wider_than_the_screen(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab(viewport={"width": 390, "height": 800})
+    main = tab.page.get_by_test_id("stMain")
+    for path, chart, widths in (("/Runs", "run-loss", (390,)), ("/", "small-tasks", (390, 768, 1920))):
+        tab.open(f"{server.url}{path}?run={run_id}")
+        tab.chart(chart)
+        for width in widths:
+            tab.page.set_viewport_size({"width": width, "height": 800})
+            tab.still(tab.page.locator(f'.live-chart[data-name="{chart}"]'))
+            assert main.evaluate("element => element.scrollWidth <= element.clientWidth"), (path, width)
+
+
+def test_a_task_moves_by_itself_unless_the_reader_wants_no_motion(server: Server, new_tab: NewTab, run_id: str) -> None:
+    moving = new_tab()
+    moving.open(f"{server.url}/?run={run_id}")
+    moving.page.wait_for_function(f"() => Number(document.querySelector('{TASK} .chart')?.dataset.frames) > 5")
+    moving.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()  # and comes to rest at the end
+    still = new_tab(reduced_motion="reduce")
+    still.open(f"{server.url}/?run={run_id}")
+    still.chart("task")
+    still.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()
+    assert still.page.locator(f"{TASK} .chart").get_attribute("data-frames") is None
+
+
+def test_a_chart_is_taken_away_by_its_reader_alone(
+    server: Server, new_tab: NewTab, run_id: str, tmp_path: Path
+) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/?run={run_id}")
+    tab.chart("loss")
+    for ending in ("svg", "png", "csv"):
+        tab.page.locator('.live-chart[data-name="loss"]').hover()
+        button = tab.page.locator(f'.live-chart[data-name="loss"] .modebar-btn[data-title*="{ending.upper()}"]')
+        with tab.page.expect_download() as download:
+            button.click()
+        file = tmp_path / download.value.suggested_filename
+        download.value.save_as(file)
+        assert file.name == f"loss.{ending}"
+        data = file.read_bytes()
+        if ending == "csv":
+            lines = data.decode().splitlines()
+            assert lines[0] == "trace,x,y"
+            assert any(line.startswith("after adaptation,") for line in lines)
+        else:
+            assert data.startswith(b"<svg" if ending == "svg" else b"\x89PNG")
+    buttons = tab.page.locator('.live-chart[data-name="loss"] .modebar-btn')
+    titles = [buttons.nth(i).get_attribute("data-title") or "" for i in range(buttons.count())]
+    assert any("PNG" in title for title in titles)
+    assert not any("share" in title.lower() or "cloud" in title.lower() for title in titles), titles
 
 
 def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: str) -> None:
@@ -123,16 +126,6 @@ def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: st
     tab.page.locator('[data-testid="stTooltipContent"] a', has_text="meta-gradient").click()
     dialog.get_by_text("The direction in which the initialization moves").first.wait_for()
     assert tab.complaints == []
-
-
-def test_no_button_of_a_chart_sends_data_away(server: Server, new_tab: NewTab, run_id: str) -> None:
-    tab = new_tab()
-    tab.open(f"{server.url}/?run={run_id}")
-    tab.chart("loss")
-    buttons = tab.page.locator('.live-chart[data-name="loss"] .modebar-btn')
-    titles = [buttons.nth(i).get_attribute("data-title") or "" for i in range(buttons.count())]
-    assert any("PNG" in title for title in titles)
-    assert not any("share" in title.lower() or "cloud" in title.lower() for title in titles), titles
 
 
 def test_what_adapt_shows_plays_in_a_page_of_its_own(

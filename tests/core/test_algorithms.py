@@ -217,9 +217,17 @@ def test_every_algorithm_trains(name: str, engine: str) -> None:
     assert last < first < float("inf")
 
 
-@pytest.mark.parametrize(("name", "engine_name"), [(a, e) for a in ALGORITHMS for e in ENGINES])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_algorithm_lowers_the_loss_on_every_family(name: str, family: str, engine_name: str) -> None:
+# Every algorithm and every family in each engine; a family changes nothing in what an engine does, so that not every
+# algorithm meets every family.
+PAIRS = [
+    (list(ALGORITHMS)[i % len(ALGORITHMS)], list(FAMILIES)[i % len(FAMILIES)])
+    for i in range(max(len(ALGORITHMS), len(FAMILIES)))
+]
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_every_algorithm_and_every_family_lower_the_loss(name: str, family: str, engine_name: str) -> None:
     """The same tasks 20 times, support points as query points: what every algorithm descends on, without luck."""
     algorithm = ALGORITHMS[name]
     model = build_model(MLP(hidden_sizes=(6,), activation="tanh"), seed=3)

@@ -1,9 +1,12 @@
 import os
 
+import pytest
+
 from maml_core.bench import ENGINE_NAMES, _Process
 from maml_core.config import RunConfig
 
 
+@pytest.mark.slow
 def test_a_measuring_process_answers(small_config: RunConfig) -> None:
     for name in ENGINE_NAMES:
         process = _Process(small_config, name, dict(os.environ))

@@ -191,7 +191,9 @@ def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
     assert "5/5" in done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp437"))]
+)
 def test_a_terminal_of_another_alphabet_gets_what_it_can_show(store_url: str, encoding: str) -> None:
     store = Store(store_url)
     store.create_run(PRESETS["sine"].config, name="größer → 日本 📈")
