@@ -241,15 +241,18 @@ def _difference(group: Group, other: Group, values: Mapping[str, float]) -> tupl
 
 
 def of_runs(store: Store, runs: Sequence[Run], figure: str) -> pd.DataFrame:
-    """A row per run that has the figure: its name, its status, the settings that vary, and the figure, last."""
+    """A row per run that has the figure: its name, its status, the settings that vary, and the figure, last.
+
+    The settings are those that vary among these runs: the others would be axes of one value.
+    """
     values = figures(store, runs, figure)
-    names = varied(runs)
+    shown = [run for run in runs if run.id in values]
+    names = varied(shown)
     rows = []
-    for run in runs:
-        if run.id in values:
-            settings = settings_of(run)
-            about = {"Run": run.name, "Status": run.status}
-            rows.append(about | {name: settings.get(name) for name in names} | {FIGURES[figure]: values[run.id]})
+    for run in shown:
+        settings = settings_of(run)
+        about = {"Run": run.name, "Status": run.status}
+        rows.append(about | {name: settings.get(name) for name in names} | {FIGURES[figure]: values[run.id]})
     return pd.DataFrame(rows)
 
 

@@ -80,10 +80,10 @@ def _dimension(name: str, values: pd.Series) -> dict[str, Any]:
         if not is_wide:
             return {"label": label, "values": numbers.tolist()}
         logs = np.log10(numbers)
-        ticks = range(math.floor(logs.min()), math.ceil(logs.max()) + 1)
+        ticks = [*range(math.ceil(logs.min() - 1e-9), math.floor(logs.max() + 1e-9) + 1)]
         text = [f"{10.0**tick:g}" for tick in ticks]
         limits = [float(logs.min()), float(logs.max())]
-        return {"label": label, "values": logs.tolist(), "tickvals": [*ticks], "ticktext": text, "range": limits}
+        return {"label": label, "values": logs.tolist(), "tickvals": ticks, "ticktext": text, "range": limits}
     words = [plain(said(value)) for value in values]
     places = {word: place for place, word in enumerate(dict.fromkeys(words))}
     return {

@@ -26,7 +26,7 @@ FAULTS: dict[str, tuple[str, RunConfig, dict[str, Any]]] = {
         "nothing", FIRST, {"tasks.amplitude": [2, 2], "tasks.phase": [0, 0], "meta_iterations": 3000},
     ),
     "drift": ("drift", PAPER, {"inner_lr": 0.03, "inner_steps": 5, "clip_norm": 1, "meta_iterations": 30_000}),
-    "overshoot": ("overshoot", PAPER, {"inner_lr": 0.1, "meta_lr": 0.003, "clip_norm": 1, "meta_iterations": 5000}),
+    "overshoot": ("overshoot", PAPER, {"inner_lr": 0.2, "meta_lr": 0.003, "clip_norm": 1, "meta_iterations": 3000}),
 }  # fmt: skip  # one fault a line
 
 
