@@ -37,7 +37,7 @@ FLAT = 0.8
 ADAPTS, SLOW = 1.2, 1e-4
 """But not where adaptation divides the loss by more than this at no smaller meta_lr: a start may be good already."""
 
-DRIFTED = 1.6
+DRIFTED = 2.0
 """A last checkpoint with so many times the best one's loss has drifted away from it."""
 
 OVERSHOT = 2.0
