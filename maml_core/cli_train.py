@@ -10,6 +10,7 @@ from tqdm import tqdm
 from maml_core.cli_tables import refuse_roles, table_config
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError, MamlError
+from maml_core.evaluation.compare import LAST_ROWS, figures
 from maml_core.learning.own_model import brief
 from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, get_preset
@@ -23,8 +24,6 @@ from maml_core.words import duration, loss
 
 LONG_SECONDS = 60.0
 """An estimate above which it is said before training begins."""
-LAST_ROWS = 20
-"""Metric rows whose mean is a run's loss at its end: one alone is that of a few meta-batches."""
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
@@ -157,8 +156,7 @@ def work(store: Store, run_id: str, options: argparse.Namespace, trainer: Traine
 
 def _reached(store: Store, run: Run) -> str:
     """What a run has come to, in figures of many tasks: on held-out ones, and over its last metric rows."""
-    lately = store.metrics(run.id)["post_loss"].tail(LAST_ROWS).mean()
-    text = f"query loss {loss(lately)} over its last {LAST_ROWS} metric rows"
+    text = f"query loss {loss(figures(store, [run], 'last').get(run.id))} over its last {LAST_ROWS} metric rows"
     if run.best_loss is None:
         return text
     return f"{text}; on held-out tasks {loss(run.best_loss)} at its best, after {run.best_iteration:,} iterations"

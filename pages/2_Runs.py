@@ -16,7 +16,7 @@ from pages.components.config_form import keep_for_form
 from pages.components.downloads import downloads
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import act, as_text, status_line
+from pages.components.run_view import act, as_text, search_box, status_line
 
 FILTERS = {
     "All": None,
@@ -34,7 +34,6 @@ _EARLIER_FILTERS = {
 }
 LIVE_SECONDS = 1.0
 SMOOTHING = 0.9
-SEARCH_WIDTH = 250
 WATCH_SECONDS = 3.0
 
 
@@ -186,15 +185,7 @@ def main() -> None:
             required=True,
             bind="query-params",
         )
-        sought = st.text_input(
-            "Search",
-            key="search",
-            placeholder="Search names, tags, settings",
-            label_visibility="collapsed",
-            icon=":material/search:",
-            bind="query-params",
-            width=SEARCH_WIDTH,
-        )
+        sought = search_box()
         importer(session)
     active = session.store.count(*ACTIVE)
 

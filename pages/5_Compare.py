@@ -21,7 +21,7 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
 from pages.components.frame import open_page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import as_text
+from pages.components.run_view import as_text, search_box
 
 WATCH_SECONDS = 3.0
 ALL_BUT_THE_SEED = "all but the seed"
@@ -33,15 +33,7 @@ def choose(session: TrainingSession) -> list[Run]:
     asked = [run_id for run_id in st.query_params.get("runs", "").split(",") if run_id]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Runs side by side", width="content")
-        sought = st.text_input(
-            "Search",
-            key="search",
-            placeholder="Search names, tags, settings",
-            label_visibility="collapsed",
-            icon=":material/search:",
-            bind="query-params",
-            width=250,
-        )
+        sought = search_box()
     found = matching(runs, sought)[:MOST_RUNS]
     gone = [run_id for run_id in asked if run_id not in {run.id for run in runs}]
     if gone:

@@ -24,7 +24,7 @@ FIGURES = {
 SPREADS = {"std": "standard deviation", "se": "standard error", "range": "smallest to largest"}
 """What is drawn around a mean."""
 LAST_ROWS = 20
-"""Metric rows whose mean is the last loss."""
+"""Metric rows whose mean is a run's loss at its end: one alone is that of a few meta-batches."""
 MOST_RUNS = 500
 
 

@@ -34,13 +34,7 @@ def compare_curves(curves: Sequence[Curve]) -> Figure:
             traces.append(_line(x, high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
             if draws_singles:
                 for name, x, y in curve.singles:
-                    faint: dict[str, Any] = {
-                        "opacity": FAINT,
-                        "name": plain(name),
-                        "showlegend": False,
-                        "legendgroup": curve.name,
-                    }
-                    traces.append(_line(*thin(x, y), color, width=1, hoverinfo="skip", **faint))
+                    traces.append(_line(*thin(x, y), color, width=1, opacity=FAINT, name=plain(name), **around))
         count = f"{plain(curve.name)} (N = {len(curve.singles)})"
         traces.append(_line(*thin(curve.grid, curve.middle), color, name=count, legendgroup=curve.name))
     layout = base_layout(x="meta-iteration", y="loss after adaptation", left=56)

@@ -13,6 +13,7 @@ from maml_core.words import duration, loss, shortened
 from pages.components.frame import REFUSED, STATUS_BADGES
 
 N = TypeVar("N", int, float)
+SEARCH_WIDTH = 250
 NAME_SHOWN = 28
 """Characters of a run's name in a list: what tells runs apart must fit on a phone."""
 
@@ -58,6 +59,20 @@ def pick_checkpoint(session: TrainingSession, run: Run) -> int | None:
     else:
         st.query_params["checkpoint"] = str(chosen)
     return chosen
+
+
+def search_box() -> str:
+    """The words that runs are searched for, kept in the URL."""
+    words: str = st.text_input(
+        "Search",
+        key="search",
+        placeholder="Search names, tags, settings",
+        label_visibility="collapsed",
+        icon=":material/search:",
+        bind="query-params",
+        width=SEARCH_WIDTH,
+    )
+    return words
 
 
 def query_number(name: str, default: N, low: N, high: N) -> N:
