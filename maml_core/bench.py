@@ -23,6 +23,8 @@ from maml_core.presets import get_preset
 from maml_core.training.trainer import make_engine, training_stream
 
 ENGINE_NAMES = ("higher", "vectorized", "native")
+ON_CUDA = "vectorized, CUDA"
+"""What is measured beside them where there is such a device."""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sine": ("sine", {}),
     "paper-10-shot, 1 step": ("paper-10-shot", {}),
@@ -51,11 +53,12 @@ class Result:
 
 def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
     """Measure every engine on `config`, in interleaved rounds."""
+    names = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
-        workers = {name: _Process(config, name, environment) for name in ENGINE_NAMES}
+        workers = {name: _Process(config, name, environment) for name in names}
         ready = {name: worker.ask() for name, worker in workers.items()}
-        rates: dict[str, list[float]] = {name: [] for name in ENGINE_NAMES}
+        rates: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, worker in workers.items():
                 rates[name].append(worker.ask("go")["rate"])
@@ -75,7 +78,7 @@ def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
             warm[name]["ready_seconds"],
             peaks[name],
         )
-        for name in ENGINE_NAMES
+        for name in names
     ]
 
 
@@ -134,11 +137,13 @@ class _Process:
 def _measure(engine_name: str, config: RunConfig) -> None:
     """Report when the engine is ready; then, for each line on stdin, one round of about `ROUND_SECONDS`."""
     torch.set_num_threads(1)
-    model = config.network()
-    stream = training_stream(config)
+    device = "cuda" if engine_name == ON_CUDA else "cpu"
+    model = config.network().to(device)
+    stream = training_stream(config, device)
     began = time.perf_counter()
-    engine = make_engine(config, model, engine_name)
-    state, _ = engine.run(initial_state(model, engine.algorithm), stream.take(0, 2))
+    engine = make_engine(config, model, "vectorized" if engine_name == ON_CUDA else engine_name)
+    state, metrics = engine.run(initial_state(model, engine.algorithm), stream.take(0, 2))
+    metrics.cpu()  # a GPU is not done when it has been asked
     print(json.dumps({"ready_seconds": time.perf_counter() - began}), flush=True)
     count = 2
     for _ in sys.stdin:
@@ -146,7 +151,8 @@ def _measure(engine_name: str, config: RunConfig) -> None:
         while (elapsed := time.perf_counter() - began) < ROUND_SECONDS:
             if done:
                 count = max(1, min(2560, int(done / elapsed * ROUND_SECONDS / 3)))
-            state, _ = engine.run(state, stream.take(state.iteration, count))
+            state, metrics = engine.run(state, stream.take(state.iteration, count))
+            metrics.cpu()
             done += count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(json.dumps({"rate": done / elapsed, "peak_mib": peak}), flush=True)

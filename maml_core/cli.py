@@ -275,10 +275,10 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
         rows = compare(get_preset(preset).config.with_settings(settings))
         results[case] = [asdict(row) for row in rows]
         if not options.json:
-            print(f"{case}\n{'engine':<11} {'it/s':>9} {'ratio':>7} {'ready s':>8} {'warm s':>7} {'MiB':>6}")
+            print(f"{case}\n{'engine':<16} {'it/s':>9} {'ratio':>7} {'ready s':>8} {'warm s':>7} {'MiB':>6}")
             for row in rows:
                 print(
-                    f"{row.engine:<11} {row.iterations_per_second:>9,.0f} {row.ratio:>6.0f}x {row.ready_seconds:>8.1f} "
+                    f"{row.engine:<16} {row.iterations_per_second:>9,.0f} {row.ratio:>6.0f}x {row.ready_seconds:>8.1f} "
                     f"{row.warm_seconds:>7.1f} {row.peak_mib:>6.0f}"
                 )
     answer: dict[str, Any] = {"engines": results}

@@ -111,7 +111,9 @@ class RunConfig(Spec):
         "auto: native where that can be had, else vectorized.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="Where to compute. auto: CUDA if present, else MPS, else the CPU."
+        "auto",
+        description="Where to compute. auto: a GPU (CUDA, else MPS) where there is one and the run is large enough to "
+        "gain from it, else the CPU, which is faster for small networks.",
     )
     seed: Integer = Field(0, ge=0, le=2**32 - 1, description="Decides the initialization and every task drawn.")
 

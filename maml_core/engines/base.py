@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from maml_core.engines.meta_optimizer import MetaOptimizer
+from maml_core.engines.meta_optimizer import MetaOptimizer, Vectors
 from maml_core.learning.inner_loop import Algorithm, InnerLoop
 from maml_core.learning.layout import Layout
 from maml_core.learning.problems import Problem, Regression
@@ -27,7 +27,7 @@ class TrainingState:
     iteration: int = 0
 
     @property
-    def vectors(self) -> tuple[Tensor, ...]:
+    def vectors(self) -> Vectors:
         """What the meta-optimizer carries forward, in its order."""
         kept = (self.parameters, self.exp_avg, self.exp_avg_sq)
         return kept if self.average is None else (*kept, self.average)
@@ -150,7 +150,12 @@ class Engine(ABC):
             self.meta_optimizer.rates(state.iteration, count, vectors[0]),
             strict=True,
         ):
-            gradient, pre_loss, post_loss = self.meta_gradient(vectors[0], batch)
-            vectors, norm = self.meta_optimizer.update(vectors, gradient, rates)
-            metrics.append(torch.stack([pre_loss, post_loss, norm]))
+            vectors, row = self.iterate(vectors, batch, rates)
+            metrics.append(row)
         return TrainingState.of(vectors, state.iteration + count), torch.stack(metrics)
+
+    def iterate(self, vectors: Vectors, tasks: TaskBatch, rates: Tensor) -> tuple[Vectors, Tensor]:
+        """One meta-iteration on one meta-batch: the optimizer's new vectors, and metrics `[3]` as `run` has them."""
+        gradient, pre_loss, post_loss = self.meta_gradient(vectors[0], tasks)
+        vectors, norm = self.meta_optimizer.update(vectors, gradient, rates)
+        return vectors, torch.stack([pre_loss, post_loss, norm])

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Vectors = tuple[Tensor, ...]
+"""What the optimizer carries forward, each `[P]`: the parameters, both moments and, if there is one, the average."""
+
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 
@@ -48,8 +51,8 @@ class MetaOptimizer:
         ]
         return torch.tensor(numbers, dtype=torch.float64).to(dtype=like.dtype).to(like.device)
 
-    def update(self, vectors: tuple[Tensor, ...], gradient: Tensor, rates: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """One step from parameters, both moments and, if there is one, the average, all `[P]`, to the new ones.
+    def update(self, vectors: Vectors, gradient: Tensor, rates: Tensor) -> tuple[Vectors, Tensor]:
+        """One step from the vectors to the new ones.
 
         theta' = theta - rates[0] * m' / (sqrt(v') / rates[1] + eps); average' = average + rates[2] (theta' - average)
 

@@ -79,9 +79,9 @@ class Trainer:
             EngineError: the chosen engine cannot take the model.
         """
         self.config = config
-        self.device = resolve_device(config.device)
         self.model = config.network()
         set_buffers(self.model, buffers or {})
+        self.device = _device_of(config, self.model)
         self.model.to(self.device)
         self.engine = _training_engine(config, self.model)
         self._resumed_at = state.iteration if state is not None else 0
@@ -282,9 +282,9 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
         DeviceError: the chosen device is not on this machine.
         EngineError: the chosen algorithm, or the chosen engine, cannot take the model.
     """
-    device = resolve_device(config.device)
     config.tasks.check(config.shots + config.query_shots)
     model = trainer.model if trainer else config.structure()
+    device = _device_of(config, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config.check_memory(parameters)  # that of a user's own module is known only now
     seconds = config.seconds_estimate(parameters, sum(1 for _ in model.parameters()))
@@ -328,6 +328,21 @@ def _try_out(trainer: Trainer) -> None:
             "tasks at once: its forward must work under torch.func.vmap, without changing tensors in place and without "
             "branches on values, and use every parameter. BatchNorm needs track_running_stats=False."
         ) from None
+
+
+def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
+    """The device that `config` names; `auto` is the CPU for engines whose place is there, and for small runs.
+
+    Raises:
+        DeviceError: the named device is not on this machine.
+    """
+    if config.engine in ("higher", "native"):  # task by task a GPU never pays; native code is the CPU's
+        return resolve_device(config.device, 0)
+    if config.engine == "vectorized":
+        return resolve_device(config.device, math.inf)
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    sequences = max(1, len(sizes)) * (config.inner_steps + 1)
+    return resolve_device(config.device, config.multiplications(sum(sizes)) / sequences)
 
 
 def _training_engine(config: RunConfig, model: torch.nn.Module) -> Engine:

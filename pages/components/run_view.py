@@ -93,7 +93,11 @@ def status_line(session: TrainingSession, run: Run) -> None:
         if run.engine:
             st.badge(run.engine, icon=":material/memory:", color="gray", help=_engine_help(run))
             st.badge(
-                run.device or "", icon=":material/developer_board:", color="gray", help="The device used for training."
+                run.device or "",
+                icon=":material/developer_board:",
+                color="gray",
+                help="The device used for training. Small networks are trained on the CPU even where there is a GPU, "
+                "unless device names it: starting a GPU's many small steps takes longer than the work itself.",
             )
         st.caption(progress_text(run), width="content", help="Loss on query points, before and after adaptation.")
     st.progress(min(1.0, run.iteration / run.meta_iterations))

@@ -374,9 +374,9 @@ def test_large_arrays_lie_on_the_heap_and_memory_does_not_grow_with_the_steps() 
     model = nn.Sequential(nn.Linear(1, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 1))
     native, vectorized = engines(model, 2)
     tasks, start = some_tasks(iterations=2), initial_state(model, FOMAML)
-    torch.testing.assert_close(
-        native.run(start, tasks)[0].parameters, vectorized.run(start, tasks)[0].parameters, rtol=1e-4, atol=1e-5
-    )
+    # Their gradients, since Adam turns the rounding of one that is nearly zero into a step of full size.
+    loop, reference = native.run(start, tasks)[0].exp_avg, vectorized.run(start, tasks)[0].exp_avg
+    torch.testing.assert_close(loop, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()))
     sizes = []
     for steps in (2, 200):
         made = make_program(
