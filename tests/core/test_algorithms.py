@@ -160,8 +160,10 @@ def query_loss(model: nn.Module, parameters: list[Tensor], batch: TaskBatch, tas
     return mse_loss(output, batch.query_y[task])
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize(("name", "engine_name"), [(a, e) for a in ALGORITHMS for e in ENGINES])
+@pytest.mark.parametrize(
+    ("name", "engine_name", "steps"),
+    [*((a, e, 3) for a in ALGORITHMS for e in ENGINES), *((a, "vectorized", 1) for a in ALGORITHMS)],
+)
 def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_name: str, steps: int) -> None:
     model, batch = setup()
     algorithm = ALGORITHMS[name]

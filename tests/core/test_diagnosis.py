@@ -28,6 +28,7 @@ FAULTS: dict[str, tuple[str, RunConfig, dict[str, Any]]] = {
     "drift": ("drift", PAPER, {"inner_lr": 0.03, "inner_steps": 5, "clip_norm": 1, "meta_iterations": 30_000}),
     "overshoot": ("overshoot", PAPER, {"inner_lr": 0.2, "meta_lr": 0.003, "clip_norm": 1, "meta_iterations": 3000}),
 }  # fmt: skip  # one fault a line
+LONG = ("drift", "overshoot")
 
 
 def trained(store: Store, config: RunConfig) -> Run:
@@ -38,7 +39,9 @@ def trained(store: Store, config: RunConfig) -> Run:
     return store.run(run_id)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=pytest.mark.slow) if fault in LONG else fault for fault in FAULTS]
+)
 def test_a_fault_is_found_and_its_remedy_mends_it(fault: str, store: Store) -> None:
     kind, base, settings = FAULTS[fault]
     config = base.with_settings(settings)

@@ -213,6 +213,7 @@ def test_the_script_reads_numbers_as_the_lab_does_and_says_what_is_wrong(
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
+    if not query:  # once is enough
         for arguments, words in (((), "usage: "), (("no.safetensors", "a", "b"), "no.safetensors cannot be read")):
             wrong = run(*arguments)
             assert wrong.returncode == 1
