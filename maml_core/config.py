@@ -13,6 +13,7 @@ from maml_core.fields import Integer, Real, Spec, explained, parse, shown
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.families import Sine, TableFamily
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.inner_loop import Algorithm
 from maml_core.learning.layout import Layout
 from maml_core.learning.models import MLP, ModelSpec, build_model, build_structure
 from maml_core.learning.own_model import OwnModel, parse_model, set_buffers
@@ -134,7 +135,7 @@ class RunConfig(Spec):
 
     @model_validator(mode="after")
     def _has_the_steps_it_needs(self) -> Self:
-        if ALGORITHMS[self.algorithm].needs_steps and not self.inner_steps:
+        if self.method.needs_steps and not self.inner_steps:
             raise explained(
                 f"inner_steps = 0 is not allowed with algorithm = {self.algorithm}: its meta-gradient would be zero; "
                 "it must be at least 1."
@@ -167,7 +168,7 @@ class RunConfig(Spec):
         """
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
         points = max(self.shots, self.query_shots)
-        kept = 1 if ALGORITHMS[self.algorithm].is_first_order else self.inner_steps + 1
+        kept = 1 if self.method.is_first_order else self.inner_steps + 1
         sizes = self.tasks.input_size + self.tasks.output_size
         activations = 3 * kept * in_flight * points * (sizes + sum(self.model.widths))
         tasks = 2 * sizes * self.meta_batch_size * (self.shots + self.query_shots)
@@ -184,6 +185,12 @@ class RunConfig(Spec):
         moved = 24 * parameters * tasks * (self.inner_steps + 1)
         calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1)
         return work / 40e9 + moved / 10e9 + 1e-4 * tensors * calls
+
+    @property
+    def method(self) -> Algorithm:
+        """The algorithm, with the part of the model that it adapts where the user has named one."""
+        adapts = self.model.adapts if isinstance(self.model, OwnModel) else ()
+        return ALGORITHMS[self.algorithm].adapting(adapts)
 
     @property
     def uses_own_model(self) -> bool:
@@ -223,7 +230,7 @@ class RunConfig(Spec):
 
     def layout(self) -> Layout:
         """Where each number that a run learns lies in its flat vectors."""
-        return Layout(self.structure(), ALGORITHMS[self.algorithm])
+        return Layout(self.structure(), self.method)
 
     def source_hash(self) -> str | None:
         """What tells whether a user's own class has been edited; None for a model of the lab's own."""
@@ -234,7 +241,7 @@ class RunConfig(Spec):
 
         `buffers` are those that a user's own module was trained with.
         """
-        model, algorithm = self.structure(), ALGORITHMS[self.algorithm]
+        model, algorithm = self.structure(), self.method
         set_buffers(model, buffers or {})
         theta = Layout(model, algorithm).unflatten(learned)
         return Initialization(model, theta.parameters, algorithm, self.inner_lr, theta.extras, self.tasks.problem)
@@ -242,7 +249,7 @@ class RunConfig(Spec):
     def untrained(self, seed: int | None = None) -> Initialization:
         """The initialization that training starts from, or that of another seed."""
         model = self.network(seed)
-        return self.initialization(Layout(model, ALGORITHMS[self.algorithm]).start(model))
+        return self.initialization(Layout(model, self.method).start(model))
 
     def multiplications(self, parameters: int) -> float:
         """About how many one meta-iteration takes."""

@@ -30,7 +30,6 @@ from maml_core.figures import (
     worth_figure,
 )
 from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_rows import NewRows, RowTasks
 from maml_core.learning.fresh_tasks import Tasks, draw_tasks, varying
 from maml_core.learning.initialization import Initialization
@@ -82,7 +81,7 @@ def settings(run: Run) -> tuple[int, int, float]:
         config.inner_lr,
         help_text="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
     )
-    if ALGORITHMS[config.algorithm].solves:
+    if config.method.solves:
         note("The head is solved for: one step is all, whatever the rate.")
     elif steps > config.inner_steps or inner_lr > config.inner_lr:
         count = counted_steps(config.inner_steps)

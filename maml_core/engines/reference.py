@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maml_core.engines.base import Engine, MetaGradient
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import FirstOrderBilevelMAML
-from maml_core.learning.inner_loop import Algorithm, Parameters, Theta, head_name, head_of
+from maml_core.learning.inner_loop import Algorithm, Parameters, Theta
 from maml_core.learning.ridge_head import CLOSED, LEAST_PENALTY, NOISE, PENALTY, QUIET
 from maml_core.learning.tasks import TaskBatch
 
@@ -114,10 +114,10 @@ class ReferenceEngine(Engine):
         Written in the space of weights, where the algorithm itself works in that of points.
         """
         theta = dict(self.model.named_parameters())
-        head, *rest = head_of(theta)
+        head, *rest = self.algorithm.head_of(theta)
         penalty, noise = (extras[name].detach().double().requires_grad_() for name in (PENALTY, NOISE))
         seen: list[Tensor] = []
-        layer = self.model.get_submodule(head_name(theta))
+        layer = self.model.get_submodule(self.algorithm.head_layer(theta))
         handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         self.model(task.support_x), self.model(task.query_x)
         handle.remove()

@@ -17,7 +17,6 @@ import torch
 
 from maml_core.evaluation.of_runs import learned_by
 from maml_core.fields import shown
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.curvature import curvature
 from maml_core.learning.fresh_tasks import varying
 from maml_core.learning.tasks import FunctionFamily
@@ -103,7 +102,7 @@ class _Case:
     @property
     def solves(self) -> bool:
         """Whether no gradient step is taken: then no inner learning rate is at fault."""
-        return ALGORITHMS[self.run.config.algorithm].solves
+        return self.run.config.method.solves
 
     def slower(self) -> dict[str, Any]:
         """An inner learning rate at which a step goes at most half as far as would overshoot, in one digit."""

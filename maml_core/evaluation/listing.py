@@ -9,7 +9,6 @@ import pandas as pd
 
 from maml_core.config import RunConfig, settings_text
 from maml_core.fields import label
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.presets import get_preset
 from maml_core.store.run import Run
 from maml_core.store.store import Store
@@ -57,7 +56,7 @@ def details(run: Run) -> dict[str, str]:
     return {
         "Preset": run.preset or "none",
         "Tasks": config.tasks.title,
-        "Algorithm": ALGORITHMS[config.algorithm].title,
+        "Algorithm": config.method.title,
         label("shots"): str(config.shots),
         label("inner_lr"): f"{config.inner_lr:g}",
         label("inner_steps"): str(config.inner_steps),

@@ -13,7 +13,6 @@ from maml_core.evaluation.curves import SHOTS, SHOTS_TASKS, Evaluation, evaluate
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import Fit, fit_tasks
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.initialization import Initialization
 from maml_core.presets import PRESETS, REPORT_TASKS
@@ -71,7 +70,7 @@ def learned_by(store: Store, run: Run, iteration: int | None = None) -> Initiali
 
 def shown_steps(config: RunConfig, least: int = LEAST_SHOWN_STEPS) -> int:
     """How many steps of adaptation pictures show: as many as trained for, at least some; one where that is all."""
-    return 1 if ALGORITHMS[config.algorithm].solves else max(config.inner_steps, least)
+    return 1 if config.method.solves else max(config.inner_steps, least)
 
 
 def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, seed: int) -> list[Fit]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from maml_core.config import RunConfig
 from maml_core.evaluation.curves import Evaluation, Level
 from maml_core.evaluation.rivals import RIVAL_NAMES
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.families import Sine
 from maml_core.learning.models import MLP
 from maml_core.presets import PRESETS
@@ -81,7 +80,7 @@ def comparison(config: RunConfig, result: Evaluation) -> str:
 
 
 def _part(config: RunConfig) -> str:
-    algorithm = ALGORITHMS[config.algorithm]
+    algorithm = config.method
     return PARTS[2] if algorithm.solves else PARTS[0 if algorithm.is_first_order else 1]
 
 

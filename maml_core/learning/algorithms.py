@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value
 
-from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta, head_of
+from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta
 from maml_core.learning.ridge_head import FirstOrderRidgeHead, RidgeHead
 from maml_core.learning.tasks import TaskBatch
 
@@ -24,13 +24,13 @@ class _AdaptsAll(Algorithm):
 
 
 class _AdaptsHead(Algorithm):
-    """The parameters of the model's last layer alone adapt."""
+    """The parameters of the model's head alone adapt."""
 
     adapts_head: ClassVar[bool] = True
 
     def begin(self, theta: Theta) -> Phi:
-        """The last layer: the parameters whose names share the last one's prefix."""
-        return Phi(head_of(theta.parameters), {})
+        """The head: the layer declared last, or what was chosen."""
+        return Phi(self.head_of(theta.parameters), {})
 
 
 class _LearnsRates(Algorithm):

@@ -4,10 +4,11 @@ theta is what is meta-learned: the initialization, and what an algorithm learns 
 for each parameter. phi is what a task adapts: the parameters, and what an algorithm must remember of its inner steps.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -81,6 +82,27 @@ class Algorithm(ABC):
     """Whether the inner steps are forgotten once taken: memory is then flat in their number."""
     needs_steps: ClassVar[bool] = False
     """Whether the meta-gradient is zero without an inner step."""
+    adapts: tuple[str, ...] = ()
+    """Names of the layers or parameters that adapt, where only a part does and it is not the layer declared last."""
+
+    def adapting(self, names: Sequence[str]) -> "Algorithm":
+        """The same algorithm, with another part of the model as its head: the layers or parameters of these names."""
+        if not names or not self.adapts_head:
+            return self
+        chosen = copy.copy(self)
+        chosen.adapts = tuple(names)
+        return chosen
+
+    def head_of(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Those parameters that adapt, where only a part does: of the layer declared last, or of what was chosen."""
+        if self.adapts:
+            return {name: value for name, value in parameters.items() if any(is_in(name, at) for at in self.adapts)}
+        head = head_name(parameters)
+        return {name: value for name, value in parameters.items() if name.rpartition(".")[0] == head}
+
+    def head_layer(self, parameters: Iterable[str]) -> str:
+        """The name of the one layer that adapts."""
+        return self.adapts[0] if self.adapts else head_name(parameters)
 
     def extras(self, parameters: Parameters) -> Parameters:
         """What is learned beside the parameters, as it is before training, by the names that a file gives it."""
@@ -122,7 +144,6 @@ def head_name(names: Iterable[str]) -> str:
     return list(names)[-1].rpartition(".")[0]
 
 
-def head_of(parameters: Mapping[str, Tensor]) -> Parameters:
-    """The parameters of the last layer."""
-    head = head_name(parameters)
-    return {name: value for name, value in parameters.items() if name.rpartition(".")[0] == head}
+def is_in(name: str, place: str) -> bool:
+    """Whether a parameter is the one called `place`, or a part of the layer called so."""
+    return name == place or name.startswith(f"{place}.")

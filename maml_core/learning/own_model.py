@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from maml_core.errors import ConfigError
 from maml_core.fields import explained, parse, parse_variant
+from maml_core.learning.inner_loop import is_in
 from maml_core.learning.models import MODELS, ModelSpec
 from maml_core.learning.recurrent import by_cells
 
@@ -39,6 +40,12 @@ class OwnModel(ModelSpec):
     )
     arguments: dict[str, Any] = Field(
         {}, description="Keyword arguments of the class.", json_schema_extra={"rule": "an object of named arguments"}
+    )
+    adapts: tuple[str, ...] = Field(
+        (),
+        description="Names of the layers or parameters that adapt with anil or ridge-head, if not the layer declared "
+        "last.",
+        json_schema_extra={"rule": "a list of names of layers or parameters"},
     )
 
     def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:
@@ -117,6 +124,12 @@ class OwnModel(ModelSpec):
         parameters = dict(module.named_parameters())
         if not parameters:
             raise ConfigError(f"{self.kind} has no parameters to train: give it at least one nn.Parameter.")
+        for place in self.adapts:
+            if not any(is_in(name, place) for name in parameters):
+                raise ConfigError(
+                    f"model.adapts names {place!r}, which is no layer or parameter of {self.kind}: it has "
+                    f"{', '.join(parameters)}."
+                )
         for name, parameter in parameters.items():
             if parameter.dtype != torch.float32 or not parameter.requires_grad:
                 trouble = "frozen" if not parameter.requires_grad else f"of {parameter.dtype}"
@@ -176,7 +189,7 @@ class OwnModel(ModelSpec):
                 )
 
     def check_head(self, module: nn.Module, x: Tensor, head: str, algorithm: str) -> None:
-        """See that the layer declared last, `head`, is the one that the predictions come from.
+        """See that the layer that an algorithm takes for the last, `head`, is the one that the predictions come from.
 
         Raises:
             ConfigError: it is another one, or none.
@@ -185,10 +198,11 @@ class OwnModel(ModelSpec):
         if last == head:
             return
         found = "no layer of its own" if last is None else f"{last or 'the module itself'}"
+        taken = f"model.adapts names {head}" if self.adapts else f"{self.kind} declares {head or 'its parameters'} last"
+        remedy = f'set model.adapts = ["{last}"]' if last else "name the part that adapts in model.adapts (for anil)"
         raise ConfigError(
-            f"algorithm = {algorithm!r} adapts the last layer: {self.kind} declares {head or 'its own parameters'} "
-            f"last, but its predictions come from {found}; let the last layer declared in __init__ be the one that "
-            "gives the predictions, or choose an algorithm that adapts every parameter."
+            f"algorithm = {algorithm!r} adapts the last layer: {taken}, but its predictions come from {found}; "
+            f"{remedy}, or choose an algorithm that adapts every parameter."
         )
 
 

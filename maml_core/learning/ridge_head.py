@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from maml_core.errors import EngineError
-from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta, head_name, head_of
+from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta
 from maml_core.learning.tasks import TaskBatch
 
 PENALTY = "log_penalty"
@@ -49,8 +49,13 @@ class _Closed(Algorithm):
         Raises:
             EngineError: names the layer.
         """
-        name = head_name(name for name, _ in model.named_parameters())
-        layer = model.get_submodule(name)
+        if len(self.adapts) > 1:
+            raise EngineError(
+                f"algorithm = {self.name!r} solves for one layer, and model.adapts names {', '.join(self.adapts)}: "
+                "name one."
+            )
+        name = self.head_layer(name for name, _ in model.named_parameters())
+        layer = dict(model.named_modules()).get(name)  # None where a parameter was named
         if type(layer) is not nn.Linear:
             raise EngineError(
                 f"algorithm = {self.name!r} solves for the last layer, which must be nn.Linear: {name or 'the model'} "
@@ -64,13 +69,13 @@ class _Closed(Algorithm):
 
     def begin(self, theta: Theta) -> Phi:
         """The head of the initialization, which is the prior's mean."""
-        return Phi(head_of(theta.parameters), {})
+        return Phi(self.head_of(theta.parameters), {})
 
     def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
         """The head that ridge regression finds on the support set, whatever phi and lr are."""
-        features, predictions = loss.layer(head_name(theta.parameters), theta.parameters, x)
-        weights = _solve(_kernel(theta, features, features), theta, y - predictions)
-        return Phi(_moved(theta, features, weights), {})
+        features, predictions = loss.layer(self.head_layer(theta.parameters), theta.parameters, x)
+        weights = _solve(self._kernel(theta, features, features), theta, y - predictions)
+        return Phi(self._moved(theta, features, weights), {})
 
     def deviation(self, loss: Loss, theta: Theta, task: TaskBatch) -> Tensor:
         """The standard deviation of what is seen at the query inputs `[points]`: of the function, and of the noise.
@@ -88,17 +93,30 @@ class _Closed(Algorithm):
 
     def _judged(self, loss: Loss, theta: Theta, task: TaskBatch) -> tuple[Tensor, Tensor]:
         """At the query inputs: the variance of the predicted function `[points]`, in units of the noise's; its mean."""
-        name = head_name(theta.parameters)
+        name = self.head_layer(theta.parameters)
         known, before = loss.layer(name, theta.parameters, task.support_x)
         asked, prior_mean = loss.layer(name, theta.parameters, task.query_x)
-        across = _kernel(theta, known, asked)
+        across = self._kernel(theta, known, asked)
         given = (task.support_y - before).to(across.dtype)
-        seen = _solve(_kernel(theta, known, known), theta, torch.cat([across, given], dim=1))
+        seen = _solve(self._kernel(theta, known, known), theta, torch.cat([across, given], dim=1))
         points = asked.shape[0]
-        prior = _wide(asked).square().sum(-1) + (1.0 if _has_bias(theta) else 0.0)
+        prior = _wide(asked).square().sum(-1) + (1.0 if self._has_bias(theta) else 0.0)
         left = prior - (across * seen[:, :points]).sum(0)
         variance = (left.clamp(min=0.0) / theta.extras[PENALTY].exp()).to(asked.dtype)
         return variance, prior_mean + (across.T @ seen[:, points:]).to(asked.dtype)
+
+    def _kernel(self, theta: Theta, one: Tensor, other: Tensor) -> Tensor:
+        """Products of the features of two sets of points, `[one, other]`."""
+        return _wide(one) @ _wide(other).T + (1.0 if self._has_bias(theta) else 0.0)
+
+    def _moved(self, theta: Theta, features: Tensor, weights: Tensor) -> Parameters:
+        """The head after a change by F' `weights` `[shots, outputs]`."""
+        change = {"weight": weights.T @ features.to(weights.dtype), "bias": weights.sum(0)}
+        head = self.head_of(theta.parameters)
+        return {name: value + change[name.rpartition(".")[2]].to(value.dtype) for name, value in head.items()}
+
+    def _has_bias(self, theta: Theta) -> bool:
+        return len(self.head_of(theta.parameters)) > 1
 
 
 @final
@@ -154,15 +172,6 @@ class FirstOrderRidgeHead(_Closed):
         return Theta(gradient, still | self._noise_gradient(loss, theta, task)), after
 
 
-def _has_bias(theta: Theta) -> bool:
-    return len(head_of(theta.parameters)) > 1
-
-
-def _kernel(theta: Theta, one: Tensor, other: Tensor) -> Tensor:
-    """Products of the features of two sets of points, `[one, other]`."""
-    return _wide(one) @ _wide(other).T + (1.0 if _has_bias(theta) else 0.0)
-
-
 def _wide(values: Tensor) -> Tensor:
     """In double precision, where the device has it: a small penalty leaves a kernel that float32 cannot invert."""
     return values if values.device.type == "mps" else values.double()
@@ -175,10 +184,3 @@ def _solve(kernel: Tensor, theta: Theta, right: Tensor) -> Tensor:
     # A kernel that cannot be inverted gives infinities, which end a run as diverged, rather than an exception.
     found: Tensor = torch.linalg.solve_ex(kernel + penalty * identity, right.to(kernel.dtype)).result
     return found
-
-
-def _moved(theta: Theta, features: Tensor, weights: Tensor) -> Parameters:
-    """The head after a change by F' `weights` `[shots, outputs]`."""
-    head = head_of(theta.parameters)
-    change = {"weight": weights.T @ features.to(weights.dtype), "bias": weights.sum(0)}
-    return {name: value + change[name.rpartition(".")[2]].to(value.dtype) for name, value in head.items()}

@@ -9,7 +9,7 @@ from torch import nn
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning import point_text
-from maml_core.learning.algorithms import ALGORITHMS, FirstOrderBilevelMAML
+from maml_core.learning.algorithms import FirstOrderBilevelMAML
 from maml_core.learning.inner_loop import Theta, head_name
 from maml_core.learning.ridge_head import LEAST_PENALTY
 from maml_core.learning.table import find
@@ -31,7 +31,7 @@ def adapt_script(config: RunConfig) -> str:
     adapted = _adapted(config, model)
     of_table = isinstance(config.tasks, TableFamily)
     template = _TEMPLATE.replace("@READING@", _TABLE_READING if of_table else _POINT_READING)
-    is_closed = ALGORITHMS[config.algorithm].solves
+    is_closed = config.method.solves
     template = template.replace("@ADAPT@", _RIDGE_HEAD.strip() if is_closed else _GRADIENT_STEPS.strip())
     template = template.replace("@USAGE@", _TABLE_USAGE if of_table else _POINT_USAGE)
     script = template.format(
@@ -94,7 +94,7 @@ def _one_line(names: Iterable[str]) -> str:
 
 def _adapted(config: RunConfig, model: nn.Module) -> list[str]:
     """Names of the parameters that adapt."""
-    return list(ALGORITHMS[config.algorithm].begin(Theta(dict(model.named_parameters()), {})).parameters)
+    return list(config.method.begin(Theta(dict(model.named_parameters()), {})).parameters)
 
 
 def _is_ours(module: nn.Module) -> bool:

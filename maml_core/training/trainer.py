@@ -23,9 +23,8 @@ from maml_core.engines import (
 )
 from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
-from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.inner_loop import InnerLoop, head_name
+from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.own_model import OwnModel, brief, set_buffers
 from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import TaskBatch, TaskStream
@@ -89,7 +88,7 @@ class Trainer:
         self.state = (
             state.to(self.device)
             if state is not None
-            else initial_state(self.model, ALGORITHMS[config.algorithm], averages=config.ema_decay is not None)
+            else initial_state(self.model, config.method, averages=config.ema_decay is not None)
         )
         self.pending = pending if pending is not None else NO_PENDING
         self.scale = far_from_unit(config.tasks)
@@ -294,8 +293,8 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
             f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
             f"shots = {config.shots}, or the size of the model."
         )
-    ALGORITHMS[config.algorithm].check(model)
-    _engine_class(config).check(model, ALGORITHMS[config.algorithm], device)
+    config.method.check(model)
+    _engine_class(config).check(model, config.method, device)
     if config.uses_own_model and trainer:
         _try_out(trainer)
 
@@ -309,9 +308,9 @@ def _try_out(trainer: Trainer) -> None:
     config = trainer.config
     if isinstance(config.model, OwnModel):
         config.model.check_seeded(trainer.model, config.network().to(trainer.device))
-        algorithm = ALGORITHMS[config.algorithm]
-        if algorithm.adapts_head:
-            head = head_name(name for name, _ in trainer.model.named_parameters())
+        algorithm = config.method
+        if algorithm.adapts_head and (algorithm.solves or not config.model.adapts):
+            head = algorithm.head_layer(name for name, _ in trainer.model.named_parameters())
             points = config.trial_points().to(trainer.device)
             config.model.check_head(trainer.model, points, head, algorithm.name)
     tasks = held_out_tasks(config, 2, trainer.device)
@@ -382,7 +381,7 @@ def _engine_class(config: RunConfig, name: str | None = None) -> type[Engine]:
 def _engine_parts(config: RunConfig) -> dict[str, Any]:
     """What any engine is told of a run: numbers, not the configuration."""
     return {
-        "algorithm": ALGORITHMS[config.algorithm],
+        "algorithm": config.method,
         "problem": config.tasks.problem,
         "inner": InnerLoop(config.inner_lr, config.inner_steps, config.perturbation),
         "meta_optimizer": MetaOptimizer(

@@ -16,7 +16,8 @@ from torch import nn
 
 from maml_core import cli, cli_train
 from maml_core.config import RunConfig
-from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError
+from maml_core.engines import ENGINES, initial_state
+from maml_core.errors import CheckpointError, ConfigError, EngineError, ImportRefusedError
 from maml_core.learning.binding import call
 from maml_core.learning.models import MLP, build_model
 from maml_core.learning.own_model import OwnModel, own_models
@@ -26,7 +27,7 @@ from maml_core.store.checkpoint import load_initialization
 from maml_core.store.exchange import export_run, export_weights, import_run
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from maml_core.training.trainer import Trainer, check_startable
+from maml_core.training.trainer import Trainer, check_startable, held_out_tasks, make_engine
 from maml_core.training.worker import train_run
 
 HERE = "tests.core.test_own_model"
@@ -247,6 +248,46 @@ def test_a_head_that_is_not_the_last_layer_declared_is_refused_where_it_matters(
                 check_startable(config, Trainer(config))
         whole = config_of(f"{HERE}:{kind}")
         check_startable(whole, Trainer(whole))
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapts", "adapted"),
+    [
+        ("Headless", ["head"], {"head.weight", "head.bias"}),
+        ("Headless", ["head.bias", "body"], {"head.bias", "body.weight", "body.bias"}),
+        ("Listed", ["w.1"], {"w.1"}),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["anil", "fo-anil"])
+def test_the_user_names_the_part_that_adapts(kind: str, adapts: list[str], adapted: set[str], algorithm: str) -> None:
+    config = config_of(f"{HERE}:{kind}", algorithm=algorithm).with_settings({"model.adapts": adapts})
+    with own_models():
+        check_startable(config, Trainer(config))
+        start = RunConfig.from_json(config.to_json()).untrained()
+        engines = [make_engine(config, config.network(), name) for name in ENGINES]
+    tasks = held_out_tasks(config, 3)
+    after = start.adapted(tasks, steps=2)
+    moved = {name for name, value in after.items() if not torch.equal(value[0], start.parameters[name])}
+    assert moved == adapted
+    flat = initial_state(engines[0].model, engines[0].algorithm).parameters
+    found = [engine.meta_gradient(flat, tasks).gradient for engine in engines]
+    for gradient in found[1:]:
+        torch.testing.assert_close(gradient, found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_ridge_head_solves_for_the_layer_that_is_named() -> None:
+    with own_models():
+        config = config_of(f"{HERE}:Headless", algorithm="ridge-head").with_settings({"model.adapts": ["head"]})
+        check_startable(config, Trainer(config))
+        body = config.with_settings({"model.adapts": ["body"]})
+        with pytest.raises(ConfigError, match=r'names body, but .* come from head; set model.adapts = \["head"\]'):
+            check_startable(body, Trainer(body))
+        with pytest.raises(EngineError, match=r"solves for one layer, and model.adapts names head, body"):
+            Trainer(config.with_settings({"model.adapts": ["head", "body"]}))
+        with pytest.raises(EngineError, match=r"must be nn.Linear: head.weight"):
+            Trainer(config.with_settings({"model.adapts": ["head.weight"]}))
+        with pytest.raises(ConfigError, match=r"names 'tail', which is no layer .* it has head.weight"):
+            Trainer(config.with_settings({"model.adapts": ["tail"]}))
 
 
 def test_what_its_file_does_to_the_random_state_changes_nothing(
