@@ -28,7 +28,7 @@ from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.problems import Regression
 from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
-from maml_core.training.trainer import Trainer, training_stream
+from maml_core.training.trainer import Trainer, make_engine, training_stream
 from tests.core.native_cases import Compiled, Function
 from tests.core.starts import FOMAML
 
@@ -324,8 +324,9 @@ def test_a_convolution_is_refused_by_name() -> None:
         native.prepare(some_tasks().at(0))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("features", "outputs"), [(3, 1), (1, 2), (4, 3)])
+@pytest.mark.parametrize(
+    ("algorithm", "features", "outputs"), [("fomaml", 3, 1), ("fomaml", 1, 2), *((name, 4, 3) for name in ALGORITHMS)]
+)
 def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs: int) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(features, 9), nn.Tanh(), nn.Linear(9, outputs)).double()
@@ -341,15 +342,18 @@ def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs
     )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_starts_as_the_vectorized_engine_does(preset: str) -> None:
-    config = PRESETS[preset].config.with_settings({"meta_iterations": 2000})
+ONE_OF_EACH = {(preset.config.algorithm, preset.config.model.kind): name for name, preset in PRESETS.items()}
+"""A preset for each algorithm and each kind of network that presets have."""
+
+
+@pytest.mark.parametrize("preset", ONE_OF_EACH.values())
+def test_presets_start_as_in_the_vectorized_engine(preset: str) -> None:
+    config = PRESETS[preset].config
     ends = []
-    for engine in ("native", "vectorized"):
-        trainer = Trainer(config.with_settings({"engine": engine}))
-        trainer.limit = 5
-        list(trainer.run())
-        ends.append(trainer.state.parameters)
+    for name in ("native", "vectorized"):
+        engine = make_engine(config, config.network(), name)
+        start = initial_state(engine.model, engine.algorithm, averages=config.ema_decay is not None)
+        ends.append(engine.run(start, training_stream(config).take(0, 5))[0].parameters)
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-5)
 
 

@@ -183,9 +183,8 @@ class Normed(Wide):
 
 
 def config_of(kind: str = f"{HERE}:Wide", **settings: object) -> RunConfig:
-    return RunConfig.from_dict({"model": {"kind": kind}, "meta_iterations": 20, "engine": "vectorized"}).with_settings(
-        settings
-    )
+    small = {"meta_iterations": 20, "meta_batch_size": 4, "engine": "vectorized"}
+    return RunConfig.from_dict({"model": {"kind": kind}, **small}).with_settings(settings)
 
 
 def test_the_command_line_trains_resumes_and_evaluates_it(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +222,7 @@ def test_what_is_sound_on_the_points_of_its_tasks_trains_and_adapts(kind: str, s
     ends = []
     with own_models():
         for engine in ("higher", "vectorized"):
-            config = config_of(kind, engine=engine, meta_iterations=5, **settings)
+            config = config_of(kind, engine=engine, meta_iterations=5, shots=3, query_shots=2, **settings)
             trainer = Trainer(config)
             check_startable(config, trainer)
             list(trainer.run())

@@ -107,13 +107,21 @@ HOSTILE: dict[str, tuple[Callable[[Parts], Parts], str]] = {
 }
 
 
-@pytest.fixture
-def exported(store: Store, small_config: RunConfig) -> Parts:
-    run = store.claim(this_process(), store.create_run(small_config))
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('exported')}/maml.db")
+    run = store.claim(this_process(), store.create_run(RunConfig(meta_iterations=20, meta_batch_size=2)))
     assert run is not None
     train_run(store, run, this_process())
     with zipfile.ZipFile(io.BytesIO(export_run(store, run.id))) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+        found = {name: archive.read(name) for name in archive.namelist()}
+    store.close()
+    return found
+
+
+@pytest.fixture
+def exported(parts: Parts) -> Parts:
+    return dict(parts)
 
 
 def packed(parts: Parts) -> bytes:
