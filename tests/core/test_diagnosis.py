@@ -29,6 +29,7 @@ FAULTS: dict[str, tuple[str, RunConfig, dict[str, Any]]] = {
     "overshoot": ("overshoot", PAPER, {"inner_lr": 0.2, "meta_lr": 0.003, "clip_norm": 1, "meta_iterations": 3000}),
 }  # fmt: skip  # one fault a line
 LONG = ("drift", "overshoot")
+CLASSIC = ("first-run", "linear", "sine", "paper-10-shot", "ridge-10-shot")
 
 
 def trained(store: Store, config: RunConfig) -> Run:
@@ -60,8 +61,10 @@ def test_a_run_that_has_just_begun_is_not_judged(store: Store) -> None:
     assert diagnose(store, store.run(store.create_run(FIRST))) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset",
+    [pytest.param(name, marks=pytest.mark.slow if name in CLASSIC else pytest.mark.nightly) for name in PRESETS],
+)
 def test_presets_have_no_fault(preset: str, store: Store) -> None:
     config = PRESETS[preset].config
     assert diagnose(store, trained(store, config)) is None
