@@ -9,7 +9,7 @@ from maml_core.presets import DEFAULT
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
 from pages.components.config_form import config_form, load_config
-from pages.components.frame import hidden, open_page
+from pages.components.frame import following, hidden, page
 from pages.components.glossary_view import glossary_button
 from pages.components.insight import SECONDS, finding, parameter_space
 from pages.components.lesson_view import current_lesson, lesson_menu, show_lesson
@@ -171,9 +171,9 @@ def insights(session: TrainingSession, run: Run) -> None:
     part()
 
 
-def main() -> None:
+@page("app.py")
+def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    session = open_page("app.py")
     run = current_run(session)
     st.session_state.setdefault("smoothing", 0.9)
     st.session_state.setdefault("log_axis", True)
@@ -193,6 +193,7 @@ def main() -> None:
 
     # A run that can go on may be resumed in another tab or at a terminal, so it is watched too, if less closely.
     @st.fragment(run_every=LIVE_SECONDS if live else WATCH_SECONDS if run and run.is_resumable else None)
+    @following
     def live_part() -> None:
         try:
             now = session.store.run(run.id) if run else None

@@ -8,6 +8,7 @@
     ├── ImportRefusedError   a file that is not an exported run of this lab
     └── StoreError           the database cannot be opened, read or written
         ├── StoreDamagedError    the file is not a sound database
+        ├── StoreAwayError   it cannot be reached just now: whoever waits may find it again
         ├── RunNotFoundError no run with that id
         └── RunBusyError     somebody else owns the run, or its status forbids the action
 
@@ -54,6 +55,10 @@ class StoreError(MamlError):
 
 class StoreDamagedError(StoreError):
     """The file is not a sound database."""
+
+
+class StoreAwayError(StoreError):
+    """The database cannot be reached just now: its file is gone, or another process holds it."""
 
 
 class RunNotFoundError(StoreError):

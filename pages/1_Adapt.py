@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import streamlit as st
 
 from maml_core.config import RunConfig
-from maml_core.errors import MamlError
 from maml_core.evaluation.curves import pretraining
 from maml_core.evaluation.of_runs import (
     At,
@@ -39,7 +38,7 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
 from pages.components.field_input import number_in_url
-from pages.components.frame import open_page
+from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
 from pages.components.row_source import pick_rows, toggle_row
@@ -415,9 +414,9 @@ def function_views(session: TrainingSession, run: Run, family: FunctionFamily) -
         wall(run, learned, shots, steps, inner_lr)
 
 
-def main() -> None:
+@page("pages/1_Adapt.py")
+def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    session = open_page("pages/1_Adapt.py")
     with st.sidebar:
         run = pick_run(session)
     if run is None:
@@ -427,10 +426,7 @@ def main() -> None:
     status_line(session, run)
     if not run.iteration:
         st.info("This run has not trained yet: this is its untrained initialization.", icon=":material/info:")
-    try:
-        views(session, run)
-    except MamlError as error:
-        st.error(str(error), icon=":material/error:")
+    views(session, run)
 
 
 main()

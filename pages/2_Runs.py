@@ -14,7 +14,7 @@ from maml_core.store.store import UNDO_SECONDS
 from maml_core.training.session import TrainingSession
 from pages.components.config_form import keep_for_form
 from pages.components.downloads import downloads
-from pages.components.frame import open_page
+from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import act, as_text, search_box, status_line
 
@@ -70,6 +70,7 @@ def undo(session: TrainingSession) -> None:
         return
 
     @st.fragment(run_every=1.0)
+    @following
     def offer() -> None:
         left = when + UNDO_SECONDS - time.time()
         if left <= 0:
@@ -169,9 +170,9 @@ def importer(session: TrainingSession) -> None:
         st.rerun()
 
 
-def main() -> None:
+@page("pages/2_Runs.py")
+def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    session = open_page("pages/2_Runs.py")
     if st.query_params.get("filter") in _EARLIER_FILTERS:  # a link that an earlier version of the page made
         st.session_state["filter"] = st.query_params["filter"] = _EARLIER_FILTERS[st.query_params["filter"]]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -190,6 +191,7 @@ def main() -> None:
     active = session.store.count(*ACTIVE)
 
     @st.fragment(run_every=LIVE_SECONDS if active else WATCH_SECONDS)
+    @following
     def listing() -> None:
         runs, unreadable = session.store.listing()
         if unreadable:

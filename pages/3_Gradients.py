@@ -10,7 +10,7 @@ from maml_core.figures import cosine_figure, toy_figure
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
-from pages.components.frame import open_page
+from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
@@ -118,9 +118,9 @@ def toy_part() -> None:
     )
 
 
-def main() -> None:
+@page("pages/3_Gradients.py")
+def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    session = open_page("pages/3_Gradients.py")
     with st.sidebar:
         run = pick_run(session)
     if run is None:

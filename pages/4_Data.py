@@ -16,7 +16,7 @@ from maml_core.presets import config_for_table
 from maml_core.store.tables import TableRow
 from maml_core.training.session import TrainingSession, computing
 from pages.components.config_form import keep_for_form
-from pages.components.frame import open_page
+from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import live_chart
 from pages.components.run_view import act, as_text
@@ -182,9 +182,9 @@ def manage(session: TrainingSession, row: TableRow) -> None:
             st.rerun()
 
 
-def main() -> None:
+@page("pages/4_Data.py")
+def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    session = open_page("pages/4_Data.py")
     st.markdown("#### Train on your own tasks: a table of many small data sets")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:

@@ -19,7 +19,7 @@ from maml_core.evaluation.listing import matching, tick_list
 from maml_core.figures import compare_curves, parallel_figure, scatter_figure
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
-from pages.components.frame import open_page
+from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import as_text, search_box
 
@@ -167,15 +167,16 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
         )
 
 
-def main() -> None:
+@page("pages/5_Compare.py")
+def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    session = open_page("pages/5_Compare.py")
     runs = choose(session)
     if not runs:
         return
     figure, spread, by = choices(runs)
 
     @st.fragment(run_every=WATCH_SECONDS if any(run.is_active for run in runs) else None)
+    @following
     def part() -> None:
         chosen = {run.id for run in runs}
         now = [run for run in session.store.all_runs() if run.id in chosen]

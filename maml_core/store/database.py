@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from maml_core.errors import MamlError, StoreDamagedError, StoreError
+from maml_core.errors import MamlError, StoreAwayError, StoreDamagedError, StoreError
 from maml_core.store.schema import MIGRATIONS, SCHEMA_VERSION, info, metadata
 
 DEFAULT_URL = "sqlite:///runs/maml.db"
@@ -66,11 +67,14 @@ class Database:
         if self.path:
             sa.event.listen(self.engine, "connect", _set_pragmas)
             sa.event.listen(self.engine, "begin", _begin)
+        self._file: tuple[int, int] | None = None  # which file it is, of all that may come to have this name
+        self._reopening = threading.Lock()
         try:
             self._prepare()
         except BaseException:
             self.close()
             raise
+        self._file = self._present()
 
     def close(self) -> None:
         """Close the connections."""
@@ -82,16 +86,56 @@ class Database:
 
         Raises:
             StoreError: in one sentence, what is wrong with the database and what to do.
+            StoreAwayError: it is held by another process, or its file is gone, which waiting may mend.
         """
+        self._follow()
         try:
             with self.engine.connect().execution_options(write=write) as connection, connection.begin():
                 yield connection
         except MamlError:
             raise
         except sa.exc.DBAPIError as error:
+            self._follow(reopens=False)  # taken away in this very moment, it would be called read-only
             raise self._trouble(str(error.orig)) from None
         except sa.exc.SQLAlchemyError as error:
             raise self._trouble(str(error)) from None
+
+    def _present(self) -> tuple[int, int] | None:
+        """Which file has the database's name now; None where there is no such file."""
+        try:
+            found = os.stat(self.path) if self.path else None
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino) if found else None
+
+    def _follow(self, reopens: bool = True) -> None:
+        """See that the file is still the one that was opened: SQLite would go on reading one that was deleted.
+
+        Another one in its place (a backup that was put back) is opened instead, if it is sound.
+
+        Raises:
+            StoreAwayError: there is none; a new, empty one is not made, since someone may put the old one back.
+            StoreError: another one is there that is not a store.
+        """
+        if self.path is None or self._file is None:
+            return
+        there = self._present()
+        if there == self._file:
+            return
+        if there is None:
+            raise StoreAwayError(
+                f"The store {self.path} is gone: its file was moved or deleted while it was in use. Put it back, and "
+                "everything goes on; or restart the lab to begin a new store."
+            )
+        if reopens:
+            with self._reopening:
+                if there != self._file:
+                    self.engine.dispose()
+                    self._file = None
+                    try:
+                        self._prepare()
+                    finally:
+                        self._file = there
 
     def _prepare(self) -> None:
         if self.path:
@@ -149,6 +193,8 @@ class Database:
     def _trouble(self, reason: str) -> StoreError:
         reason = (reason.splitlines() or ["no reason given"])[0]
         kind = StoreDamagedError if any(sign in reason for sign in _DAMAGE) else StoreError
+        if "locked" in reason:
+            kind = StoreAwayError
         for sign, remedy in _REMEDIES.items():
             if sign in reason:
                 return kind(f"The store {self.url} cannot be used ({reason}): {remedy}.")

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from maml_core.engines import TrainingState
-from maml_core.errors import CheckpointError, EngineError, MamlError, RunBusyError, StoreError
+from maml_core.errors import CheckpointError, EngineError, MamlError, RunBusyError, StoreAwayError, StoreError
 from maml_core.logs import LOG, log_to
 from maml_core.milestones import MetricRow
 from maml_core.presets import DEFAULT, get_preset
@@ -36,7 +37,12 @@ IDLE_SECONDS = 0.05
 GRACE_SECONDS = 1.5
 """How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
 
+AWAY_SECONDS = 600.0
+"""How long training waits for a store that cannot be reached, with what it has not saved yet in memory."""
+
 SERVER_ENDED = "The server that trained this run has ended; resume it from where it was."
+
+T = TypeVar("T")
 
 Report = Callable[[Run, Progress, float], None]
 """report(run, progress, iterations per second), called after every chunk."""
@@ -138,7 +144,8 @@ class _Stretch:
 
     def never_better(self) -> str:
         """What to say of a run whose held-out loss was never below that of its start; empty for any other."""
-        judged = {at: held_out for at, held_out, *_ in self.store.history(self.run.id)}
+        history = self.patiently(lambda: self.store.history(self.run.id))
+        judged = {at: held_out for at, held_out, *_ in history}
         judged |= {snapshot.iteration: snapshot.held_out for snapshot in self.snapshots}
         start = judged.pop(0, None)
         later = [value for value in judged.values() if value is not None]
@@ -163,11 +170,33 @@ class _Stretch:
         if time.monotonic() - self.looked < CONTROL_SECONDS:
             return None
         self.looked = time.monotonic()
-        control = self.store.control(self.run.id, self.owner)
+        control = self.patiently(lambda: self.store.control(self.run.id, self.owner))
         if control is None:
             raise RunBusyError(f"run = {self.run.id} is no longer owned by this process.")
         command, self.trainer.pace = control
         return {"pause": "paused", "stop": "stopped"}.get(command)
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """What the store answers; training stands still for as long as it cannot be reached, and nothing is lost.
+
+        Raises:
+            StoreAwayError: it was away for too long, or this process is to end.
+        """
+        waiting = None
+        while True:
+            try:
+                found = action()
+            except StoreAwayError as error:
+                if waiting is None:
+                    waiting = time.monotonic()
+                    LOG.warning("run %s waits for its store: %s", self.run.id, error)
+                if self.should_end() or time.monotonic() - waiting > AWAY_SECONDS:
+                    raise
+                time.sleep(0.2)
+            else:
+                if waiting is not None:
+                    LOG.info("run %s goes on: its store is back after %.0f s", self.run.id, time.monotonic() - waiting)
+                return found
 
     def rate(self) -> float:
         """Meta-iterations per second of this stretch."""
@@ -181,21 +210,25 @@ class _Stretch:
 
     def commit(self, status: str | None = None, message: str = "") -> str:
         progress = self.last or Progress(self.trainer.state, self.trainer.pending)
-        self.store.commit(
-            self.run.id,
-            self.owner,
-            rows=self.rows,
-            latest=Saved(progress.state.iteration, self.dump(progress.state, progress.pending)),
-            snapshots=self.snapshots,
-            vitals=Vitals(
-                rate=self.rate(),
-                seconds=self.run.seconds + time.monotonic() - self.began,
-                started=self.run.started or time.time() - (time.monotonic() - self.began),
-                engine=self.trainer.engine.status,
-                device=self.trainer.device.type,
-                message=message or self.trainer.notice,
-            ),
-            release=status,
+        latest = Saved(progress.state.iteration, self.dump(progress.state, progress.pending))
+        vitals = Vitals(
+            rate=self.rate(),
+            seconds=self.run.seconds + time.monotonic() - self.began,
+            started=self.run.started or time.time() - (time.monotonic() - self.began),
+            engine=self.trainer.engine.status,
+            device=self.trainer.device.type,
+            message=message or self.trainer.notice,
+        )
+        self.patiently(
+            lambda: self.store.commit(
+                self.run.id,
+                self.owner,
+                rows=self.rows,
+                latest=latest,
+                snapshots=self.snapshots,
+                vitals=vitals,
+                release=status,
+            )
         )
         self.rows, self.snapshots = [], []
         self.committed = time.monotonic()

@@ -1,8 +1,11 @@
 """What every page starts with: its settings, the navigation, the background session."""
 
+import functools
+from collections.abc import Callable
+
 import streamlit as st
 
-from maml_core.errors import MamlError
+from maml_core.errors import MamlError, StoreAwayError
 from maml_core.training.session import TrainingSession
 from pages.components.glossary_view import answer_terms
 
@@ -38,6 +41,9 @@ PAGES = {
     "pages/5_Compare.py": "Compare",
 }
 NAVIGATION_COLUMNS = 3
+
+AGAIN_SECONDS = 2.0
+"""How often a page whose store is away looks whether it is back."""
 
 REFUSED = "refused"
 """Where the text of a refused action waits in the session state for the page's next draw."""
@@ -83,6 +89,49 @@ def open_page(path: str) -> TrainingSession:
     if session.notice:
         st.warning(session.notice, icon=":material/database_off:")
     return session
+
+
+def page(path: str) -> Callable[[Callable[[TrainingSession], None]], Callable[[], None]]:
+    """A page: set up, given the server's session, and with its troubles said rather than thrown."""
+
+    def decorate(lay_out: Callable[[TrainingSession], None]) -> Callable[[], None]:
+        @functools.wraps(lay_out)
+        def shown() -> None:
+            session = open_page(path)
+            try:
+                lay_out(session)
+            except StoreAwayError as error:
+                st.error(str(error), icon=":material/database_off:")
+                _look_again(session)
+            except MamlError as error:
+                st.error(str(error), icon=":material/error:")
+
+        return shown
+
+    return decorate
+
+
+def following(part: Callable[[], None]) -> Callable[[], None]:
+    """A fragment that draws the whole page anew when the store is away, which then says so."""
+
+    @functools.wraps(part)
+    def shown() -> None:
+        try:
+            part()
+        except StoreAwayError:
+            st.rerun()
+
+    return shown
+
+
+@st.fragment(run_every=AGAIN_SECONDS)
+def _look_again(session: TrainingSession) -> None:
+    """Draw the page anew once its store is back."""
+    try:
+        session.store.count("running")
+    except MamlError:
+        return
+    st.rerun()
 
 
 @st.cache_resource(show_spinner="Opening the store…")

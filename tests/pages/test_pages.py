@@ -369,6 +369,22 @@ def test_a_run_of_a_users_own_module_is_shown_but_never_loaded(path: str, store:
     assert not page.exception
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_whose_store_is_taken_away_says_so_and_comes_back(path: str, store: Store, finished: Run) -> None:
+    page = open_page(path, run=finished.id)
+    before = [error.value for error in page.error]
+    assert store.database.path is not None
+    folder, aside = store.database.path.parent, store.database.path.parent.with_name("elsewhere")
+    folder.rename(aside)
+    page.run()
+    assert not page.exception
+    assert "its file was moved or deleted while it was in use. Put it back" in page.error[0].value
+    aside.rename(folder)
+    page.run()
+    assert not page.exception
+    assert [error.value for error in page.error] == before
+
+
 def test_a_link_cannot_name_a_class(store: Store) -> None:
     page = open_page("app.py", **{"model.kind": "os:getcwd"})
     assert "only the command line loads" in page.warning[0].value
