@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from maml_core.engines import MetaOptimizer, NativeEngine, VectorizedEngine, ini
 from maml_core.engines.native import toolchain
 from maml_core.engines.native.operations import OPERATIONS
 from maml_core.engines.native.program import Program, make_program
-from maml_core.engines.native.toolchain import Build, cache_folder, flags, is_private
+from maml_core.engines.native.toolchain import Build, cache_folder, find_compiler, flags, is_private
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.inner_loop import InnerLoop
@@ -450,8 +451,45 @@ def test_a_home_that_is_missing_or_closed_is_no_reason_to_stop(
     trainer.limit = 2
     list(trainer.run())
     assert trainer.state.iteration == 2
-    assert "The native loop cannot be made" in trainer.notice
-    assert trainer.engine.status == "vectorized"
+    assert trainer.notice == ""
+    assert trainer.engine.status == "native"
+
+
+def test_without_a_folder_to_keep_it_in_code_is_made_all_the_same(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("/proc/nowhere", str(tmp_path / "file")):  # cannot be made, whoever asks
+        monkeypatch.setenv("MAML_CACHE", place)
+        build = Build(program)
+        assert build._process is not None
+        build.load()
+    spaced = tmp_path / "a b"
+    spaced.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spaced))
+    Build(program).load()
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    with pytest.raises(EngineError, match=r"cannot be made \(.*: /proc/making-.*; name a folder .* in MAML_CACHE"):
+        Build(program)
+    monkeypatch.setenv("MAML_CACHE", str(spaced / "cache"))  # as it says
+    Build(program).load()
+
+
+def test_the_compiler_that_is_named_is_the_one_that_is_used_or_the_reason(
+    program: Program, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = find_compiler()
+    assert found is not None
+    place = tmp_path / "a b" / "g++"
+    place.parent.mkdir()
+    place.symlink_to(found[0])
+    for chosen in (str(place), f"'{place}' -O1"):
+        monkeypatch.setenv("CXX", chosen)
+        Build(program).load()
+    for chosen in ("/nonexistent/g++", "'"):
+        monkeypatch.setenv("CXX", chosen)
+        with pytest.raises(EngineError, match=r"CXX = .* is not a program here: unset it, or let it name one"):
+            Build(program)
 
 
 def test_the_cache_is_bounded(cache: Path) -> None:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -89,13 +90,20 @@ class Build:
 
     def _start(self, program: Program) -> None:
         compiler = find_compiler()
+        if compiler is None and os.environ.get("CXX"):
+            raise EngineError(
+                f"The native loop needs a C++ compiler, and CXX = {os.environ['CXX']!r} is not a program here: unset "
+                "it, or let it name one; or install g++ or clang++."
+            )
         if compiler is None:
             raise EngineError("The native loop needs a C++ compiler, and none was found: install g++ or clang++.")
         try:
             folder = self._path.parent
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(OSError):  # no home, or one that cannot be written: made without being kept
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             # A folder that others can write to is not trusted: what is made then is used once and thrown away.
-            self._folder = tempfile.TemporaryDirectory(dir=folder if is_private(folder) else None, prefix="making-")
+            is_kept = is_private(folder) and os.access(folder, os.W_OK)
+            self._folder = tempfile.TemporaryDirectory(dir=folder if is_kept else None, prefix="making-")
             self._discard = weakref.finalize(self, self._folder.cleanup)
             source = Path(self._folder.name) / "loop.cpp"
             source.write_text(program.source, encoding="utf-8")
@@ -119,7 +127,10 @@ class Build:
             self._discard = weakref.finalize(self, _end, self._process, self._folder)
         except OSError as error:
             self.cancel()
-            raise EngineError(f"The native loop cannot be made ({error}).") from None
+            raise EngineError(
+                f"The native loop cannot be made ({error.strerror or error}: {error.filename or compiler[0]}); name a "
+                "folder that can be written in MAML_CACHE."
+            ) from None
 
     def _finish(self, process: subprocess.Popen[bytes]) -> None:
         assert self._folder is not None
@@ -128,7 +139,7 @@ class Build:
             said = next((line for line in lines if "error" in line.lower()), lines[-1])
             raise EngineError(f"The C++ compiler failed on the native loop ({said.strip()[:200]}).")
         made = Path(self._folder.name) / "loop.so"
-        if is_private(self._path.parent):
+        if made.parent.parent == self._path.parent:
             made.replace(self._path)
             prune(self._path.parent, "*.so", MAX_FILES, MAX_BYTES)
         else:
@@ -168,8 +179,11 @@ def find_compiler() -> list[str] | None:
     """The command of a C++ compiler: `$CXX`, else the first of the usual ones; None if there is none."""
     chosen = os.environ.get("CXX")
     if chosen:
-        parts = chosen.split()
-        return parts if shutil.which(parts[0]) else None
+        parts = [chosen]
+        if not shutil.which(chosen):
+            with contextlib.suppress(ValueError):  # quotes that do not match
+                parts = shlex.split(chosen)
+        return parts if parts and shutil.which(parts[0]) else None
     found = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
     return [found] if found else None
 
