@@ -30,7 +30,8 @@ from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
 from maml_core.processes import this_process
 from maml_core.store.database import log_path, store_url
-from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights, import_run
+from maml_core.store.exchange import SIZE_LIMIT, export_run, export_weights
+from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer, check_startable
@@ -258,6 +259,11 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
     run = store.run(import_run(store, data))
     if not options.json:
         print(f"{run.id}: {run.name}, {run.status} after {run.iteration:,} iterations")
+        if run.config.uses_own_model:
+            print(
+                f"Its network is {run.config.model.kind}: commands that need it import that class from where you "
+                "stand, and never the copy of it in the file (model.py), which is for reading."
+            )
     return {"run": run.id, "name": run.name, "status": run.status, "iterations": run.iteration}
 
 

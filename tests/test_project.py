@@ -139,11 +139,11 @@ def test_the_library_never_imports_streamlit(path: Path) -> None:
 
 
 PAGES_MAY_IMPORT = {
-    "collections.abc", "contextlib", "dataclasses", "json", "math", "pathlib", "re", "time", "typing",
+    "collections.abc", "contextlib", "dataclasses", "functools", "json", "math", "pathlib", "re", "time", "typing",
     "streamlit", "streamlit.components.v1", "plotly", "pydantic", "pydantic.fields",
     "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.glossary",
     "maml_core.lessons", "maml_core.presets",
-    "maml_core.words", "maml_core.engines", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
+    "maml_core.words", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
     "maml_core.learning.fresh_rows", "maml_core.learning.fresh_tasks", "maml_core.learning.initialization",
     "maml_core.learning.models", "maml_core.learning.scale",
     "maml_core.learning.formula", "maml_core.learning.table", "maml_core.learning.table_files",
@@ -160,7 +160,6 @@ ONLY = {
     "maml_core.learning.models": {"MODELS"},  # the form's choices; no network is built
     "maml_core.learning.algorithms": {"ALGORITHMS"},  # for their titles and formulas
     "maml_core.learning.initialization": {"Initialization"},  # to pass on
-    "maml_core.engines": {"CompileStage"},
     "maml_core.store.store": {"UNDO_SECONDS"},
 }
 

@@ -1,13 +1,43 @@
 """What is meta-learned as one flat vector, which is what an engine updates and a checkpoint holds."""
 
+from collections.abc import Mapping, Sequence
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
 from maml_core.learning.inner_loop import Algorithm, Parameters, Theta
 
 
-class Layout:
-    """Where each learned number lies in one flat vector of length P: the parameters, then what is learned beside."""
+class Flat:
+    """Tensors of known names and shapes as one flat vector of length P, and back."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """The tensors, in the order of the vector."""
+        self._shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
+        self._sizes = [prod(shape) for shape in self._shapes.values()]
+
+    @property
+    def size(self) -> int:
+        """P: how many numbers there are."""
+        return sum(self._sizes)
+
+    def file_shapes(self) -> dict[str, torch.Size]:
+        """The tensors of a weights file, by name, with their shapes: in the order of the flat vector."""
+        return dict(self._shapes)
+
+    def to_file(self, flat: Tensor) -> Parameters:
+        """`flat` `[P]` as the tensors of a weights file."""
+        pieces = zip(flat.split(self._sizes, dim=-1), self._shapes.items(), strict=True)
+        return {name: piece.reshape(flat.shape[:-1] + shape) for piece, (name, shape) in pieces}
+
+    def from_file(self, tensors: Parameters) -> Tensor:
+        """The inverse of `to_file`, for tensors of the right names and shapes: `[P]`."""
+        return torch.cat([tensors[name].reshape(-1) for name in self._shapes])
+
+
+class Layout(Flat):
+    """Where each learned number lies in one flat vector: the parameters, then what is learned beside."""
 
     def __init__(self, model: nn.Module, algorithm: Algorithm) -> None:
         """Read the names and shapes of the model's parameters. No value is kept, so a model without any will do."""
@@ -15,13 +45,8 @@ class Layout:
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self.extra_shapes = {name: value.shape for name, value in algorithm.extras(parameters).items()}
         self._algorithm = algorithm
-        self._sizes = [shape.numel() for shape in self.file_shapes().values()]
         self.parameter_count = sum(shape.numel() for shape in self.shapes.values())
-
-    @property
-    def size(self) -> int:
-        """P: how many numbers are learned."""
-        return sum(self._sizes)
+        super().__init__(self.shapes | self.extra_shapes)
 
     def start(self, model: nn.Module) -> Tensor:
         """The vector `[P]` before training: the model's own values, and what the algorithm begins with beside them."""
@@ -36,16 +61,3 @@ class Layout:
     def flatten(self, theta: Theta) -> Tensor:
         """The inverse of `unflatten` for tensors without leading dimensions: `[P]`."""
         return self.from_file(theta.parameters | theta.extras)
-
-    def file_shapes(self) -> dict[str, torch.Size]:
-        """The tensors of a weights file, by name, with their shapes: in the order of the flat vector."""
-        return self.shapes | self.extra_shapes
-
-    def to_file(self, flat: Tensor) -> Parameters:
-        """`flat` `[P]` as the tensors of a weights file."""
-        pieces = zip(flat.split(self._sizes, dim=-1), self.file_shapes().items(), strict=True)
-        return {name: piece.reshape(flat.shape[:-1] + shape) for piece, (name, shape) in pieces}
-
-    def from_file(self, tensors: Parameters) -> Tensor:
-        """The inverse of `to_file`, for tensors of the right names and shapes: `[P]`."""
-        return torch.cat([tensors[name].reshape(-1) for name in self.file_shapes()])

@@ -95,6 +95,13 @@ class OwnModel(ModelSpec):
         except (OSError, TypeError):  # typed at a prompt
             return None
 
+    def file_text(self) -> str:
+        """The text of the file that the class stands in, for whoever is handed what it has learned; empty without."""
+        try:
+            return inspect.getsource(inspect.getmodule(self.load()) or self.load())
+        except (OSError, TypeError):
+            return ""
+
     def layers(self, input_size: int, output_size: int) -> nn.Module:
         """An instance of the class, decided by torch's seed alone, whatever generator its own code draws from.
 

@@ -20,7 +20,7 @@ from maml_core.errors import StoreDamagedError
 from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url
-from maml_core.store.exchange import import_run
+from maml_core.store.imports import import_run
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
 from maml_core.training.background import Background

@@ -29,7 +29,8 @@ from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS, config_for_table
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
-from maml_core.store.exchange import export_run, export_weights, import_run
+from maml_core.store.exchange import export_run, export_weights
+from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run

@@ -18,7 +18,8 @@ from maml_core.learning.tasks import FunctionFamily
 from maml_core.presets import get_preset
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
-from maml_core.store.exchange import export_weights, import_run
+from maml_core.store.exchange import export_weights
+from maml_core.store.imports import import_run
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer
 from maml_core.training.worker import train_run

@@ -1,12 +1,15 @@
 """A user's own module: loaded by the command line, and by nothing else."""
 
+import io
 import json
 import linecache
 import os
 import random
 import re
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +27,8 @@ from maml_core.learning.own_model import OwnModel, own_models
 from maml_core.logs import LOG
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_initialization
-from maml_core.store.exchange import export_run, export_weights, import_run
+from maml_core.store.exchange import HASHED, export_run, export_weights
+from maml_core.store.imports import import_run
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
 from maml_core.training.trainer import Trainer, check_startable, held_out_tasks, make_engine
@@ -381,16 +385,83 @@ def test_nothing_but_the_command_line_loads_it(session: TrainingSession) -> None
     assert session.store.run(run_id).status == "stopped"
 
 
-def test_a_file_cannot_name_a_class(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_it_goes_into_another_store_and_nothing_is_loaded_on_the_files_word(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "travelling.py").write_text(NET.replace("torch.tensor(1.0)", "torch.rand(())"))
+    monkeypatch.syspath_prepend(str(tmp_path))
     with own_models():
-        run_id = store.create_run(config_of())
-        monkeypatch.setattr("maml_core.store.exchange.adapt_script", lambda _: "")
-        owner = this_process()
-        run = store.claim(owner, run_id)
+        run = store.claim(this_process(), store.create_run(config_of("travelling:Net", algorithm="meta-sgd")))
         assert run is not None
-        assert train_run(store, run, owner) == "finished"
-        with pytest.raises(ImportRefusedError, match="no code is loaded on a file's word"):
-            import_run(store, export_run(store, run_id))
+        assert train_run(store, run, this_process()) == "finished"
+        data = export_run(store, run.id)
+        best = load_initialization(store.checkpoint(run.id) or b"", run.config)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert b"class Net(torch.nn.Module)" in archive.read("model.py")
+        assert "adapt.py" not in archive.namelist()
+
+    sys.modules.pop("travelling")
+    (tmp_path / "travelling.py").rename(tmp_path / "away.py")
+    elsewhere = Store(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    there = import_run(elsewhere, data)  # outside `own_models`, and without the class
+    assert "travelling" not in sys.modules
+    assert elsewhere.metrics(there).equals(store.metrics(run.id))
+    assert [at for at, *_ in elsewhere.history(there)] == [at for at, *_ in store.history(run.id)]
+
+    (tmp_path / "away.py").rename(tmp_path / "travelling.py")
+    monkeypatch.setattr(LOG, "propagate", True)
+    with own_models():
+        again = load_initialization(elsewhere.checkpoint(there) or b"", elsewhere.run(there).config)
+        tasks = run.config.tasks.held_out(tasks=2, shots=5, query_shots=3)
+        assert torch.equal(again.adapt(tasks, 2).predictions, best.adapt(tasks, 2).predictions)
+        for name in HASHED:
+            with (
+                zipfile.ZipFile(io.BytesIO(data)) as one,
+                zipfile.ZipFile(io.BytesIO(export_run(elsewhere, there))) as two,
+            ):
+                assert one.read(name) == two.read(name)
+    assert "has been edited" not in caplog.text
+    elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shapes": None}, "it does not state the shapes"),
+        ({"shapes": {}}, "it does not state the shapes"),
+        ({"shapes": {"one.weight": [10**12]}}, "its model is too large"),
+        ({"shapes": {"one.weight": [5, 1]}}, "does not hold just the tensors"),
+        ({"shapes": {"one.weight": [-5, 1]}}, "shapes"),
+        ({"model.kind": "antigravity:Fly"}, "is no class of a user's own"),
+        ({"source": "x" * 65}, "a SHA-256"),
+        ({"sha256": "buffers.safetensors"}, "buffers.safetensors does not match its SHA-256"),
+    ],
+)
+def test_a_forged_run_of_it_is_refused(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "forged.py").write_text(NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with own_models():
+        run = store.claim(this_process(), store.create_run(config_of("forged:Net", meta_iterations=2)))
+        assert run is not None
+        train_run(store, run, this_process())
+        with zipfile.ZipFile(io.BytesIO(export_run(store, run.id))) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(parts["run.json"])
+    ((name, value),) = change.items()
+    if name == "model.kind":
+        manifest["config"]["model"]["kind"] = value
+    elif name == "sha256":
+        manifest["sha256"][value] = "0" * 64
+    else:
+        manifest[name] = value
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for entry, data in (parts | {"run.json": json.dumps(manifest).encode()}).items():
+            archive.writestr(entry, data)
+    with pytest.raises(ImportRefusedError, match=re.escape(said)):
+        import_run(store, file.getvalue())
 
 
 def test_a_script_cannot_hold_it(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

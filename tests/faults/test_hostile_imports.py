@@ -21,7 +21,8 @@ from safetensors.torch import load, save
 from maml_core.config import RunConfig
 from maml_core.errors import ImportRefusedError
 from maml_core.processes import this_process
-from maml_core.store.exchange import SIZE_LIMIT, export_run, import_run
+from maml_core.store.exchange import SIZE_LIMIT, export_run
+from maml_core.store.imports import import_run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 

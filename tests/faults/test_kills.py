@@ -18,7 +18,7 @@ from maml_core.config import RunConfig
 from maml_core.learning.models import MLP
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
-from maml_core.store.exchange import import_run
+from maml_core.store.imports import import_run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from tests.conftest import wait_for
