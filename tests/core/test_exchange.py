@@ -1,10 +1,13 @@
 """A run out of one store and into another, and the script that goes with it."""
 
+import contextlib
 import hashlib
 import io
 import json
+import runpy
 import subprocess
 import sys
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -34,6 +37,26 @@ from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
+
+
+def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python adapt.py ...`, in this process: torch is imported here already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv, sys.argv = sys.argv, ["adapt.py", *arguments]
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_path("adapt.py", run_name="__main__")
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+                if isinstance(end.code, str):
+                    print(end.code, file=err)
+            except Exception:
+                code = 1
+                traceback.print_exc()
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(["adapt.py", *arguments], code, out.getvalue(), err.getvalue())
 
 
 def train(store: Store, run_id: str) -> None:
@@ -136,19 +159,13 @@ def test_what_is_learned_beside_the_parameters_reaches_the_script_from_either_fi
     (tmp_path / "support.csv").write_text("0.5,1\n1,2\n")
     (tmp_path / "query.csv").write_text("0.1\n3\n")
     printed = [
-        subprocess.run(
-            [sys.executable, "-I", "adapt.py", weights, "support.csv", "query.csv"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        run_script(tmp_path, weights, "support.csv", "query.csv").stdout
         for weights in ("weights.safetensors", "alone.safetensors")
     ]
     assert printed[0] == printed[1] != ""
 
 
-@pytest.mark.parametrize("settings", [{}, {"model.kind": "linear"}, {"model.activation": "silu"}])
+@pytest.mark.parametrize("settings", [{"model.kind": "linear"}, {"model.activation": "silu"}])
 def test_the_script_adapts_with_torch_and_safetensors_alone(
     store: Store, small_config: RunConfig, tmp_path: Path, settings: dict[str, object]
 ) -> None:
@@ -163,7 +180,7 @@ def test_the_script_adapts_with_torch_and_safetensors_alone(
     script = (tmp_path / "adapt.py").read_text()
     assert script == adapt_script(config)
     assert "maml_core" not in script
-    done = subprocess.run(
+    done = subprocess.run(  # in a process of its own, which has nothing of the lab
         [sys.executable, "-I", "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
         cwd=tmp_path,
         capture_output=True,
@@ -202,8 +219,7 @@ def test_the_script_reads_numbers_as_the_lab_does_and_says_what_is_wrong(
     (tmp_path / "query.csv").write_text(query, encoding="utf-8")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-I", "adapt.py", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return run_script(tmp_path, *arguments)
 
     done = run("weights.safetensors", "support.csv", "query.csv")
     assert "Traceback" not in done.stderr
@@ -263,13 +279,7 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
     (tmp_path / "adapt.py").write_text(adapt_script(config))
     (tmp_path / "support.csv").write_text("0.5,1.0\n2.0,-1.0\n")
     (tmp_path / "query.csv").write_text("1.0\n3.0\n")
-    done = subprocess.run(
-        [sys.executable, "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_script(tmp_path, "weights.safetensors", "support.csv", "query.csv")
     assert done.returncode == 0, done.stderr
     found = [float(line.split(",")[1]) for line in done.stdout.splitlines()]
     support_x, support_y = torch.tensor([[[0.5], [2.0]]]), torch.tensor([[[1.0], [-1.0]]])
@@ -377,13 +387,7 @@ def test_the_script_of_a_table_predicts_what_the_lab_predicts(
         lines, query = ([line.replace(".", ",") for line in each] for each in (lines, query))
     (tmp_path / "support.csv").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
     (tmp_path / "query.csv").write_text("\n".join(query), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "adapt.py", "weights.safetensors", "support.csv", "query.csv"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_script(tmp_path, "weights.safetensors", "support.csv", "query.csv")
     printed = pd.read_csv(io.StringIO(done.stdout))
     rows = "\n".join(",".join(cells) for cells in (head, *known, *asked))
     found = read_new_rows(run.config.tasks, rows.encode(), "rows")
@@ -415,13 +419,7 @@ def test_the_script_of_a_table_says_what_is_wrong(
     (tmp_path / "w.safetensors").write_bytes(export_weights(store, on_table))
     (tmp_path / "s.csv").write_text(support)
     (tmp_path / "q.csv").write_text("light,kind,day\n1,fern,2024-01-01\n")
-    done = subprocess.run(
-        [sys.executable, "adapt.py", "w.safetensors", "s.csv", "q.csv"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_script(tmp_path, "w.safetensors", "s.csv", "q.csv")
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
