@@ -1,5 +1,7 @@
 """The Streamlit server killed in mid-training, its cache cleared under it, and a day of polling."""
 
+import base64
+import http.client
 import signal
 import time
 from collections.abc import Callable
@@ -90,6 +92,38 @@ def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab
     finally:
         stop_server(server, signal.SIGTERM)
         store.close()
+
+
+def handshake(server: Server, host: str | None = None, origin: str | None = None) -> int:
+    """The status that asking for the page's websocket is answered with: 101 is yes."""
+    place = server.url.removeprefix("http://")
+    name, port = place.split(":")
+    connection = http.client.HTTPConnection(name, int(port), timeout=PATIENCE)
+    headers = {
+        "Host": host or place,
+        "Origin": origin or server.url,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+        "Sec-WebSocket-Protocol": "streamlit",
+    }
+    connection.putrequest("GET", "/_stcore/stream", skip_host=True)
+    for header, value in headers.items():
+        connection.putheader(header, value)
+    connection.endheaders()
+    answer = connection.getresponse().status
+    connection.close()
+    return answer
+
+
+def test_the_server_answers_to_its_own_names_alone(server: Server) -> None:
+    port = server.url.rpartition(":")[2]
+    assert handshake(server) == 101
+    assert handshake(server, f"localhost:{port}", f"http://localhost:{port}") == 101
+    assert handshake(server, origin="https://example.com") == 403
+    assert handshake(server, f"example.com:{port}", f"http://example.com:{port}") == 403  # a name made to mean us
+    assert handshake(server, "example.com") == 403
 
 
 @pytest.mark.nightly
