@@ -1,5 +1,6 @@
 """Runs side by side: grouped by all but the seed, with mean and spread, and only the settings that differ."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import signal, stats
 
+from maml_core.config import RunConfig
 from maml_core.errors import StoreError
+from maml_core.evaluation.remembered import Remembered
+from maml_core.store.archive import Losses
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.words import loss
@@ -50,10 +54,15 @@ class Curve:
     singles: list[tuple[str, np.ndarray, np.ndarray]]  # name, iteration and loss of each run
 
 
-def settings_of(run: Run) -> dict[str, Any]:
+def settings_of(run: Run) -> Mapping[str, Any]:
     """A run's settings by dotted name; a range is one setting."""
+    return _settings(run.config)
+
+
+@functools.lru_cache(maxsize=2 * MOST_RUNS)
+def _settings(config: RunConfig) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in json.loads(run.config.to_json()).items():
+    for name, value in json.loads(config.to_json()).items():
         if name in ("tasks", "model"):
             found |= {f"{name}.{part}": each for part, each in value.items()}
         else:
@@ -122,19 +131,27 @@ def said(value: Any) -> str:
 
 def curves(store: Store, groups: Sequence[Group], *, spread: str = "std", smoothing: float = 0.9) -> list[Curve]:
     """Each group's loss over training: the mean of its runs, and the spread around it where there are several."""
-    frames = store.losses([run.id for group in groups for run in group.runs])
+    losses = _losses(store, [run for group in groups for run in group.runs])
     found = []
     for group in groups:
-        singles = []
-        for run in group.runs:
-            frame = frames[run.id]
-            values = frame["post_loss"].astype(float)
-            if smoothing:  # in logarithms, as it is drawn: one meta-batch that blows up is no hill of a hundred rows
-                logs = pd.Series(np.log(values.clip(lower=1e-30).to_numpy()))
-                values = pd.Series(np.exp(logs.ewm(alpha=1 - smoothing).mean().to_numpy()))
-            singles.append((run.name, frame["iteration"].to_numpy(dtype=float), values.to_numpy()))
-        found.append(_curve(group.name, [single for single in singles if len(single[1])], spread))
+        parts = [(run.name, *losses[run.id]) for run in group.runs]
+        singles = [(name, x, _smooth(y, smoothing)) for name, x, y in parts if len(x)]
+        found.append(_curve(group.name, singles, spread))
     return found
+
+
+_losses = Remembered[Losses](lambda store, run_ids: store.losses(run_ids))
+
+
+def _smooth(values: np.ndarray, smoothing: float) -> np.ndarray:
+    """A moving average of logarithms, as losses are drawn: a meta-batch that blows up is no hill of a hundred rows."""
+    if not smoothing or not len(values):
+        return values
+    logs = np.log(values.clip(min=1e-30))
+    # The average whose weights add up to one from the first row on, as pandas' ewm has it.
+    keep = smoothing ** np.arange(1, len(logs) + 1)
+    averages: np.ndarray = np.exp(signal.lfilter([1 - smoothing], [1, -smoothing], logs) / (1 - keep))
+    return averages
 
 
 def _curve(name: str, singles: list[tuple[str, np.ndarray, np.ndarray]], spread: str) -> Curve:
@@ -142,7 +159,9 @@ def _curve(name: str, singles: list[tuple[str, np.ndarray, np.ndarray]], spread:
         none = np.zeros(0)
         return Curve(name, none, none, none, none, none, [])
     grid = np.unique(np.concatenate([x for _, x, _ in singles]))
-    values = np.stack([np.interp(grid, x, y, left=np.nan, right=np.nan) for _, x, y in singles])
+    values = np.stack(
+        [y if len(x) == len(grid) else np.interp(grid, x, y, left=np.nan, right=np.nan) for _, x, y in singles]
+    )
     count = np.isfinite(values).sum(axis=0)
     grid, values, count = grid[count > 0], values[:, count > 0], count[count > 0]
     mean = np.nanmean(values, axis=0)
@@ -161,10 +180,9 @@ def figures(store: Store, runs: Sequence[Run], figure: str) -> dict[str, float]:
     if figure == "best":
         return {run.id: run.best_loss for run in runs if run.best_loss is not None}
     found = {}
-    for run_id, frame in store.losses([run.id for run in runs]).items():
-        values = frame["post_loss"]
+    for run_id, (_, values) in _losses(store, runs).items():
         if len(values):
-            found[run_id] = float(values.tail(LAST_ROWS).mean() if figure == "last" else values.min())
+            found[run_id] = float(values[-LAST_ROWS:].mean() if figure == "last" else values.min())
     return {run_id: value for run_id, value in found.items() if math.isfinite(value)}
 
 

@@ -1,13 +1,14 @@
 """The runs of a store as a table for people."""
 
 import json
+import math
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-import numpy as np
 import pandas as pd
 
 from maml_core.config import RunConfig, settings_text
+from maml_core.evaluation.remembered import Remembered
 from maml_core.fields import label
 from maml_core.presets import get_preset
 from maml_core.store.run import Run
@@ -19,12 +20,12 @@ SPARKLINE_POINTS = 40
 
 def runs_table(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
     """A row per run, what matters most first, with words as column heads."""
-    losses = store.losses([run.id for run in runs])
+    curves = _sparklines(store, runs)
     return pd.DataFrame(
         {
             "Name": f"📌 {run.name}" if run.pinned else run.name,
             "Status": run.status.capitalize(),
-            "Loss": sparkline(losses[run.id]),
+            "Loss": curves[run.id],
             "Best loss": run.best_loss,
             "Progress": run.iteration / run.meta_iterations,
             "Tags": run.tags,
@@ -94,8 +95,10 @@ def matching(runs: Sequence[Run], text: str) -> list[Run]:
     return [run for run in runs if all(word in said(run) for word in words)] if words else list(runs)
 
 
-def sparkline(frame: pd.DataFrame) -> list[float]:
-    """The course of the loss after adaptation, as its logarithm, in few points."""
-    values = np.log10(frame["post_loss"].to_numpy(dtype=np.float64).clip(min=1e-12))
-    parts = np.array_split(values, min(SPARKLINE_POINTS, len(values))) if len(values) else []
-    return [float(part.mean()) for part in parts]
+def _courses(store: Store, run_ids: Sequence[str]) -> dict[str, list[float]]:
+    """The course of the loss after adaptation, as its logarithm, which shows small losses too."""
+    found = store.courses(run_ids, SPARKLINE_POINTS)
+    return {run_id: [math.log10(max(mean, 1e-12)) for mean in means] for run_id, means in found.items()}
+
+
+_sparklines = Remembered(_courses)

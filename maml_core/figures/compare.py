@@ -8,10 +8,23 @@ import numpy as np
 import pandas as pd
 
 from maml_core.evaluation.compare import Curve, said
-from maml_core.figures.style import FAINT, GROUP_COLORS, Figure, Trace, base_layout, log_scale, packed, plain, thin
+from maml_core.figures.style import (
+    FAINT,
+    GROUP_COLORS,
+    MAX_POINTS,
+    Figure,
+    Trace,
+    base_layout,
+    log_scale,
+    packed,
+    plain,
+    thin,
+)
 
 MOST_SINGLES = 60
 """Runs of all groups together up to which each is drawn by itself, faintly."""
+LEAST_POINTS, MOST_POINTS = 100, 30_000
+"""Of one line, however many there are; and of all of them together: a browser draws no more without stalling."""
 _RATIO = 20.0
 """Largest over smallest value of a setting from which on its axis is logarithmic."""
 
@@ -21,22 +34,23 @@ def compare_curves(curves: Sequence[Curve]) -> Figure:
     traces: list[Trace] = []
     shown = []
     draws_singles = sum(len(curve.singles) for curve in curves) <= MOST_SINGLES
+    points = max(LEAST_POINTS, min(MAX_POINTS, MOST_POINTS // (3 * max(1, len(curves)))))
     for number, curve in enumerate(curves):
         color = GROUP_COLORS[number % len(GROUP_COLORS)]
         if not len(curve.grid):
             continue
         shown += [curve.middle, curve.bottom, curve.top]
         if len(curve.singles) > 1:
-            x, low = thin(curve.grid, curve.bottom)
+            x, low = thin(curve.grid, curve.bottom, points)
             around: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": curve.name}
             traces.append(_line(x, low, color, width=0, **around))
-            x, high = thin(curve.grid, curve.top)
+            x, high = thin(curve.grid, curve.top, points)
             traces.append(_line(x, high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
             if draws_singles:
                 for name, x, y in curve.singles:
-                    traces.append(_line(*thin(x, y), color, width=1, opacity=FAINT, name=plain(name), **around))
+                    traces.append(_line(*thin(x, y, points), color, width=1, opacity=FAINT, name=plain(name), **around))
         count = f"{plain(curve.name)} (N = {len(curve.singles)})"
-        traces.append(_line(*thin(curve.grid, curve.middle), color, name=count, legendgroup=curve.name))
+        traces.append(_line(*thin(curve.grid, curve.middle, points), color, name=count, legendgroup=curve.name))
     layout = base_layout(x="meta-iteration", y="loss after adaptation", left=56)
     layout["yaxis"] |= log_scale(*shown)
     return {"data": traces, "layout": layout}

@@ -125,11 +125,11 @@ def base_layout(*, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
     }
 
 
-def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A curve in at most `MAX_POINTS` points that look like all of them."""
-    if len(x) <= MAX_POINTS:
+def thin(x: np.ndarray, y: np.ndarray, points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """A curve in at most so many points that look like all of them."""
+    if len(x) <= points:
         return x, y
-    keep = MinMaxLTTBDownsampler().downsample(x, y, n_out=MAX_POINTS)
+    keep = MinMaxLTTBDownsampler().downsample(x, y, n_out=points)
     return x[keep], y[keep]
 
 

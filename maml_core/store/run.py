@@ -1,5 +1,6 @@
 """One run as the store knows it."""
 
+import functools
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -66,6 +67,11 @@ class Run:
         return self.status in RESUMABLE
 
 
+@functools.lru_cache(maxsize=4096)  # a list of runs is read again and again, and a configuration never changes
+def _config(text: str) -> RunConfig:
+    return RunConfig.from_json(text)
+
+
 def as_run(row: Any) -> Run:
     """A row of the runs table as a `Run`.
 
@@ -74,7 +80,7 @@ def as_run(row: Any) -> Run:
     """
     values = {field.name: row[field.name] for field in fields(Run)}
     try:
-        return Run(**values | {"config": RunConfig.from_json(row["config"])})
+        return Run(**values | {"config": _config(row["config"])})
     except (ConfigError, ValidationError, TypeError) as error:
         reason = str(error) if isinstance(error, ConfigError) else "a value is not of its kind"
         raise StoreError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy import stats
 from maml_core import cli
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation.compare import as_latex, comparison, curves, figures, grouped, of_runs, varied
+from maml_core.evaluation.compare import _smooth, as_latex, comparison, curves, figures, grouped, of_runs, varied
+from maml_core.evaluation.remembered import Remembered
 from maml_core.figures import compare_curves, parallel_figure, scatter_figure
 from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
@@ -163,8 +165,34 @@ def test_too_many_runs_are_refused_in_one_sentence(store: Store) -> None:
 
 def test_the_losses_of_many_runs_are_those_of_each(trained: Store, tmp_path: Path) -> None:
     ids = [run.id for run in trained.all_runs()]
-    found = trained.losses([*ids, "nope"])
-    assert len(found["nope"]) == 0
+    found, courses = trained.losses([*ids, "nope"]), trained.courses([*ids, "nope"], parts=7)
+    assert len(found["nope"].values) == 0
+    assert courses["nope"] == []
     for run_id in ids:
-        expected = trained.metrics(run_id)[["iteration", "post_loss"]]
-        np.testing.assert_array_equal(found[run_id].to_numpy(dtype=float), expected.to_numpy(dtype=float))
+        expected = trained.metrics(run_id)
+        np.testing.assert_array_equal(found[run_id].iterations, expected["iteration"])
+        np.testing.assert_allclose(found[run_id].values, expected["post_loss"].astype(float), rtol=1e-13)
+        parts = np.array_split(expected["post_loss"].to_numpy(dtype=float), 7)
+        np.testing.assert_allclose(courses[run_id], [part.mean() for part in parts if len(part)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.5, 0.9])
+def test_smoothing_is_that_of_pandas(smoothing: float) -> None:
+    values = np.exp(np.random.default_rng(0).standard_normal(300))
+    expected = np.exp(pd.Series(np.log(values)).ewm(alpha=1 - smoothing).mean())
+    np.testing.assert_allclose(_smooth(values, smoothing), expected, rtol=1e-12)
+
+
+def test_only_runs_that_have_moved_are_asked_for_again(trained: Store) -> None:
+    asked: list[list[str]] = []
+
+    def ask(store: Store, run_ids: Sequence[str]) -> dict[str, int]:
+        asked.append(list(run_ids))
+        return dict.fromkeys(run_ids, len(asked))
+
+    remembered, runs = Remembered(ask), trained.all_runs()[:3]
+    first = remembered(trained, runs)
+    moved = dataclasses.replace(runs[1], iteration=runs[1].iteration + 1)
+    assert first == {run.id: 1 for run in runs}
+    assert remembered(trained, [runs[0], moved]) == {runs[0].id: 1, moved.id: 2}
+    assert asked == [[run.id for run in runs], [moved.id]]

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from maml_core.evaluation.curves import ErrorCurve, Evaluation
-from maml_core.evaluation.listing import sparkline
 from maml_core.figures import (
     COLORS,
     MAX_POINTS,
@@ -112,9 +111,6 @@ def test_without_smoothing_there_is_one_line_each() -> None:
 
 def test_empty_and_tiny_runs_can_be_drawn() -> None:
     assert len(unpack(loss_curve(frame(0), smoothing=0.5)["data"][0]["x"])) == 0
-    assert sparkline(frame(0)) == []
-    assert len(sparkline(frame(1))) == 1
-    assert len(sparkline(frame(5000))) == 40
 
 
 def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:

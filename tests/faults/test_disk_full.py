@@ -1,7 +1,6 @@
 """No room left on the disk: said clearly, nothing lost, and everything goes on once there is room."""
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from maml_core.errors import StoreError
 from maml_core.presets import PRESETS
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
+from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
@@ -85,7 +85,7 @@ def test_a_worker_gives_its_run_back_as_soon_as_it_can(store_url: str) -> None:
                 connection.exec_driver_sql(
                     f"CREATE TRIGGER {name} BEFORE {event} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
                 )
-        time.sleep(2)
+        wait_for(lambda: f"run {run_id} is interrupted" in log_path(store.url).read_text())
         stuck = store.run(run_id)
         assert stuck.status == "running"
         with store.transaction(write=True) as connection:
