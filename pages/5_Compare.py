@@ -5,6 +5,7 @@ import streamlit as st
 from maml_core.errors import MamlError
 from maml_core.evaluation.compare import (
     FIGURES,
+    LEAST_FOR_IMPORTANCE,
     MOST_RUNS,
     SPREADS,
     Group,
@@ -12,13 +13,16 @@ from maml_core.evaluation.compare import (
     comparison,
     curves,
     grouped,
+    heat,
+    importance,
     of_runs,
     varied,
 )
 from maml_core.evaluation.listing import matching, tick_list
-from maml_core.figures import compare_curves, parallel_figure, scatter_figure
+from maml_core.figures import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
+from pages.components.adapted_view import adapted_part, tasks_part
 from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import as_text, search_box
@@ -138,6 +142,8 @@ def groups_part(session: TrainingSession, groups: list[Group], figure: str, spre
 
 def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> None:
     """What was reached against the settings that vary."""
+    if any(run.status == "diverged" for run in runs) and st.toggle("Leave out runs that diverged", key="whole"):
+        runs = [run for run in runs if run.status != "diverged"]
     frame = of_runs(session.store, runs, figure)
     settings = [name for name in frame.columns if name not in ("Run", "Status", FIGURES[figure])]
     left_out = len(runs) - len(frame)
@@ -165,6 +171,39 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
             height=300,
             alt=f"What each run reached against its {setting}",
         )
+    pairs = [name for name in settings if name != "seed"]
+    if len(pairs) > 1:
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            across = st.selectbox("Across", pairs, key="heat-across", width=200)
+            up = st.selectbox("Up", [name for name in pairs if name != across], key="heat-up", width=200)
+        live_chart(
+            heat_figure(heat(frame, across, up), FIGURES[figure]),
+            key="heat",
+            revision=f"{across}:{up}",
+            height=320,
+            alt=f"What runs reached by {across} and {up}: the mean of the runs of each pair",
+        )
+    if len(frame) < LEAST_FOR_IMPORTANCE:
+        st.caption(f"From {LEAST_FOR_IMPORTANCE} runs on, how much each setting decides is shown here.")
+        return
+    found, is_newest = session.background.latest("importance", frame.to_json(), lambda _: importance(frame))
+    if not is_newest:
+        st.caption("Finding out how much each setting decides…")
+    if found is None:
+        return
+    st.markdown("##### What decides")
+    live_chart(
+        importance_figure(found),
+        key="importance",
+        revision=",".join(found.shares),
+        height=60 + 34 * len(found.shares),
+        alt="How much each setting decides of what runs reach",
+    )
+    st.caption(
+        f"A random forest explains {max(0.0, found.explained):.0%} of the differences between runs that it has not "
+        "seen; a bar is how much worse that gets once a setting's values are shuffled. With few runs, or settings that "
+        "were changed together, take it as a hint."
+    )
 
 
 @page("pages/5_Compare.py")
@@ -187,6 +226,12 @@ def main(session: TrainingSession) -> None:
             st.error(str(error), icon=":material/error:")
 
     part()
+    try:
+        groups = grouped(runs, by)
+        adapted_part(session, groups, spread)
+        tasks_part(session, groups)
+    except MamlError as error:
+        st.error(str(error), icon=":material/error:")
 
 
 main()

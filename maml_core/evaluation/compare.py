@@ -5,11 +5,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import signal, stats
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import KFold
 
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
@@ -30,6 +33,8 @@ SPREADS = {"std": "standard deviation", "se": "standard error", "range": "smalle
 LAST_ROWS = 20
 """Metric rows whose mean is a run's loss at its end: one alone is that of a few meta-batches."""
 MOST_RUNS = 500
+LEAST_FOR_IMPORTANCE = 20
+"""Runs below which what decides is anyone's guess."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss after adaptation of a group's runs over their meta-iterations, `[points]` each."""
+    """What a group's runs come to along an axis: their loss over meta-iterations, say; `[points]` each."""
 
     name: str
-    grid: np.ndarray  # meta-iterations
+    grid: np.ndarray  # the axis
     middle: np.ndarray  # the mean
     bottom: np.ndarray  # of the spread
     top: np.ndarray
     members: np.ndarray  # how many runs have come as far
-    singles: list[tuple[str, np.ndarray, np.ndarray]]  # name, iteration and loss of each run
+    singles: list[tuple[str, np.ndarray, np.ndarray]]  # of each run: its name, and the two axes
 
 
 def settings_of(run: Run) -> Mapping[str, Any]:
@@ -136,7 +141,7 @@ def curves(store: Store, groups: Sequence[Group], *, spread: str = "std", smooth
     for group in groups:
         parts = [(run.name, *losses[run.id]) for run in group.runs]
         singles = [(name, x, _smooth(y, smoothing)) for name, x, y in parts if len(x)]
-        found.append(_curve(group.name, singles, spread))
+        found.append(curve_of(group.name, singles, spread))
     return found
 
 
@@ -154,7 +159,8 @@ def _smooth(values: np.ndarray, smoothing: float) -> np.ndarray:
     return averages
 
 
-def _curve(name: str, singles: list[tuple[str, np.ndarray, np.ndarray]], spread: str) -> Curve:
+def curve_of(name: str, singles: list[tuple[str, np.ndarray, np.ndarray]], spread: str) -> Curve:
+    """The mean of curves `(name, x, y)`, wherever one of them is finite, and the spread around it."""
     if not singles:
         none = np.zeros(0)
         return Curve(name, none, none, none, none, none, [])
@@ -272,6 +278,56 @@ def of_runs(store: Store, runs: Sequence[Run], figure: str) -> pd.DataFrame:
         about = {"Run": run.name, "Status": run.status}
         rows.append(about | {name: settings.get(name) for name in names} | {FIGURES[figure]: values[run.id]})
     return pd.DataFrame(rows)
+
+
+def heat(frame: pd.DataFrame, across: str, up: str) -> pd.DataFrame:
+    """The mean figure of the runs in `frame` (that of `of_runs`) by two of their settings: columns across, rows up."""
+    figure = frame.columns[-1]
+    cells = frame.assign(**{across: frame[across].map(_place), up: frame[up].map(_place)})
+    table = cells.pivot_table(values=figure, index=up, columns=across, aggfunc="mean", sort=True)
+    return table.rename(index=said, columns=said)
+
+
+def _place(value: Any) -> Any:
+    """What sorts as the value does: numbers by size, others by their text."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else said(value)
+
+
+class Importance(NamedTuple):
+    """How much each setting decides."""
+
+    shares: dict[str, float]  # by setting, the largest first: how much of the variance its values account for
+    explained: float  # of that variance, by all settings together, on runs that were left out: at most 1
+
+
+def importance(frame: pd.DataFrame) -> Importance | None:
+    """How much each setting decides what runs reach; None with fewer than `LEAST_FOR_IMPORTANCE` of them.
+
+    A random forest predicts the figure's logarithm from the settings; a setting counts for as much as its predictions
+    of the runs that were left out get worse once that setting's values are shuffled (Breiman 2001, section 10).
+    """
+    if len(frame) < LEAST_FOR_IMPORTANCE:
+        return None
+    names = [name for name in frame.columns[2:-1] if name != "seed"]
+    values = np.log10(frame[frame.columns[-1]].clip(lower=1e-12).to_numpy(dtype=float))
+    if not names or np.ptp(values) == 0:
+        return None
+    columns = []
+    for name in names:
+        places = frame[name].map(_place)
+        order = {value: number for number, value in enumerate(sorted(set(places), key=lambda v: (str(type(v)), v)))}
+        columns.append(places.map(order).to_numpy(dtype=float))
+    settings = np.stack(columns, axis=1)
+    falls, predicted = np.zeros(len(names)), np.zeros(len(values))
+    for seen, left_out in KFold(5, shuffle=True, random_state=0).split(settings):
+        forest = RandomForestRegressor(60, random_state=0).fit(settings[seen], values[seen])
+        predicted[left_out] = forest.predict(settings[left_out])
+        parts = settings[left_out], values[left_out]
+        shuffled = permutation_importance(forest, *parts, n_repeats=5, random_state=0, scoring="neg_mean_squared_error")
+        falls += shuffled.importances_mean / 5
+    shares = dict(zip(names, (np.clip(falls, 0.0, None) / values.var()).tolist(), strict=True))
+    explained = 1 - float(np.mean((predicted - values) ** 2) / values.var())
+    return Importance(dict(sorted(shares.items(), key=lambda item: -item[1])), explained)
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ from maml_core.figures.charts import (
     shots_grid_figure,
     toy_figure,
 )
-from maml_core.figures.compare import compare_curves, parallel_figure, scatter_figure
+from maml_core.figures.compare import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
@@ -23,6 +23,8 @@ __all__ = [
     "compare_curves",
     "cosine_figure",
     "error_curves",
+    "heat_figure",
+    "importance_figure",
     "landscape_figure",
     "layers_figure",
     "loss_curve",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maml_core.evaluation.compare import Curve, said
+from maml_core.evaluation.compare import Curve, Importance, said
 from maml_core.figures.style import (
     FAINT,
     GROUP_COLORS,
@@ -16,8 +16,10 @@ from maml_core.figures.style import (
     Trace,
     base_layout,
     log_scale,
+    number,
     packed,
     plain,
+    rounded,
     thin,
 )
 
@@ -29,30 +31,40 @@ _RATIO = 20.0
 """Largest over smallest value of a setting from which on its axis is logarithmic."""
 
 
-def compare_curves(curves: Sequence[Curve]) -> Figure:
-    """Loss after adaptation over training: each group's mean, the spread of its runs, and the runs themselves."""
+def compare_curves(
+    curves: Sequence[Curve],
+    *,
+    x: str = "meta-iteration",
+    y: str = "loss after adaptation",
+    logarithmic: bool = False,
+) -> Figure:
+    """Each group's mean, the spread of its runs, and the runs themselves; `logarithmic` says how x is drawn."""
     traces: list[Trace] = []
     shown = []
     draws_singles = sum(len(curve.singles) for curve in curves) <= MOST_SINGLES
     points = max(LEAST_POINTS, min(MAX_POINTS, MOST_POINTS // (3 * max(1, len(curves)))))
-    for number, curve in enumerate(curves):
-        color = GROUP_COLORS[number % len(GROUP_COLORS)]
+    for place, curve in enumerate(curves):
+        color = GROUP_COLORS[place % len(GROUP_COLORS)]
         if not len(curve.grid):
             continue
         shown += [curve.middle, curve.bottom, curve.top]
         if len(curve.singles) > 1:
-            x, low = thin(curve.grid, curve.bottom, points)
+            low = thin(curve.grid, curve.bottom, points)
             around: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": curve.name}
-            traces.append(_line(x, low, color, width=0, **around))
-            x, high = thin(curve.grid, curve.top, points)
-            traces.append(_line(x, high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
+            traces.append(_line(*low, color, width=0, **around))
+            high = thin(curve.grid, curve.top, points)
+            traces.append(_line(*high, color, width=0, fill="tonexty", fillcolor=_see_through(color), **around))
             if draws_singles:
-                for name, x, y in curve.singles:
-                    traces.append(_line(*thin(x, y, points), color, width=1, opacity=FAINT, name=plain(name), **around))
+                for name, *whole in curve.singles:
+                    course = thin(whole[0], whole[1], points)
+                    traces.append(_line(*course, color, width=1, opacity=FAINT, name=plain(name), **around))
         count = f"{plain(curve.name)} (N = {len(curve.singles)})"
         traces.append(_line(*thin(curve.grid, curve.middle, points), color, name=count, legendgroup=curve.name))
-    layout = base_layout(x="meta-iteration", y="loss after adaptation", left=56)
-    layout["yaxis"] |= log_scale(*shown)
+    layout = base_layout(x=x, y=y, left=56)
+    if shown:
+        layout["yaxis"] |= log_scale(*shown)
+    if shown and logarithmic:
+        layout["xaxis"] |= log_scale(*(curve.grid for curve in curves if len(curve.grid)))
     return {"data": traces, "layout": layout}
 
 
@@ -100,6 +112,46 @@ def _dimension(name: str, values: pd.Series) -> dict[str, Any]:
         "tickvals": [*places.values()],
         "ticktext": [word[:24] for word in places],
     }
+
+
+def heat_figure(table: pd.DataFrame, figure: str) -> Figure:
+    """What runs reached by two of their settings, as `heat` has it: colored cells with their numbers."""
+    values = table.to_numpy(dtype=float)
+    level = np.log10(np.clip(values, 1e-12, None))
+    cells = {
+        "type": "heatmap",
+        "x": [plain(str(name)) for name in table.columns],
+        "y": [plain(str(name)) for name in table.index],
+        "z": [rounded(row) for row in level],
+        "text": [[number(value) if np.isfinite(value) else "" for value in row] for row in values],
+        "texttemplate": "%{text}",
+        "colorscale": "Viridis",
+        "reversescale": True,
+        "showscale": False,
+        "hovertemplate": f"%{{x}}, %{{y}}<br>{plain(figure)}: %{{text}}<extra></extra>",
+    }
+    layout = base_layout(x=plain(str(table.columns.name)), y=plain(str(table.index.name)), left=56)
+    layout["hovermode"] = "closest"
+    layout["xaxis"] |= {"type": "category"}
+    layout["yaxis"] |= {"type": "category", "automargin": True}
+    return {"data": [cells], "layout": layout}
+
+
+def importance_figure(found: Importance) -> Figure:
+    """A bar for each setting: how much of what runs reach it decides."""
+    names = [plain(name) for name in reversed(found.shares)]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": rounded(np.array([*reversed(found.shares.values())])),
+        "y": names,
+        "marker": {"color": GROUP_COLORS[0]},
+        "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
+    }
+    layout = base_layout(x="importance", left=56)
+    layout["hovermode"] = "closest"
+    layout["yaxis"] |= {"type": "category", "automargin": True}
+    return {"data": [bars], "layout": layout}
 
 
 def scatter_figure(frame: pd.DataFrame, setting: str) -> Figure:

@@ -26,8 +26,8 @@ class Judged(NamedTuple):
 class Losses(NamedTuple):
     """The loss after adaptation of one run over its metric rows."""
 
-    iterations: np.ndarray  # [rows]
-    values: np.ndarray  # [rows]
+    row_iterations: np.ndarray  # [rows]
+    row_losses: np.ndarray  # [rows]
 
 
 class Archive(StorePart):

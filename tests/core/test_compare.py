@@ -166,12 +166,12 @@ def test_too_many_runs_are_refused_in_one_sentence(store: Store) -> None:
 def test_the_losses_of_many_runs_are_those_of_each(trained: Store, tmp_path: Path) -> None:
     ids = [run.id for run in trained.all_runs()]
     found, courses = trained.losses([*ids, "nope"]), trained.courses([*ids, "nope"], parts=7)
-    assert len(found["nope"].values) == 0
+    assert len(found["nope"].row_losses) == 0
     assert courses["nope"] == []
     for run_id in ids:
         expected = trained.metrics(run_id)
-        np.testing.assert_array_equal(found[run_id].iterations, expected["iteration"])
-        np.testing.assert_allclose(found[run_id].values, expected["post_loss"].astype(float), rtol=1e-13)
+        np.testing.assert_array_equal(found[run_id].row_iterations, expected["iteration"])
+        np.testing.assert_allclose(found[run_id].row_losses, expected["post_loss"].astype(float), rtol=1e-13)
         parts = np.array_split(expected["post_loss"].to_numpy(dtype=float), 7)
         np.testing.assert_allclose(courses[run_id], [part.mean() for part in parts if len(part)], rtol=1e-12)
 

@@ -1,0 +1,122 @@
+"""How compared runs adapt to tasks that none of them has seen: error against steps, and against support points."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+
+from maml_core.errors import MamlError
+from maml_core.evaluation.compare import Curve, Group, curve_of
+from maml_core.evaluation.of_runs import checkpoint_at
+from maml_core.learning.tasks import FunctionFamily
+from maml_core.store.checkpoint import load_initialization
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+
+STEPS = 10
+"""Of adaptation."""
+SHOTS = (1, 2, 3, 5, 10, 20, 50)
+"""Support points that runs on generated tasks are tried on."""
+TASKS, QUERY = 100, 20
+"""Held-out tasks, the same for all runs of one family, and query points in each."""
+MOST_ADAPTED = 60
+"""Runs that are adapted together."""
+
+
+class Adapted(NamedTuple):
+    """The mean error of one run's best checkpoint on held-out tasks; NaN where it is not finite."""
+
+    step_errors: np.ndarray  # [STEPS + 1] after so many steps, or fewer where an algorithm takes but one
+    shot_errors: np.ndarray  # [len(SHOTS)] after the steps that it was trained for; empty for a run on a table
+
+
+class Adaptations:
+    """What is known of runs so far: each checkpoint is adapted once, for as long as this process lives."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[tuple[str, str, int], Adapted | None] = {}
+
+    def known(self, store: Store, runs: Sequence[Run]) -> dict[str, Adapted]:
+        """What is known of these runs, by their ids."""
+        found = ((run.id, self._known.get(_key(store, run))) for run in runs)
+        return {run_id: adapted for run_id, adapted in found if adapted is not None}
+
+    def missing(self, store: Store, runs: Sequence[Run]) -> list[Run]:
+        """Those that have not been tried yet."""
+        return [run for run in runs if _key(store, run) not in self._known]
+
+    def find(
+        self,
+        store: Store,
+        runs: Sequence[Run],
+        *,
+        seconds: float = math.inf,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Adapt what is missing, run by run, for about so long; one that cannot be adapted is passed over for good."""
+        end = time.monotonic() + seconds
+        for run in self.missing(store, runs):
+            adapted = None
+            if run.iteration and not run.config.uses_own_model:
+                try:
+                    with turn():
+                        adapted = adapt_run(store, run)
+                except MamlError:  # a damaged checkpoint, a table that is not at hand: said where the run is opened
+                    adapted = None
+            self._known[_key(store, run)] = adapted
+            if time.monotonic() > end:
+                return
+
+
+def _key(store: Store, run: Run) -> tuple[str, str, int]:
+    return store.url, run.id, run.iteration if run.best_iteration is None else run.best_iteration
+
+
+def adapt_run(store: Store, run: Run) -> Adapted:
+    """Adapt a run's best checkpoint to held-out tasks.
+
+    Raises:
+        StoreError: it has no checkpoint.
+        CheckpointError: the checkpoint is damaged.
+        ConfigError: its table is not at hand.
+    """
+    config = run.config
+    start = load_initialization(checkpoint_at(store, run, "best")[1], config)
+
+    def errors(shots: int, steps: int) -> np.ndarray:
+        tasks = config.tasks.held_out(tasks=TASKS, shots=shots, query_shots=QUERY)
+        found: np.ndarray = start.adapt(tasks, steps).query_loss.mean(1).double().numpy()
+        return np.where(np.isfinite(found), found, np.nan)
+
+    step_errors = errors(config.shots, 1 if config.method.solves else STEPS)
+    if not isinstance(config.tasks, FunctionFamily):
+        return Adapted(step_errors, np.zeros(0))
+    return Adapted(step_errors, np.array([errors(shots, config.inner_steps)[-1] for shots in SHOTS]))
+
+
+def adapted_curves(
+    found: dict[str, Adapted], groups: Sequence[Group], *, spread: str = "std"
+) -> tuple[list[Curve], list[Curve]]:
+    """Each group's error against steps, and against support points: the mean of its runs, and the spread around it."""
+    step_errors, shot_errors = [], []
+    for group in groups:
+        known = [(run.name, found[run.id]) for run in group.runs if run.id in found]
+        steps = [(name, np.arange(len(each.step_errors), dtype=float), each.step_errors) for name, each in known]
+        shots = [(name, np.array(SHOTS, float), each.shot_errors) for name, each in known if len(each.shot_errors)]
+        step_errors.append(curve_of(group.name, steps, spread))
+        shot_errors.append(curve_of(group.name, shots, spread))
+    return step_errors, shot_errors
+
+
+def shown_of(groups: Sequence[Group], most: int) -> list[Run]:
+    """One run of each of the first groups, to be looked at: the best of it by held-out loss."""
+
+    def by_loss(run: Run) -> float:
+        return math.inf if run.best_loss is None else run.best_loss
+
+    kept = [[run for run in group.runs if run.iteration and not run.config.uses_own_model] for group in groups]
+    return [min(runs, key=by_loss) for runs in kept if runs][:most]

@@ -1,0 +1,102 @@
+"""How compared runs adapt: to many held-out tasks, as curves; and to a few fresh ones, as pictures."""
+
+import streamlit as st
+
+from maml_core.evaluation.adapted import MOST_ADAPTED, TASKS, Adaptations, adapted_curves, shown_of
+from maml_core.evaluation.compare import Group
+from maml_core.evaluation.of_runs import fresh_fits
+from maml_core.figures import compare_curves, task_grid
+from maml_core.training.session import TrainingSession, computing
+from pages.components.frame import following
+from pages.components.live_chart import live_chart
+from pages.components.run_view import as_text
+
+ADAPTING_SECONDS = 1.0
+MOST_ROWS, FRESH_TASKS = 6, 4
+
+
+@st.cache_resource
+def adaptations() -> Adaptations:
+    """What this server has found out so far."""
+    return Adaptations()
+
+
+def adapted_part(session: TrainingSession, groups: list[Group], spread: str) -> None:
+    """How the groups adapt to held-out tasks, found in the background."""
+    runs = [run for group in groups for run in group.runs]
+    st.markdown("##### On tasks that none of them has seen")
+    if len(runs) > MOST_ADAPTED:
+        st.caption(
+            f"Up to {MOST_ADAPTED} runs are adapted to held-out tasks here, and these are {len(runs)}: tick fewer, or "
+            "narrow the search."
+        )
+        return
+    key = f"adapting {','.join(sorted(run.id for run in runs))}"
+    pending = st.session_state.setdefault(key, True)
+
+    @st.fragment(run_every=ADAPTING_SECONDS if pending else None)
+    @following
+    def part() -> None:
+        known = adaptations()
+        missing = known.missing(session.store, runs)
+        if missing:
+
+            def find(_before: object) -> None:
+                known.find(session.store, runs, seconds=ADAPTING_SECONDS, turn=computing)
+
+            session.background.latest("adapted runs", (key, len(missing)), find)
+            done = len(runs) - len(missing)
+            st.progress(done / len(runs), text=f"Adapting to {TASKS} held-out tasks: {done} of {len(runs)} runs…")
+        by_step, by_shots = adapted_curves(known.known(session.store, runs), groups, spread=spread)
+        left, right = st.columns(2)
+        with left:
+            live_chart(
+                compare_curves(by_step, x="adaptation steps", y="error"),
+                key="adapted-steps",
+                revision=key,
+                height=300,
+                alt="Error on held-out tasks against adaptation steps: the mean of each group, and its spread",
+            )
+        with right:
+            live_chart(
+                compare_curves(by_shots, x="support points", y="error", logarithmic=True),
+                key="adapted-shots",
+                revision=key,
+                height=300,
+                alt="Error on held-out tasks against support points: the mean of each group, and its spread",
+            )
+        if bool(missing) != st.session_state[key]:
+            st.session_state[key] = bool(missing)
+            st.rerun()
+
+    part()
+    st.caption(
+        f"The best checkpoint of each run, on {TASKS} held-out tasks that are the same for all runs of a family; "
+        "against support points after the steps that it was trained for. Where a curve ends, adaptation diverged."
+    )
+
+
+def tasks_part(session: TrainingSession, groups: list[Group]) -> None:
+    """The same fresh tasks, adapted by one run of each group: a row each."""
+    shown = shown_of(groups, MOST_ROWS)
+    if not shown:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("##### The same fresh tasks, before and after", width="content")
+        if st.button("Other tasks", icon=":material/casino:"):
+            st.session_state["compare-tasks"] = st.session_state.get("compare-tasks", 0) + 1
+    seed = st.session_state.get("compare-tasks", 0)
+    for run in shown:
+        with computing():
+            fits = fresh_fits(session.store, run.config, run, count=FRESH_TASKS, seed=seed)
+        st.caption(as_text(run.name))
+        live_chart(
+            task_grid(fits, columns=FRESH_TASKS),
+            key=f"fresh-{run.id}",
+            revision=f"{run.id}:{seed}",
+            height=140,
+            alt=f"Fresh tasks before and after adaptation by {run.name}, with the error of each",
+        )
+    left_out = len(groups) - len(shown)
+    if left_out:
+        st.caption(f"One run of each of the first groups, its best; {left_out} more groups are not drawn.")
