@@ -5,7 +5,6 @@ import streamlit as st
 from maml_core.errors import MamlError
 from maml_core.evaluation.compare import (
     FIGURES,
-    LEAST_FOR_IMPORTANCE,
     MOST_RUNS,
     SPREADS,
     Group,
@@ -19,10 +18,10 @@ from maml_core.evaluation.compare import (
     varied,
 )
 from maml_core.evaluation.listing import matching, tick_list
-from maml_core.figures import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
+from maml_core.figures import compare_curves, heat_figure, parallel_figure, scatter_figure
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
-from pages.components.adapted_view import adapted_part, tasks_part
+from pages.components.adapted_view import adapted_part, tasks_part, what_decides
 from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import as_text, search_box
@@ -183,27 +182,7 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
             height=320,
             alt=f"What runs reached by {across} and {up}: the mean of the runs of each pair",
         )
-    if len(frame) < LEAST_FOR_IMPORTANCE:
-        st.caption(f"From {LEAST_FOR_IMPORTANCE} runs on, how much each setting decides is shown here.")
-        return
-    found, is_newest = session.background.latest("importance", frame.to_json(), lambda _: importance(frame))
-    if not is_newest:
-        st.caption("Finding out how much each setting decides…")
-    if found is None:
-        return
-    st.markdown("##### What decides")
-    live_chart(
-        importance_figure(found),
-        key="importance",
-        revision=",".join(found.shares),
-        height=60 + 34 * len(found.shares),
-        alt="How much each setting decides of what runs reach",
-    )
-    st.caption(
-        f"A random forest explains {max(0.0, found.explained):.0%} of the differences between runs that it has not "
-        "seen; a bar is how much worse that gets once a setting's values are shuffled. With few runs, or settings that "
-        "were changed together, take it as a hint."
-    )
+    what_decides(session, lambda: importance(frame), len(frame), frame.to_json())
 
 
 @page("pages/5_Compare.py")

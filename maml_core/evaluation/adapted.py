@@ -112,11 +112,15 @@ def adapted_curves(
     return step_errors, shot_errors
 
 
-def shown_of(groups: Sequence[Group], most: int) -> list[Run]:
-    """One run of each of the first groups, to be looked at: the best of it by held-out loss."""
+def shown_of(groups: Sequence[Group], most: int) -> dict[str, Run]:
+    """Runs to be looked at, by the names of their groups: the best of each by held-out loss, the best first."""
 
     def by_loss(run: Run) -> float:
         return math.inf if run.best_loss is None else run.best_loss
 
-    kept = [[run for run in group.runs if run.iteration and not run.config.uses_own_model] for group in groups]
-    return [min(runs, key=by_loss) for runs in kept if runs][:most]
+    best = {}
+    for group in groups:
+        usable = [run for run in group.runs if run.iteration and not run.config.uses_own_model]
+        if usable:
+            best[group.name] = min(usable, key=by_loss)
+    return dict(sorted(best.items(), key=lambda item: by_loss(item[1]))[:most])

@@ -27,6 +27,10 @@ MOST_SINGLES = 60
 """Runs of all groups together up to which each is drawn by itself, faintly."""
 LEAST_POINTS, MOST_POINTS = 100, 30_000
 """Of one line, however many there are; and of all of them together: a browser draws no more without stalling."""
+MOST_NAMED = 12
+"""Groups up to which a chart names them; more names would leave no room for it, and the table has them too."""
+FAR = 30.0
+"""Times the median of all that is drawn: what is above may be cut off."""
 _RATIO = 20.0
 """Largest over smallest value of a setting from which on its axis is logarithmic."""
 
@@ -37,8 +41,12 @@ def compare_curves(
     x: str = "meta-iteration",
     y: str = "loss after adaptation",
     logarithmic: bool = False,
+    cuts: bool = False,
 ) -> Figure:
-    """Each group's mean, the spread of its runs, and the runs themselves; `logarithmic` says how x is drawn."""
+    """Each group's mean, the spread of its runs, and the runs themselves.
+
+    `logarithmic` is how x is drawn; `cuts` leaves out of sight what is far above the rest, which would flatten it.
+    """
     traces: list[Trace] = []
     shown = []
     draws_singles = sum(len(curve.singles) for curve in curves) <= MOST_SINGLES
@@ -61,8 +69,13 @@ def compare_curves(
         count = f"{plain(curve.name)} (N = {len(curve.singles)})"
         traces.append(_line(*thin(curve.grid, curve.middle, points), color, name=count, legendgroup=curve.name))
     layout = base_layout(x=x, y=y, left=56)
+    layout["showlegend"] = len(curves) <= MOST_NAMED
     if shown:
         layout["yaxis"] |= log_scale(*shown)
+    if shown and cuts:
+        values = np.concatenate([curve.middle for curve in curves])
+        ends = np.array([0.8 * values.min(), 1.25 * min(values.max(), FAR * np.median(values))])
+        layout["yaxis"] |= log_scale(ends) | {"range": np.log10(ends).tolist()}
     if shown and logarithmic:
         layout["xaxis"] |= log_scale(*(curve.grid for curve in curves if len(curve.grid)))
     return {"data": traces, "layout": layout}
@@ -150,6 +163,7 @@ def importance_figure(found: Importance) -> Figure:
     }
     layout = base_layout(x="importance", left=56)
     layout["hovermode"] = "closest"
+    layout["xaxis"] |= {"rangemode": "tozero"}
     layout["yaxis"] |= {"type": "category", "automargin": True}
     return {"data": [bars], "layout": layout}
 
@@ -172,6 +186,8 @@ def scatter_figure(frame: pd.DataFrame, setting: str) -> Figure:
     layout = base_layout(x=plain(setting), y=figure.lower(), left=56)
     layout["hovermode"] = "closest"
     layout["yaxis"] |= log_scale(y)
-    if is_number and x.min() > 0 and x.max() / x.min() >= _RATIO:
+    if not is_number:
+        layout["xaxis"] |= {"type": "category"}
+    elif x.min() > 0 and x.max() / x.min() >= _RATIO:
         layout["xaxis"] |= log_scale(x.to_numpy(dtype=float))
     return {"data": [trace], "layout": layout}

@@ -1,11 +1,13 @@
-"""How compared runs adapt: to many held-out tasks, as curves; and to a few fresh ones, as pictures."""
+"""What takes long to find out about compared runs: how they adapt, to many tasks and to a few; and what decides."""
+
+from collections.abc import Callable
 
 import streamlit as st
 
 from maml_core.evaluation.adapted import MOST_ADAPTED, TASKS, Adaptations, adapted_curves, shown_of
-from maml_core.evaluation.compare import Group
+from maml_core.evaluation.compare import LEAST_FOR_IMPORTANCE, Group, Importance
 from maml_core.evaluation.of_runs import fresh_fits
-from maml_core.figures import compare_curves, task_grid
+from maml_core.figures import compare_curves, importance_figure, task_grid
 from maml_core.training.session import TrainingSession, computing
 from pages.components.frame import following
 from pages.components.live_chart import live_chart
@@ -51,7 +53,7 @@ def adapted_part(session: TrainingSession, groups: list[Group], spread: str) -> 
         left, right = st.columns(2)
         with left:
             live_chart(
-                compare_curves(by_step, x="adaptation steps", y="error"),
+                compare_curves(by_step, x="adaptation steps", y="error", cuts=True),
                 key="adapted-steps",
                 revision=key,
                 height=300,
@@ -59,7 +61,7 @@ def adapted_part(session: TrainingSession, groups: list[Group], spread: str) -> 
             )
         with right:
             live_chart(
-                compare_curves(by_shots, x="support points", y="error", logarithmic=True),
+                compare_curves(by_shots, x="support points", y="error", logarithmic=True, cuts=True),
                 key="adapted-shots",
                 revision=key,
                 height=300,
@@ -72,7 +74,8 @@ def adapted_part(session: TrainingSession, groups: list[Group], spread: str) -> 
     part()
     st.caption(
         f"The best checkpoint of each run, on {TASKS} held-out tasks that are the same for all runs of a family; "
-        "against support points after the steps that it was trained for. Where a curve ends, adaptation diverged."
+        "against support points after the steps that it was trained for. What is far above the others is cut off; "
+        "where a curve ends, adaptation diverged."
     )
 
 
@@ -86,10 +89,10 @@ def tasks_part(session: TrainingSession, groups: list[Group]) -> None:
         if st.button("Other tasks", icon=":material/casino:"):
             st.session_state["compare-tasks"] = st.session_state.get("compare-tasks", 0) + 1
     seed = st.session_state.get("compare-tasks", 0)
-    for run in shown:
+    for name, run in shown.items():
         with computing():
             fits = fresh_fits(session.store, run.config, run, count=FRESH_TASKS, seed=seed)
-        st.caption(as_text(run.name))
+        st.caption(f"{as_text(name)}: {as_text(run.name)}")
         live_chart(
             task_grid(fits, columns=FRESH_TASKS),
             key=f"fresh-{run.id}",
@@ -99,4 +102,40 @@ def tasks_part(session: TrainingSession, groups: list[Group]) -> None:
         )
     left_out = len(groups) - len(shown)
     if left_out:
-        st.caption(f"One run of each of the first groups, its best; {left_out} more groups are not drawn.")
+        st.caption(f"The best run of each of the best groups; {left_out} more are not drawn.")
+
+
+def what_decides(session: TrainingSession, find: Callable[[], Importance | None], runs: int, version: str) -> None:
+    """Which settings decide what these runs reach, where there are enough of them to say so."""
+    if runs < LEAST_FOR_IMPORTANCE:
+        st.caption(f"From {LEAST_FOR_IMPORTANCE} runs on, how much each setting decides is shown here.")
+        return
+    pending = st.session_state.setdefault("deciding", True)
+
+    @st.fragment(run_every=ADAPTING_SECONDS if pending else None)
+    def part() -> None:
+        found, is_newest = session.background.latest("importance", version, lambda _: find())
+        if found is not None:
+            st.markdown("##### What decides")
+        if found is not None and found.explained <= 0:
+            st.caption("These settings explain nothing of what the runs reached: the differences look like luck.")
+        elif found is not None:
+            live_chart(
+                importance_figure(found),
+                key="importance",
+                revision=",".join(found.shares),
+                height=60 + 34 * len(found.shares),
+                alt="How much each setting decides of what runs reach",
+            )
+            st.caption(
+                f"A random forest explains {max(0.0, found.explained):.0%} of the differences between runs that it has "
+                "not seen; a bar is how much worse that gets once a setting's values are shuffled. With few runs, or "
+                "settings that were changed together, take it as a hint."
+            )
+        elif not is_newest:
+            st.caption("Finding out how much each setting decides…")
+        if is_newest == st.session_state["deciding"]:
+            st.session_state["deciding"] = not is_newest
+            st.rerun()
+
+    part()

@@ -6,9 +6,9 @@ import pytest
 
 from maml_core.config import RunConfig
 from maml_core.evaluation.adapted import QUERY, SHOTS, STEPS, TASKS, Adaptations, Adapted, adapted_curves, shown_of
-from maml_core.evaluation.compare import grouped, heat, importance
+from maml_core.evaluation.compare import Curve, grouped, heat, importance
 from maml_core.evaluation.of_runs import checkpoint_at
-from maml_core.figures import heat_figure, importance_figure
+from maml_core.figures import compare_curves, heat_figure, importance_figure
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.run import Run
@@ -74,12 +74,27 @@ def test_where_adaptation_diverges_a_curve_ends(trained: Store) -> None:
     assert curve.grid.tolist() == [0.0, 1.0]
 
 
-def test_the_best_run_of_each_group_is_shown(trained: Store) -> None:
+def test_the_best_run_of_each_group_is_shown_and_the_best_group_first(trained: Store) -> None:
     groups = grouped([run for run in trained.all_runs() if run.iteration])
     shown = shown_of(groups, 6)
-    assert [run.best_loss for run in shown] == [min(run.best_loss or 0.0 for run in group.runs) for group in groups]
-    assert shown_of(groups, 1) == shown[:1]
-    assert shown_of(grouped([run for run in trained.all_runs() if not run.iteration]), 6) == []
+    losses = {group.name: min(run.best_loss or 0.0 for run in group.runs) for group in groups}
+    assert {name: run.best_loss for name, run in shown.items()} == losses
+    assert [*shown] == sorted(losses, key=losses.__getitem__)
+    assert [*shown_of(groups, 1)] == [*shown][:1]
+    assert shown_of(grouped([run for run in trained.all_runs() if not run.iteration]), 6) == {}
+
+
+def test_what_is_far_above_the_rest_does_not_flatten_it() -> None:
+    x = np.arange(3.0)
+    steep = np.array([1.0, 1e9, 1e20])
+    low = Curve("low", x, np.ones(3), np.ones(3), np.ones(3), np.ones(3), [])
+    high = Curve("high", x, steep, steep, steep, np.ones(3), [])
+    assert "range" not in compare_curves([low, high])["layout"]["yaxis"]
+    bottom, top = compare_curves([low, high], cuts=True)["layout"]["yaxis"]["range"]
+    assert -0.2 < bottom < 0
+    assert 1 < top < 2
+    assert compare_curves([low] * 12)["layout"]["showlegend"]
+    assert not compare_curves([low] * 13)["layout"]["showlegend"]
 
 
 def table(rows: int) -> pd.DataFrame:
