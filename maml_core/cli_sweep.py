@@ -39,7 +39,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     """
     preset = options.preset or DEFAULT
     base = get_preset(preset).config.with_settings(parse_settings(options.settings))
-    grid = parse_grid(options.grid)
+    grid = parse_grid(options.grid, flag="--grid ")
     count = len(grid_configs(base, grid))
     if count >= ASK_FROM and not options.yes:
         raise ConfigError(f"The grid has {count:,} runs: add --yes to start them, or give fewer values.")

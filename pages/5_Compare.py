@@ -25,6 +25,7 @@ from pages.components.adapted_view import adapted_part, tasks_part, what_decides
 from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
 from pages.components.run_view import as_text, search_box
+from pages.components.sweep_form import sweep_form
 
 WATCH_SECONDS = 3.0
 ALL_BUT_THE_SEED = "all but the seed"
@@ -47,7 +48,7 @@ def choose(session: TrainingSession) -> list[Run]:
         )
     if not found:
         st.info(
-            "No runs with these words." if sought else "No runs yet. Train some in the lab, then compare them here.",
+            "No runs with these words." if sought else "No runs yet. Train some in the lab, or a grid of them here.",
             icon=":material/info:",
         )
         st.page_link("app.py", label="Go to the lab", icon=":material/science:")
@@ -189,6 +190,7 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
 def main(session: TrainingSession) -> None:
     """Lay the page out."""
     runs = choose(session)
+    sweep_form(session)
     if not runs:
         return
     figure, spread, by = choices(runs)

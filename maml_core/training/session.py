@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
@@ -24,6 +25,7 @@ from maml_core.store.imports import import_run
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
 from maml_core.training.background import Background
+from maml_core.training.sweep import Sweep, open_sweep
 from maml_core.training.trainer import check_startable
 
 END_SECONDS = 5.0
@@ -85,6 +87,16 @@ class TrainingSession:
         run_id = self.store.create_run(config, preset=preset, steps=steps)
         self.ensure_workers()
         return run_id
+
+    def sweep(self, base: RunConfig, grid: Mapping[str, Sequence[Any]], *, preset: str | None = None) -> Sweep:
+        """Queue a grid of runs, as `open_sweep` does.
+
+        Raises:
+            ConfigError, DeviceError, EngineError: as `open_sweep`.
+        """
+        opened = open_sweep(self.store, base, grid, preset=preset)
+        self.ensure_workers()
+        return opened
 
     def resume(self, run_id: str, *, steps: int | None = None) -> None:
         """Queue a run that was paused, stopped or interrupted.

@@ -33,25 +33,27 @@ class Sweep:
         return [found[run_id] for run_id in self.run_ids if run_id in found]
 
 
-def parse_grid(pairs: Iterable[str]) -> dict[str, list[Any]]:
+def parse_grid(pairs: Iterable[str], *, flag: str = "") -> dict[str, list[Any]]:
     """`["inner_lr=0.003,0.01", "seed=0,1,2"]` as values by field; a value is JSON, or else a bare word.
+
+    `flag` is what stands before a pair where it is typed, as messages quote it.
 
     Raises:
         ConfigError: a pair has no field or no values, a field stands twice, or a value does.
     """
     grid: dict[str, list[Any]] = {}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name or not text.strip():
-            raise ConfigError(f"--grid {pair} is not allowed: it must be FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not name or not text:
+            raise ConfigError(f"{flag}{pair} is not allowed: it must be FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
         if name in grid:
-            raise ConfigError(f"--grid {name} stands twice: give all of its values at once, with commas between them.")
+            raise ConfigError(f"{flag}{name} stands twice: give all of its values at once, with commas between them.")
         values = _values(text)
         if len({json.dumps(value) for value in values}) < len(values):
-            raise ConfigError(f"--grid {pair} is not allowed: a value stands twice; each gives runs of its own.")
+            raise ConfigError(f"{flag}{pair} is not allowed: a value stands twice; each gives runs of its own.")
         grid[name] = values
     if not grid:
-        raise ConfigError("A sweep needs at least one --grid FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
+        raise ConfigError(f"A sweep needs at least one {flag}FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
     return grid
 
 

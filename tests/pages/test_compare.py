@@ -7,7 +7,7 @@ from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
-from tests.pages.test_pages import _fresh_server, open_page, query  # noqa: F401 (a fixture)
+from tests.pages.test_pages import _fresh_server, open_page, press, query  # noqa: F401 (a fixture)
 
 CONFIG = RunConfig(meta_iterations=20, meta_batch_size=2, shots=4, query_shots=4, engine="vectorized")
 
@@ -54,3 +54,39 @@ def test_one_run_alone_and_words_that_find_nothing(several: list[Run]) -> None:
     page.text_input(key="search").input("nothing like this").run()
     assert not page.exception
     assert "No runs with these words" in page.info[0].value
+
+
+def test_a_grid_of_runs_is_asked_for_and_compared(store: Store, several: list[Run]) -> None:
+    page = open_page("pages/5_Compare.py")
+    base = next(option for option in page.selectbox(key="sweep-base").options if several[0].id in option)
+    page.selectbox(key="sweep-base").select(base).run()
+    page.text_area(key="sweep-grid").input("inner_lr=0.03\n\nseed = 5, 6").run()
+    press(page, "Train 2 runs")
+    made = [run for run in store.all_runs() if run.config.inner_lr == 0.03]
+    assert sorted(run.config.seed for run in made) == [5, 6]
+    assert all(run.config.meta_iterations == 20 for run in made)  # as in the run that was chosen
+    assert len({run.tags for run in made}) == 1
+    assert sorted(query(page, "runs").split(",")) == sorted(run.id for run in made)
+    press(page, "Train 2 runs")
+    assert len(store.all_runs()) == len(several) + 2  # nothing twice
+
+
+def test_a_grid_that_breaks_a_rule_gets_a_sentence(several: list[Run]) -> None:
+    page = open_page("pages/5_Compare.py")
+    for text, said in (
+        ("seed", "seed is not allowed: it must be FIELD=VALUE,VALUE,..."),
+        ("speed=1,2", "speed"),
+        ("inner_lr=-1", "inner_lr = -1"),
+        ("seed=1,1", "a value stands twice"),
+        ("  ", "A sweep needs at least one FIELD=VALUE"),
+    ):
+        page.text_area(key="sweep-grid").input(text).run()
+        assert not page.exception
+        assert said in page.error[0].value.replace("\\", "")
+        assert "--grid" not in page.error[0].value
+    page.text_area(key="sweep-grid").input(f"seed={','.join(map(str, range(300)))}").run()
+    (start,) = (button for button in page.button if button.label == "Train 300 runs")
+    assert start.disabled
+    page.checkbox[0].check().run()
+    (start,) = (button for button in page.button if button.label == "Train 300 runs")
+    assert not start.disabled
