@@ -5,15 +5,18 @@ import json
 import sys
 import time
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
-from maml_core.config import parse_settings
+from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
-from maml_core.evaluation.compare import comparison, grouped
+from maml_core.evaluation.compare import comparison, grouped, said
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.store.store import Store
+from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession, default_limit
 from maml_core.training.sweep import ASK_FROM, Sweep, grid_configs, open_sweep, parse_grid
 from maml_core.words import loss
@@ -26,6 +29,16 @@ def add_sweep_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE,...", help="values to combine with all others"
     )
+    command.add_argument(
+        "--search",
+        action="append",
+        default=[],
+        metavar="FIELD=RANGE",
+        help="instead of a grid, what Optuna may try: LOW:HIGH, log:LOW:HIGH or VALUE,VALUE,...",
+    )
+    command.add_argument("--trials", type=int, default=20, metavar="N", help="of a search (default 20)")
+    command.add_argument("--seeds", type=int, default=1, metavar="N", help="runs in each trial of a search (default 1)")
+    command.add_argument("--prune", action="store_true", help="stop trials that are worse than the median halfway")
     command.add_argument("--name", metavar="NAME", help="tag of the runs (default: one that follows from the grid)")
     command.add_argument("--jobs", type=int, default=default_limit(), metavar="N", help="runs at once (cores less one)")
     command.add_argument("--yes", action="store_true", help=f"start {ASK_FROM} runs or more")
@@ -39,6 +52,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     """
     preset = options.preset or DEFAULT
     base = get_preset(preset).config.with_settings(parse_settings(options.settings))
+    if options.search:
+        return _search(options, base, preset)
     grid = parse_grid(options.grid, flag="--grid ")
     count = len(grid_configs(base, grid))
     if count >= ASK_FROM and not options.yes:
@@ -59,6 +74,47 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         "runs": [{"run": run.id, "status": run.status, "held_out_loss": run.best_loss} for run in runs],
         "groups": json.loads(table.to_json(orient="records")),
     }
+
+
+def _search(options: argparse.Namespace, base: RunConfig, preset: str) -> dict[str, Any]:
+    """Have Optuna choose settings, and print what they came to."""
+    if options.grid:
+        raise ConfigError("--search and --grid are not allowed together: a value that stays goes into --set.")
+    for name in ("trials", "seeds", "jobs"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} {getattr(options, name)} is not allowed: it must be at least 1.")
+    store = Store(options.store)
+    search = Search(
+        store,
+        base,
+        parse_search(options.search),
+        trials=options.trials,
+        seeds=options.seeds,
+        at_once=max(1, options.jobs // options.seeds),
+        prunes=options.prune,
+        name=options.name,
+        preset=preset,
+    )
+    print(f"{search.name}: its trials are a study of that name in {store.url}", file=sys.stderr)
+    session = TrainingSession(store.url, limit=options.jobs)
+    with closing(session), tqdm(total=options.trials, unit="trial", file=sys.stderr, mininterval=0.2) as bar:
+
+        def report(now: Search) -> None:
+            done = [trial for trial in now.results() if trial.state != "running"]
+            bar.update(len(done) - bar.n)
+            if done and done[0].value is not None:
+                bar.set_postfix_str(f"best {loss(done[0].value)}", refresh=False)
+
+        search.work(session.ensure_workers, report)
+    found = search.results()
+    if not options.json:
+        rows = [
+            {"trial": trial.number, "held-out loss": trial.value, "state": trial.state}
+            | {name: said(value) for name, value in trial.settings.items()}
+            for trial in found
+        ]
+        print(pd.DataFrame(rows).to_string(index=False, float_format=loss, na_rep="–"))
+    return {"search": search.name, "trials": [asdict(trial) for trial in found]}
 
 
 def _work_off(store: Store, opened: Sweep, jobs: int) -> None:

@@ -20,7 +20,8 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TOP_LEVEL = {
-    "app.py", "pages", "maml_core", "tests", "requirements.txt", "README.md", ".streamlit", "requirements-dev.txt",
+    "app.py", "pages", "maml_core", "tests", "requirements.txt", "README.md", ".streamlit", "requirements-cluster.txt",
+    "requirements-dev.txt",
     "pyproject.toml", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".pre-commit-config.yaml",
 }  # fmt: skip  # one name a line would hide how few they are
 

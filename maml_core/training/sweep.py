@@ -48,7 +48,7 @@ def parse_grid(pairs: Iterable[str], *, flag: str = "") -> dict[str, list[Any]]:
             raise ConfigError(f"{flag}{pair} is not allowed: it must be FIELD=VALUE,VALUE,..., such as seed=0,1,2.")
         if name in grid:
             raise ConfigError(f"{flag}{name} stands twice: give all of its values at once, with commas between them.")
-        values = _values(text)
+        values = values_of(text)
         if len({json.dumps(value) for value in values}) < len(values):
             raise ConfigError(f"{flag}{pair} is not allowed: a value stands twice; each gives runs of its own.")
         grid[name] = values
@@ -57,7 +57,7 @@ def parse_grid(pairs: Iterable[str], *, flag: str = "") -> dict[str, list[Any]]:
     return grid
 
 
-def _values(text: str) -> list[Any]:
+def values_of(text: str) -> list[Any]:
     """Values with commas between them; those inside of brackets belong to a value."""
     try:
         found: list[Any] = json.loads(f"[{text}]")
@@ -111,7 +111,7 @@ def open_sweep(
     configs = grid_configs(base, grid)
     for config in configs.values():
         check_startable(config)
-    name = name or _name(base, grid)
+    name = name or name_for(base, {field: list(values) for field, values in grid.items()})
     if "," in name or len(name) > NAME_MOST:
         rule = f"it must have no comma, and {NAME_MOST} characters at most"
         raise ConfigError(f"name = {name[:60]!r} is not allowed: {rule}.")
@@ -132,11 +132,11 @@ def open_sweep(
     return Sweep(name, tuple(ids), made)
 
 
-def _name(base: RunConfig, grid: Mapping[str, Sequence[Any]]) -> str:
+def name_for(base: RunConfig, swept: Mapping[str, Any], kind: str = "sweep") -> str:
     """The same for the same base and fields, whatever the seeds."""
-    swept = {field: list(values) for field, values in grid.items() if field != "seed"}
+    fields = {field: value for field, value in swept.items() if field != "seed"}
     plain = base.with_settings({"seed": 0}).to_json()
-    return "sweep-" + hashlib.sha256((plain + json.dumps(swept, sort_keys=True)).encode()).hexdigest()[:6]
+    return f"{kind}-" + hashlib.sha256((plain + json.dumps(fields, sort_keys=True)).encode()).hexdigest()[:6]
 
 
 def _tags(run: Run) -> list[str]:
