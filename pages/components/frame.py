@@ -14,13 +14,14 @@ _STYLE = """<style>
 [data-testid="stSidebarHeader"] { height: 2.75rem; margin-bottom: 0; }
 [data-testid="stSidebar"] [data-testid="stPageLink-NavLink"] { padding: 0.2rem 0.3rem; }
 [data-testid="stSidebar"] [data-testid="stPageLink-NavLink"] p { font-size: 0.85rem; }
+[data-testid="stPageLink-NavLink"]:focus-visible { outline: 2px solid currentColor; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; line-height: 1.2; }
-[data-testid="stCaptionContainer"] { color: color-mix(in srgb, var(--st-text-color) 78%, transparent); }
+[data-testid="stCaptionContainer"] { color: inherit; }
 a[href^="#term-"] { color: inherit !important; text-decoration: underline dotted !important; }
 .st-key-terms { display: none; }
 .st-key-undo {
   position: fixed; bottom: 1rem; left: 50%; translate: -50%; z-index: 100; width: min(34rem, calc(100vw - 2rem));
-  background: var(--st-background-color); box-shadow: 0 0.25rem 1rem rgb(0 0 0 / 0.25);
+  background: light-dark(#ffffff, #11151c); box-shadow: 0 0.25rem 1rem rgb(0 0 0 / 0.25);
 }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding: 3.2rem 1rem 1rem; }
