@@ -58,8 +58,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     count = len(grid_configs(base, grid))
     if count >= ASK_FROM and not options.yes:
         raise ConfigError(f"The grid has {count:,} runs: add --yes to start them, or give fewer values.")
-    if options.jobs < 1:
-        raise ConfigError(f"--jobs {options.jobs} is not allowed: it must be at least 1.")
+    _check_counts(options, "jobs")
     store = Store(options.store)
     opened = open_sweep(store, base, grid, name=options.name, preset=preset)
     known = len(opened.run_ids) - opened.made
@@ -76,13 +75,17 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _check_counts(options: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} {getattr(options, name)} is not allowed: it must be at least 1.")
+
+
 def _search(options: argparse.Namespace, base: RunConfig, preset: str) -> dict[str, Any]:
     """Have Optuna choose settings, and print what they came to."""
     if options.grid:
         raise ConfigError("--search and --grid are not allowed together: a value that stays goes into --set.")
-    for name in ("trials", "seeds", "jobs"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} {getattr(options, name)} is not allowed: it must be at least 1.")
+    _check_counts(options, "trials", "seeds", "jobs")
     store = Store(options.store)
     search = Search(
         store,

@@ -70,9 +70,9 @@ def compare_curves(
         traces.append(_line(*thin(curve.grid, curve.middle, points), color, name=count, legendgroup=curve.name))
     layout = base_layout(x=x, y=y, left=56)
     layout["showlegend"] = len(curves) <= MOST_NAMED
-    if shown:
+    if shown and not cuts:
         layout["yaxis"] |= log_scale(*shown)
-    if shown and cuts:
+    elif shown:
         values = np.concatenate([curve.middle for curve in curves])
         ends = np.array([0.8 * values.min(), 1.25 * min(values.max(), FAR * np.median(values))])
         layout["yaxis"] |= log_scale(ends) | {"range": np.log10(ends).tolist()}

@@ -1,8 +1,7 @@
 """The networks, as plain nn.Modules, and the specifications that build them.
 
 A model is one class: its fields are its hyperparameters, its `layers` the network. The form and the command
-line follow import functools
-from the fields.
+line follow from the fields.
 """
 
 import functools

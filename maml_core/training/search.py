@@ -144,8 +144,9 @@ class Search:
     def step(self) -> bool:
         """Begin what there is room for, see how the others do; whether the search is over."""
         with _quiet():
+            now = {run.id: run for run in self.store.all_runs()}
             for number in list(self._running):
-                self._look(number)
+                self._look(number, now)
             while len(self._running) < self.at_once and self._counted() < self.trials:
                 asked = self._study.ask({name: span.distribution() for name, span in self.spans.items()})
                 self._begin(asked.number, asked.params, asked)
@@ -191,9 +192,10 @@ class Search:
         self._refused = 0
         self._running[number] = trial, opened
 
-    def _look(self, number: int) -> None:
+    def _look(self, number: int, now: Mapping[str, Run]) -> None:
+        """See how a trial does, among all runs `now`, by their ids; one that was deleted is left out."""
         trial, opened = self._running[number]
-        runs = opened.runs(self.store)
+        runs = [now[run_id] for run_id in opened.run_ids if run_id in now]
         if not any(run.is_active for run in runs):
             del self._running[number]
             value = _value(runs)
