@@ -277,7 +277,8 @@ def of_runs(store: Store, runs: Sequence[Run], figure: str) -> pd.DataFrame:
         settings = settings_of(run)
         about = {"Run": run.name, "Status": run.status}
         rows.append(about | {name: settings.get(name) for name in names} | {FIGURES[figure]: values[run.id]})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, dtype=object)  # a setting that a run does not have stays None, and a whole number whole
+    return frame.astype({FIGURES[figure]: float}) if rows else frame
 
 
 def heat(frame: pd.DataFrame, across: str, up: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Whether numbers are of a size that networks learn at, and of the size that a run was trained on."""
 
+import functools
 from collections.abc import Sequence
 
 from maml_core.errors import ConfigError
@@ -13,6 +14,7 @@ _ALLOWED = 2.0
 """How much further than in training a point may lie before it is said."""
 
 
+@functools.lru_cache(maxsize=64)  # a form asks at every redraw
 def far_from_unit(family: TaskFamily) -> str | None:
     """What should be said of a family before training on it, if its numbers are far from unit scale.
 

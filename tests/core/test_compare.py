@@ -13,9 +13,20 @@ from scipy import stats
 from maml_core import cli
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation.compare import _smooth, as_latex, comparison, curves, figures, grouped, of_runs, varied
+from maml_core.evaluation.compare import (
+    _smooth,
+    as_latex,
+    comparison,
+    curves,
+    figures,
+    grouped,
+    heat,
+    importance,
+    of_runs,
+    varied,
+)
 from maml_core.evaluation.remembered import Remembered
-from maml_core.figures import compare_curves, parallel_figure, scatter_figure
+from maml_core.figures import compare_curves, heat_figure, parallel_figure, scatter_figure
 from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
 from maml_core.store.base import Saved, Vitals
@@ -132,6 +143,32 @@ def test_names_that_are_markup_stay_text(store: Store) -> None:
     frame = of_runs(store, [run, other], "best")
     assert "<script>" not in json.dumps(scatter_figure(frame, "seed"))
     assert "\\_" in as_latex(pd.DataFrame({"a_b": [float("nan")]}))
+
+
+def test_runs_of_different_families_and_models_are_drawn_together(store: Store) -> None:
+    """Each has settings that the other has not."""
+    run = store.run(store.create_run(CONFIG))
+    configs = [
+        *(CONFIG.with_settings({"tasks.family": "sine", "seed": seed, "shots": 4 + seed}) for seed in range(12)),
+        *(
+            CONFIG.with_settings({"tasks.family": "gaussian-process", "model.kind": "mlp", "seed": seed})
+            for seed in range(12)
+        ),
+    ]
+    runs = [dataclasses.replace(run, id=str(i), config=config, best_loss=1.0 + i) for i, config in enumerate(configs)]
+    frame = of_runs(store, runs, "best")
+    settings = list(frame.columns[2:-1])
+    assert any(value is None for value in frame[settings].to_numpy().ravel())
+    assert all(isinstance(value, int) for value in frame["shots"])
+    json.dumps(parallel_figure(frame), allow_nan=False)
+    for name in settings:
+        json.dumps(scatter_figure(frame, name), allow_nan=False)
+        for other in settings:
+            if other not in (name, "seed"):
+                json.dumps(heat_figure(heat(frame, name, other), "Best"), allow_nan=False)
+    found = importance(frame)
+    assert found is not None
+    assert set(found.shares) == set(settings) - {"seed"}
 
 
 def test_the_command_line_compares(
