@@ -45,7 +45,7 @@ def start(session: TrainingSession, config: RunConfig, run: Run | None, steps: i
     def create() -> None:
         new = session.start(config, preset=st.session_state["form.preset"], steps=steps)
         if run:
-            if run.is_active:
+            if run.is_active and session.store.may_change(run.started_by):
                 session.store.ask(run.id, "stop")
             st.query_params["against"] = run.id
         st.query_params["run"] = new
@@ -64,6 +64,7 @@ def reset(run: Run) -> None:
 def controls(session: TrainingSession, config: RunConfig | None, run: Run | None) -> None:
     """Train, Pause or Resume, Step, Stop, Reset, New task."""
     active = run is not None and run.is_active
+    is_theirs = run is not None and not session.store.may_change(run.started_by)
     is_changed = run is not None and config is not None and config != run.config
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if (
@@ -72,7 +73,8 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
                 type="primary",
                 icon=":material/play_arrow:",
                 disabled=config is None or (active and not is_changed),
-                help="Starts a new run. The one shown is stopped, and its curve stays for comparison."
+                help=f"Starts a new run. The one shown {'goes on' if is_theirs else 'is stopped'}, and its curve stays "
+                "for comparison."
                 if is_changed
                 else None,
             )
@@ -81,20 +83,20 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
             start(session, config, run)
             st.rerun()
         if run and run.is_resumable:
-            if st.button("Resume", icon=":material/resume:"):
+            if st.button("Resume", icon=":material/resume:", disabled=is_theirs):
                 act(lambda: session.resume(run.id))
                 st.rerun()
-        elif st.button("Pause", icon=":material/pause:", disabled=not active) and run:
+        elif st.button("Pause", icon=":material/pause:", disabled=not active or is_theirs) and run:
             act(lambda: session.store.ask(run.id, "pause"))
             st.rerun()
-        can_step = (run.is_resumable if run else config is not None) and not active
+        can_step = (run.is_resumable if run else config is not None) and not active and not is_theirs
         if st.button("Step", icon=":material/skip_next:", disabled=not can_step, help="One meta-iteration."):
             if run:
                 act(lambda: session.resume(run.id, steps=1))
             elif config:
                 start(session, config, None, steps=1)
             st.rerun()
-        can_stop = run is not None and (active or run.status == "paused")
+        can_stop = run is not None and (active or run.status == "paused") and not is_theirs
         if st.button("Stop", icon=":material/stop:", disabled=not can_stop) and run:
             act(lambda: session.store.ask(run.id, "stop"))
             st.rerun()
@@ -116,16 +118,17 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
         with st.popover("View", icon=":material/tune:"):
             st.slider("Smoothing", 0.0, 0.99, step=0.01, key="smoothing", persist_state="session")
             st.toggle("Logarithmic loss axis", key="log_axis", persist_state="session")
+            shown_pace = run.pace if run and run.pace in (1, 2, 5, 10, 20, 50, 100) else None
             pace = st.select_slider(
                 "Pace",
                 [1, 2, 5, 10, 20, 50, 100, None],
-                value=run.pace if run and run.pace in (1, 2, 5, 10, 20, 50, 100) else None,
+                value=shown_pace,
                 format_func=lambda value: "full speed" if value is None else f"{value} a second",
                 help="Slow training down to watch it.",
-                disabled=run is None,
+                disabled=run is None or is_theirs,
             )
-            if run and pace != run.pace:
-                session.store.set_pace(run.id, pace)
+            if run and pace != shown_pace:
+                act(lambda: session.store.set_pace(run.id, pace))
 
 
 def buttons(run: Run) -> tuple[bool, bool, bool]:

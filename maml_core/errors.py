@@ -10,7 +10,8 @@
         ├── StoreDamagedError    the file is not a sound database
         ├── StoreAwayError   it cannot be reached just now: whoever waits may find it again
         ├── RunNotFoundError no run with that id
-        └── RunBusyError     somebody else owns the run, or its status forbids the action
+        ├── RunBusyError     somebody else trains the run, or its status forbids the action
+        └── NotYoursError    somebody else started the run or brought the table
 
 A text is one sentence (two where the remedy needs its own) that names what was wrong, the rule and the
 remedy. Anything else that escapes is a defect of ours, not of the user's input.
@@ -66,4 +67,8 @@ class RunNotFoundError(StoreError):
 
 
 class RunBusyError(StoreError):
-    """Somebody else owns the run, or its status forbids the action."""
+    """Somebody else trains the run, or its status forbids the action."""
+
+
+class NotYoursError(StoreError):
+    """Somebody else started the run or brought the table, and only they or an admin may change it."""

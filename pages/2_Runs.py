@@ -89,22 +89,31 @@ def undo(session: TrainingSession) -> None:
 
 def go_on(session: TrainingSession, run: Run) -> None:
     """Resume or stop a run, start another like it, pin it, delete it."""
+    is_theirs = not session.store.may_change(run.started_by)
     if run.is_resumable:
-        if st.button("Resume", icon=":material/resume:"):
+        if st.button("Resume", icon=":material/resume:", disabled=is_theirs):
             act(lambda: session.resume(run.id))
             st.rerun()
-    elif st.button("Stop", icon=":material/stop:", disabled=not run.is_active):
+    elif st.button("Stop", icon=":material/stop:", disabled=not run.is_active or is_theirs):
         act(lambda: session.store.ask(run.id, "stop"))
         st.rerun()
     if st.button("Duplicate", icon=":material/content_copy:", help="Open its configuration in the lab as a new run."):
         keep_for_form(run.config, run.preset)
         st.switch_page("app.py")
-    if st.button("Unpin" if run.pinned else "Pin", icon=":material/push_pin:", help="Pinned runs come first."):
+    if st.button(
+        "Unpin" if run.pinned else "Pin",
+        icon=":material/push_pin:",
+        help="Pinned runs come first.",
+        disabled=is_theirs,
+    ):
         act(lambda: session.store.edit(run.id, pinned=not run.pinned))
         st.rerun()
     downloads(session, run)
     if st.button(
-        "Delete", icon=":material/delete:", disabled=run.status == "running", help="A run must be stopped first."
+        "Delete",
+        icon=":material/delete:",
+        disabled=run.status == "running" or is_theirs,
+        help="Only who started it, or an admin, deletes a run." if is_theirs else "A run must be stopped first.",
     ):
 
         def discard() -> None:
@@ -137,6 +146,7 @@ def selected(session: TrainingSession, run: Run) -> None:
     def edit(name: str) -> None:
         act(lambda: session.store.edit(run.id, **{name: st.session_state[f"{name}-{run.id}"]}))
 
+    is_theirs = not session.store.may_change(run.started_by)
     left, right = st.columns(2)
     for place, name, value, most in (
         (left, "name", run.name, NAME_LENGTH),
@@ -144,9 +154,25 @@ def selected(session: TrainingSession, run: Run) -> None:
     ):
         key = f"{name}-{run.id}"
         hint = "with commas between them" if name == "tags" else None
-        place.text_input(label(name), value, max_chars=most, key=key, on_change=edit, args=(name,), placeholder=hint)
+        place.text_input(
+            label(name),
+            value,
+            max_chars=most,
+            key=key,
+            on_change=edit,
+            args=(name,),
+            placeholder=hint,
+            disabled=is_theirs,
+        )
     st.text_area(
-        "Notes", run.notes, max_chars=NOTES_LENGTH, key=f"notes-{run.id}", height=68, on_change=edit, args=("notes",)
+        "Notes",
+        run.notes,
+        max_chars=NOTES_LENGTH,
+        key=f"notes-{run.id}",
+        height=68,
+        on_change=edit,
+        args=("notes",),
+        disabled=is_theirs,
     )
     st.table({name: as_text(text) for name, text in details(run).items()}, border="horizontal")
     with st.expander("Every setting, as JSON"):

@@ -114,7 +114,7 @@ def roles_form(session: TrainingSession, row: TableRow, table: Table) -> Roles |
         if roles.why:
             st.caption(as_text(roles.why))
         return roles
-    if row.created is not None:
+    if row.created is not None and session.store.may_change(row.added_by):
         act(lambda: session.store.set_roles(row.id, chosen))
     return chosen
 
@@ -164,7 +164,7 @@ def pictures(config: RunConfig) -> None:
 
 def manage(session: TrainingSession, row: TableRow) -> None:
     """Rename a table, or delete it."""
-    if row.created is None:
+    if row.created is None or not session.store.may_change(row.added_by):
         return
     with st.popover("Rename or delete", icon=":material/more_horiz:"):
 

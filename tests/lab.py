@@ -48,10 +48,15 @@ class Server:
         return self.output.read().decode(errors="replace")
 
 
-def start_server(store_url: str, *options: str) -> Server:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def start_server(store_url: str, *options: str, port: int | None = None) -> Server:
+    port = port or free_port()
     output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the server is stopped)
     process = subprocess.Popen(
         [

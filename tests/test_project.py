@@ -141,7 +141,7 @@ def test_the_library_never_imports_streamlit(path: Path) -> None:
 
 PAGES_MAY_IMPORT = {
     "collections.abc", "contextlib", "dataclasses", "functools", "json", "math", "pathlib", "re", "time", "typing",
-    "streamlit", "streamlit.components.v1", "plotly", "pydantic", "pydantic.fields",
+    "streamlit", "streamlit.components.v1", "streamlit.errors", "plotly", "pydantic", "pydantic.fields",
     "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.glossary",
     "maml_core.lessons", "maml_core.presets",
     "maml_core.words", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
@@ -153,8 +153,8 @@ PAGES_MAY_IMPORT = {
     "maml_core.evaluation.diagnosis", "maml_core.evaluation.gradients",
     "maml_core.evaluation.listing", "maml_core.evaluation.paths",
     "maml_core.evaluation.of_runs", "maml_core.evaluation.side_by_side", "maml_core.evaluation.toy",
-    "maml_core.store.exchange", "maml_core.store.run", "maml_core.store.script", "maml_core.store.store",
-    "maml_core.store.tables",
+    "maml_core.store.exchange", "maml_core.store.people", "maml_core.store.run", "maml_core.store.script",
+    "maml_core.store.store", "maml_core.store.tables",
     "maml_core.training.session", "maml_core.training.sweep",
 }  # fmt: skip  # a list to be read as a whole
 ONLY = {
@@ -235,6 +235,7 @@ def test_requirements_are_pinned_and_explained() -> None:
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         name, version = line.split("==")
         assert version
+        name = name.partition("[")[0]
         assert re.search(rf"^\| {name} \|", README, re.MULTILINE), f"the README does not say what {name} is for"
 
 

@@ -21,6 +21,7 @@ SPARKLINE_POINTS = 40
 def runs_table(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
     """A row per run, what matters most first, with words as column heads."""
     curves = _sparklines(store, runs)
+    is_shared = any(run.started_by for run in runs)
     return pd.DataFrame(
         {
             "Name": f"📌 {run.name}" if run.pinned else run.name,
@@ -30,6 +31,7 @@ def runs_table(store: Store, runs: Sequence[Run]) -> pd.DataFrame:
             "Progress": run.iteration / run.meta_iterations,
             "Tags": run.tags,
             "Started": pd.Timestamp(run.started or run.created, unit="s", tz="UTC"),
+            **({"Started by": run.started_by} if is_shared else {}),
         }
         for run in runs
     )
@@ -66,6 +68,7 @@ def details(run: Run) -> dict[str, str]:
         "Loss on training tasks, last": loss(run.post_loss),
         "Engine": run.engine or config.engine,
         "Trained for": duration(run.seconds),
+        **({"Started by": run.started_by} if run.started_by else {}),
         "Its id": run.id,
     }
 
@@ -89,7 +92,7 @@ def matching(runs: Sequence[Run], text: str) -> list[Run]:
     words = text.casefold().split()
 
     def said(run: Run) -> str:
-        parts = (run.name, run.tags, run.notes, run.status, *details(run).values())
+        parts = (run.name, run.tags, run.notes, run.status, run.started_by, *details(run).values())
         return " ".join(parts).casefold()
 
     return [run for run in runs if all(word in said(run) for word in words)] if words else list(runs)

@@ -1,6 +1,5 @@
 """A run's evaluation, computed once: for the command line and the screen alike."""
 
-import functools
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -80,16 +79,8 @@ def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, 
     Raises:
         CheckpointError: the run's checkpoint cannot be used.
     """
-    start = learned_by(store, run) if run else None
-    if start is None:
-        return list(_untrained_fits(config, count, seed))
+    start = (learned_by(store, run) if run else None) or config.untrained()
     return fit_tasks(start, draw_tasks(config.tasks, seed, count, config.shots), shown_steps(config))
-
-
-@functools.lru_cache(maxsize=64)  # what every visitor sees first
-def _untrained_fits(config: RunConfig, count: int, seed: int) -> tuple[Fit, ...]:
-    tasks = draw_tasks(config.tasks, seed, count, config.shots)
-    return tuple(fit_tasks(config.untrained(), tasks, shown_steps(config)))
 
 
 def checkpoint_at(store: Store, run: Run, at: At) -> tuple[int, bytes]:

@@ -14,14 +14,17 @@ _ALLOWED = 2.0
 """How much further than in training a point may lie before it is said."""
 
 
-@functools.lru_cache(maxsize=64)  # a form asks at every redraw
 def far_from_unit(family: TaskFamily) -> str | None:
     """What should be said of a family before training on it, if its numbers are far from unit scale.
 
     Tables are standardized as they are read, so that there is nothing to say of them.
     """
-    if not isinstance(family, FunctionFamily):
-        return None
+    return _far_from_unit(type(family), family.model_dump_json()) if isinstance(family, FunctionFamily) else None
+
+
+@functools.lru_cache(maxsize=64)  # a form asks at every redraw, and 64 tasks take longer than all the rest of it
+def _far_from_unit(kind: type[FunctionFamily], settings: str) -> str | None:
+    family = kind.model_validate_json(settings)
     try:
         tasks = family.validation(tasks=_TASKS, shots=10, query_shots=1)
     except ConfigError:  # which is said where the tasks are drawn

@@ -1,15 +1,18 @@
 """What the parts of a store share: its database, and the plain records that go in and out."""
 
+import copy
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from maml_core.errors import NotYoursError
 from maml_core.store.database import Database
+from maml_core.store.people import Person
 from maml_core.store.run import Run
 from maml_core.store.schema import checkpoints, runs
 
@@ -43,10 +46,23 @@ class Vitals(NamedTuple):
 class StorePart(ABC):
     """A part of a store: all of them work on one database."""
 
+    person: Person | None = None
+    """On whose behalf it works; None, as at the command line and in workers: of whoever has the machine."""
+
     def __init__(self, database: Database) -> None:
         """Work on this database."""
         self.database = database
         self.transaction = database.transaction
+
+    def on_behalf_of(self, person: Person | None) -> Self:
+        """The same store for one person, who may look at everything and change what is their own."""
+        other = copy.copy(self)
+        other.person = person
+        return other
+
+    def may_change(self, started_by: str) -> bool:
+        """Whether what `started_by` has made may be changed from here."""
+        return self.person is None or self.person.may_change(started_by)
 
     @abstractmethod
     def run(self, run_id: str) -> Run:
@@ -56,11 +72,35 @@ class StorePart(ABC):
     def delete(self, run_id: str) -> None:
         """Delete a run with its metrics and checkpoints."""
 
+    @property
+    def _person_name(self) -> str:
+        return self.person.name if self.person else ""
+
+    def _check_may_change(self, run_id: str) -> None:
+        """Refuse to change somebody else's run.
+
+        Raises:
+            NotYoursError: it is not this person's.
+        """
+        if self.person is None:
+            return
+        with self.transaction() as connection:
+            row = connection.execute(sa.select(runs.c.name, runs.c.started_by).where(runs.c.id == run_id)).first()
+        if row and not self.may_change(row.started_by):
+            raise NotYoursError(f"run = {run_id} ({row.name}) {belongs_to(row.started_by, 'started')}")
+
     def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
         """Set columns of a run's row where the condition holds; whether it did."""
         with self.transaction(write=True) as connection:
             changed = connection.execute(sa.update(runs).where(runs.c.id == run_id, condition).values(values))
         return changed.rowcount > 0
+
+
+def belongs_to(name: str, verb: str) -> str:
+    """The rest of a sentence that refuses to change what somebody else has made."""
+    if name:
+        return f"was {verb} by {name}: only they or an admin can change it."
+    return f"was {verb} without a login: only an admin can change it."
 
 
 def placed(owner: str | None) -> dict[str, Any]:

@@ -47,7 +47,9 @@ class Ownership(StorePart):
 
         Raises:
             RunBusyError: the run is already training or queued, or it has come to its end.
+            NotYoursError: somebody else started it.
         """
+        self._check_may_change(run_id)
         run = self.run(run_id)
         values = placed(owner) | {"until": run.iteration + steps if steps else None}
         resumable: tuple[str, ...] = RESUMABLE
@@ -65,7 +67,9 @@ class Ownership(StorePart):
 
         Raises:
             RunBusyError: the run is neither queued nor running.
+            NotYoursError: somebody else started it.
         """
+        self._check_may_change(run_id)
         ended = {"pause": "paused", "stop": "stopped"}[command]
         if self._update(run_id, runs.c.status == "queued", {"status": ended, "queued": None}):
             return
@@ -75,7 +79,13 @@ class Ownership(StorePart):
             raise RunBusyError(f"run = {run_id} is {self.run(run_id).status}: only a training run can {command}.")
 
     def set_pace(self, run_id: str, pace: float | None) -> None:
-        """Limit a run to `pace` meta-iterations per second; None is as fast as it goes."""
+        """Limit a run to `pace` meta-iterations per second; None is as fast as it goes.
+
+        Raises:
+            StoreError: the pace is no finite number above 0.
+            NotYoursError: somebody else started the run.
+        """
+        self._check_may_change(run_id)
         if pace is not None and not (math.isfinite(pace) and pace > 0):
             raise StoreError(f"pace = {pace} is not allowed: it must be a finite number above 0, or null for none.")
         self._update(run_id, sa.true(), {"pace": pace})

@@ -55,6 +55,7 @@ class Run:
     pinned: bool
     tags: str  # words with commas between them
     discarded: float | None  # when it was deleted, while that can still be undone
+    started_by: str  # who, on a lab that people log in to; empty elsewhere
 
     @property
     def is_active(self) -> bool:

@@ -14,13 +14,14 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    inspect,
     text,
 )
 from sqlalchemy.engine import Connection
 
 from maml_core.store.run import NAME_LENGTH
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 
@@ -63,6 +64,7 @@ runs = Table(
     Column("pinned", Boolean, nullable=False, default=False),
     Column("tags", Text, nullable=False, default="", server_default=""),
     Column("discarded", Float),
+    Column("started_by", Text, nullable=False, default="", server_default=""),
 )
 
 metrics = Table(
@@ -108,6 +110,7 @@ tables = Table(
     Column("columns", Text, nullable=False),
     Column("roles", Text, nullable=False, default="{}"),
     Column("data", LargeBinary, nullable=False),
+    Column("added_by", Text, nullable=False, default="", server_default=""),
 )
 
 
@@ -124,5 +127,18 @@ def _add_tags(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE runs ADD COLUMN discarded FLOAT"))
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_evaluations, 2: _add_tables, 3: _add_tags}
+def _add_people(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE runs ADD COLUMN started_by TEXT NOT NULL DEFAULT ''"))
+    if "added_by" not in {
+        column["name"] for column in inspect(connection).get_columns("tables")
+    }:  # just made in step 2
+        connection.execute(text("ALTER TABLE tables ADD COLUMN added_by TEXT NOT NULL DEFAULT ''"))
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    1: _add_evaluations,
+    2: _add_tables,
+    3: _add_tags,
+    4: _add_people,
+}
 """What makes a schema of version `key` one of version `key + 1`."""

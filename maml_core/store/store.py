@@ -126,6 +126,7 @@ class Store(Archive, Ownership, Tables):
                     until=steps,
                     tags=tags[:TAGS_LENGTH],
                     created=now,
+                    started_by=self._person_name,
                     **placed(owner),
                 )
             )
@@ -146,6 +147,7 @@ class Store(Archive, Ownership, Tables):
                     config=imported.config.to_json(),
                     status=imported.status,
                     created=imported.created,
+                    started_by=self._person_name,
                     swapped_at=imported.swapped_at,
                     meta_iterations=imported.config.meta_iterations,
                     iteration=imported.latest.iteration,
@@ -223,7 +225,9 @@ class Store(Archive, Ownership, Tables):
         Raises:
             StoreError: the name is empty or too long, or the notes or the tags are too long.
             RunNotFoundError: there is no such run.
+            NotYoursError: somebody else started it.
         """
+        self._check_may_change(run_id)
         if name is not None:
             name = name.strip()
             if not 1 <= len(name) <= NAME_LENGTH:
@@ -244,7 +248,9 @@ class Store(Archive, Ownership, Tables):
 
         Raises:
             RunBusyError: the run is training.
+            NotYoursError: somebody else started it.
         """
+        self._check_may_change(run_id)
         with self.transaction(write=True) as connection:
             gone = connection.execute(sa.delete(runs).where(runs.c.id == run_id, runs.c.status != "running"))
         if not gone.rowcount:
@@ -256,7 +262,9 @@ class Store(Archive, Ownership, Tables):
 
         Raises:
             RunBusyError: the run is training.
+            NotYoursError: somebody else started it.
         """
+        self._check_may_change(run_id)
         run = self.run(run_id)
         values: dict[str, Any] = {"discarded": time.time()}
         if run.status == "queued":  # a worker must not take what nobody sees
@@ -269,7 +277,9 @@ class Store(Archive, Ownership, Tables):
 
         Raises:
             RunNotFoundError: it is too late.
+            NotYoursError: somebody else started it.
         """
+        self._check_may_change(run_id)
         self._update(run_id, sa.true(), {"discarded": None})
         self.run(run_id)
 

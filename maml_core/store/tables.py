@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from maml_core.errors import StoreError
+from maml_core.errors import NotYoursError, StoreError
 from maml_core.learning.table import NAME_LENGTH, Column, ColumnKind, Table, example, forget, keep
 from maml_core.learning.table_roles import Roles
-from maml_core.store.base import StorePart
+from maml_core.store.base import StorePart, belongs_to
 from maml_core.store.schema import runs, tables
 
 
@@ -23,14 +23,20 @@ class TableRow(NamedTuple):
     row_count: int
     columns: list[Column]
     roles: Roles | None  # what the columns are for, where someone has said
+    added_by: str = ""  # who, on a lab that people log in to
 
 
 class Tables(StorePart):
     """The tables of a store."""
 
     def add_table(self, table: Table, roles: Roles | None = None) -> str:
-        """Keep a table and return its id; of one that is here already, the name and the given roles are replaced."""
+        """Keep a table and return its id; of one that is here already, the name and the given roles are replaced.
+
+        Those of somebody else's table stay as they are.
+        """
         keep(table)
+        if not self._is_mine(table.id):
+            return table.id
         given = {"roles": _written(roles)} if roles else {}
         with self.transaction(write=True) as connection:
             changed = connection.execute(
@@ -45,6 +51,7 @@ class Tables(StorePart):
                         row_count=table.rows,
                         columns=json.dumps([list(column) for column in table.columns]),
                         data=table.to_parquet(),
+                        added_by=self._person_name,
                         **({"roles": "{}"} | given),
                     )
                 )
@@ -52,11 +59,14 @@ class Tables(StorePart):
 
     def all_tables(self) -> list[TableRow]:
         """The tables of this store, the newest first, and the example last."""
-        columns = [tables.c.id, tables.c.name, tables.c.created, tables.c.row_count, tables.c.columns, tables.c.roles]
+        names = ("id", "name", "created", "row_count", "columns", "roles", "added_by")
+        columns = [tables.c[name] for name in names]
         with self.transaction() as connection:
             rows = connection.execute(sa.select(*columns).order_by(tables.c.created.desc())).all()
         found = [
-            TableRow(row.id, row.name, row.created, row.row_count, _columns(row.columns), _roles(row.roles))
+            TableRow(
+                row.id, row.name, row.created, row.row_count, _columns(row.columns), _roles(row.roles), row.added_by
+            )
             for row in rows
         ]
         made = example()
@@ -92,7 +102,12 @@ class Tables(StorePart):
         return table
 
     def set_roles(self, table_id: str, roles: Roles) -> None:
-        """Keep what a table's columns are for."""
+        """Keep what a table's columns are for.
+
+        Raises:
+            NotYoursError: somebody else brought it.
+        """
+        self._check_may_change_table(table_id)
         with self.transaction(write=True) as connection:
             connection.execute(sa.update(tables).where(tables.c.id == table_id).values(roles=_written(roles)))
 
@@ -101,7 +116,9 @@ class Tables(StorePart):
 
         Raises:
             StoreError: the name is empty or too long, or the table is not of this store.
+            NotYoursError: somebody else brought it.
         """
+        self._check_may_change_table(table_id)
         name = name.strip()
         if not 1 <= len(name) <= NAME_LENGTH:
             raise StoreError(f"name = {name[:90]!r} is not allowed: it must have 1 to {NAME_LENGTH} characters.")
@@ -122,7 +139,9 @@ class Tables(StorePart):
         Raises:
             StoreError: runs need it, or it is not of this store.
             RunBusyError: such a run is training.
+            NotYoursError: somebody else brought the table, or started such a run; nothing was deleted.
         """
+        self._check_may_change_table(table_id)
         needed = self.runs_of_table(table_id)
         if needed and not with_runs:
             raise StoreError(
@@ -130,12 +149,27 @@ class Tables(StorePart):
                 f"({', '.join(needed[:5])}): delete them first, or along with it (--with-runs)."
             )
         for run_id in needed:
+            self._check_may_change(run_id)
+        for run_id in needed:
             self.delete(run_id)
         with self.transaction(write=True) as connection:
             gone = connection.execute(sa.delete(tables).where(tables.c.id == table_id))
         if not gone.rowcount:
             raise StoreError("The example table cannot be deleted: it is part of the lab.")
         forget(table_id)
+
+    def _is_mine(self, table_id: str) -> bool:
+        """Whether a table may be changed from here; one that is not in the store is everybody's."""
+        if self.person is None:
+            return True
+        with self.transaction() as connection:
+            added_by = connection.scalar(sa.select(tables.c.added_by).where(tables.c.id == table_id))
+        return added_by is None or self.may_change(added_by)
+
+    def _check_may_change_table(self, table_id: str) -> None:
+        if not self._is_mine(table_id):
+            row = self.table_row(table_id)
+            raise NotYoursError(f"table = {table_id[:12]} ({row.name}) {belongs_to(row.added_by, 'brought')}")
 
 
 def _written(roles: Roles) -> str:

@@ -5,13 +5,14 @@ a browser cleared the cache, say) takes over the same ones.
 """
 
 import atexit
+import copy
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import torch
@@ -22,6 +23,7 @@ from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url
 from maml_core.store.imports import import_run
+from maml_core.store.people import Person
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
 from maml_core.training.background import Background
@@ -75,6 +77,12 @@ class TrainingSession:
         self.limit = limit or default_limit()
         self.background = Background()
         self.ensure_workers()
+
+    def on_behalf_of(self, person: Person | None) -> Self:
+        """The same session for one person: what they start says so, and what is not theirs they cannot change."""
+        other = copy.copy(self)
+        other.store = self.store.on_behalf_of(person)
+        return other
 
     def start(self, config: RunConfig, *, preset: str | None = None, steps: int | None = None) -> str:
         """Queue a new run, for `steps` iterations only if given; return its id.

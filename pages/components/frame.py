@@ -8,6 +8,7 @@ import streamlit as st
 from maml_core.errors import MamlError, StoreAwayError
 from maml_core.training.session import TrainingSession
 from pages.components.glossary_view import answer_terms
+from pages.components.people import signed_in
 
 _STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.1rem 2rem 2rem; }
@@ -60,7 +61,10 @@ def hidden() -> set[str]:
 
 
 def open_page(path: str) -> TrainingSession:
-    """Set the page up and return the server's session; without a usable store, say so and stop here."""
+    """Set the page up and return the server's session, for whoever has logged in.
+
+    Without a usable store, or a login where one is asked for, it says so and stops here.
+    """
     is_bare = {"form", "runs"} <= hidden()
     st.set_page_config(
         page_title=f"{PAGES[path]} · MAML Lab",
@@ -79,6 +83,7 @@ def open_page(path: str) -> TrainingSession:
             f"hide = {unknown[0][:40]!r} is not a part of the page: it must be of {', '.join(HIDEABLE)}.",
             icon=":material/link_off:",
         )
+    person = signed_in()
     answer_terms()
     if REFUSED in st.session_state:
         st.error(st.session_state.pop(REFUSED), icon=":material/error:")
@@ -89,7 +94,7 @@ def open_page(path: str) -> TrainingSession:
         st.stop()
     if session.notice:
         st.warning(session.notice, icon=":material/database_off:")
-    return session
+    return session.on_behalf_of(person)
 
 
 def page(path: str) -> Callable[[Callable[[TrainingSession], None]], Callable[[], None]]:

@@ -1,5 +1,6 @@
 """A run on screen: its status line, its controls, and the pictures of what its initialization has learned."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from pages.components.frame import REFUSED, STATUS_BADGES
 
 N = TypeVar("N", int, float)
 SEARCH_WIDTH = 250
+_ADDRESS = re.compile(r"https?:/(?=/)|www(?=\.)|@", re.IGNORECASE)
+_JOINER = "\u2060"
+"""A character that is not seen and lets no line break: after it nothing is taken for the rest of an address."""
 NAME_SHOWN = 28
 """Characters of a run's name in a list: what tells runs apart must fit on a phone."""
 
@@ -100,6 +104,8 @@ def status_line(session: TrainingSession, run: Run) -> None:
                 "unless device names it: starting a GPU's many small steps takes longer than the work itself.",
             )
         st.caption(progress_text(run), width="content", help="Loss on query points, before and after adaptation.")
+        if run.started_by:
+            st.caption(f"started by {as_text(run.started_by)}", width="content")
     st.progress(min(1.0, run.iteration / run.meta_iterations))
     if run.status == "queued":
         busy = session.store.count("running")
@@ -153,7 +159,8 @@ def act(action: Callable[[], object]) -> None:
 
 
 def as_text(text: str) -> str:
-    """Text from a user, kept from being read as markup on screen."""
+    """Text from a user, kept from being read as markup on screen; what looks like an address is made no link of."""
+    text = _ADDRESS.sub(lambda part: part[0] + _JOINER, text)
     for mark in "\\`*_[]#$~<>:":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -101,3 +101,15 @@ def test_an_old_link_is_followed() -> None:
     config = get_preset("sine").config.with_settings(parse_settings(f"{name}={text}" for name, text in line.items()))
     assert isinstance(config.tasks, FunctionFamily)
     assert config.tasks.distributions["slope"].span == (-6.0, 6.0)
+
+
+def test_a_store_of_schema_4_is_read_and_its_runs_and_tables_are_nobodys(tmp_path: Path) -> None:
+    shutil.copy(OLD / "store-4.db", tmp_path / "maml.db")
+    store = Store(f"sqlite:///{tmp_path / 'maml.db'}")
+    (run,) = store.all_runs()
+    assert (run.tags, run.notes, run.status, run.started_by) == ("early, kept", "made by schema 4", "finished", "")
+    assert run.post_loss == 8.70522403717041
+    assert learned_by(store, run) is not None
+    assert len(store.metrics(run.id)) == 12
+    assert ("small", 200, "") in [(row.name, row.row_count, row.added_by) for row in store.all_tables()]
+    store.close()

@@ -27,7 +27,7 @@ CASES = [
     "zip",
     "random",
     "header only",
-    "newer 5",
+    "newer 6",
     "newer 99",
     "foreign",
 ]
@@ -151,14 +151,19 @@ def test_damage_to_one_run_hides_that_run_only(sound: bytes, tmp_path: Path) -> 
     store.close()
 
 
-@pytest.mark.parametrize(("version", "newer_tables"), [(1, ["evaluations", "tables"]), (2, ["tables"]), (3, [])])
+OLDER: list[tuple[int, list[str]]] = [(1, ["evaluations", "tables"]), (2, ["tables"]), (3, []), (4, [])]
+
+
+@pytest.mark.parametrize(("version", "newer_tables"), OLDER)
 def test_an_older_schema_is_migrated_after_a_copy(
     sound: bytes, tmp_path: Path, version: int, newer_tables: list[str]
 ) -> None:
     path = tmp_path / "maml.db"
     path.write_bytes(sound)
     drops = [f"DROP TABLE {name}" for name in newer_tables]
-    drops += [f"ALTER TABLE runs DROP COLUMN {name}" for name in ("tags", "discarded")]  # since version 4
+    newer_columns = ["started_by"] if version == 4 else ["started_by", "tags", "discarded"]
+    drops += [f"ALTER TABLE runs DROP COLUMN {name}" for name in newer_columns]
+    drops += ["ALTER TABLE tables DROP COLUMN added_by"] if "tables" not in newer_tables else []
     change(path, *drops, f"UPDATE info SET value = '{version}' WHERE name = 'schema_version'")
     old = path.read_bytes()
     store = Store(f"sqlite:///{path}")
