@@ -3,8 +3,7 @@
 import streamlit as st
 
 from maml_core.errors import MamlError, RunNotFoundError
-from maml_core.evaluation.gradients import compare_engines, cosines, gradients_seconds, through_the_solution
-from maml_core.evaluation.of_runs import learned_by
+from maml_core.evaluation.gradients import Gradients, gradients_of, gradients_seconds
 from maml_core.evaluation.toy import TOY_RANGE, TOY_RATE, toy
 from maml_core.figures import cosine_figure, toy_figure
 from maml_core.store.run import Run
@@ -16,20 +15,29 @@ from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
 
 LIVE_SECONDS = 3.0
+SOON = 0.5
+"""Until something is there to be shown."""
 
 
-def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> None:
-    """Engines and algorithms compared at a run's initialization."""
-    learned = learned_by(session.store, run, iteration)
-    if learned is None:
+def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> bool:
+    """Engines and algorithms compared at a run's initialization, in the background; whether that is still to come."""
+    answer = session.background.latest(
+        f"gradients {run.id} {iteration}",
+        run.iteration if iteration is None else iteration,
+        lambda _: gradients_of(session.store, run, iteration, turn=computing),
+    )
+    if answer.value is not None:
+        show_gradients(run, answer.value)
+    elif answer.is_newest:
         st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
-        return
-    with computing():
-        engines = compare_engines(run.config, learned)
-    with computing():
-        found = cosines(run.config, learned)
-    with computing():
-        solved = through_the_solution(run.config, learned)
+    else:
+        st.caption("One meta-gradient is being computed by every engine…")
+    return not answer.is_newest and (answer.value is None or not run.is_active)
+
+
+def show_gradients(run: Run, gradients: Gradients) -> None:
+    """Tables and a chart of what was compared."""
+    engines, found, solved = gradients
     if solved is not None:
         st.markdown("##### Through the solution, or around it")
         st.dataframe(
@@ -131,18 +139,25 @@ def main(session: TrainingSession) -> None:
         iteration = pick_checkpoint(session, run)
 
         quick = gradients_seconds(run.config) < LIVE_SECONDS / 4
+        key = f"pending gradients {run.id} {iteration}"
+        pending = st.session_state.setdefault(key, True)
+        is_live = run.is_active and iteration is None and quick
 
-        @st.fragment(run_every=LIVE_SECONDS if run.is_active and iteration is None and quick else None)
+        @st.fragment(run_every=SOON if pending else LIVE_SECONDS if is_live else None)
         def live_part() -> None:
             try:
                 now = session.store.run(run.id)
                 if now.is_active != run.is_active:
                     st.rerun()
-                run_gradients(session, now, iteration)
+                more = run_gradients(session, now, iteration)
             except RunNotFoundError:  # deleted in another tab
                 st.rerun()
             except MamlError as error:
                 st.error(str(error), icon=":material/error:")
+                more = False
+            if more != st.session_state[key]:
+                st.session_state[key] = more
+                st.rerun()
 
         live_part()
     toy_part()

@@ -1,7 +1,10 @@
 """Meta-gradients side by side: of one algorithm by every engine, and of several algorithms at one initialization."""
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -10,14 +13,21 @@ from torch import Tensor, nn
 from maml_core.config import RunConfig
 from maml_core.engines import Engine, MetaOptimizer, NativeEngine, ReferenceEngine, VectorizedEngine
 from maml_core.errors import EngineError
+from maml_core.evaluation.of_runs import learned_by
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.layout import Layout
 from maml_core.learning.tasks import TaskBatch, TaskSet, seeded
+from maml_core.store.run import Run
+from maml_core.store.store import Store
 
 COMPARED = ("maml", "fo-b-maml", "reptile", "joint")
 """Algorithms whose meta-gradient is compared with that of first-order MAML."""
+
+
+Turn = Callable[[], AbstractContextManager[None]]
+"""What one piece of work is done within: a server lets others have theirs in between."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,30 @@ def untraced(engine: VectorizedEngine, flat: Tensor, batch: TaskBatch) -> Tensor
     return engine.compose(flat, batch, lambda piece, *inputs: piece(*inputs)).gradient
 
 
-def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared:
+class _Measured(NamedTuple):
+    gradient: Tensor  # [P]
+    seconds: float
+
+
+def _measured(cls: type[Engine], model: nn.Module, config: RunConfig, flat: Tensor, batch: TaskBatch) -> _Measured:
+    """FOMAML's meta-gradient by one engine, and how long it takes once the engine is ready.
+
+    Raises:
+        EngineError: the engine cannot take the model.
+    """
+    engine = _engine(cls, model, config, "fomaml", config.inner_steps)
+    engine.prepare(batch)
+    began = time.perf_counter()
+    found = engine.meta_gradient(flat, batch).gradient
+    if not isinstance(engine, ReferenceEngine):  # what the others pay once, for tracing or loading, does not count
+        began = time.perf_counter()
+        engine.meta_gradient(flat, batch)
+    elapsed = time.perf_counter() - began
+    engine.close()
+    return _Measured(found, elapsed)
+
+
+def compare_engines(config: RunConfig, start: Initialization, turn: Turn = nullcontext) -> EnginesCompared:
     """FOMAML's meta-gradient at `start` by every engine, and how far each is from that by `higher`.
 
     The native engine's loop for this set-up is made where it is not on disk yet, which takes about a second.
@@ -63,18 +96,11 @@ def compare_engines(config: RunConfig, start: Initialization) -> EnginesCompared
     absent: dict[str, str] = {}
     for cls in (ReferenceEngine, VectorizedEngine, NativeEngine):
         try:
-            engine = _engine(cls, model, config, "fomaml", config.inner_steps)
-            engine.prepare(batch)
+            with turn():
+                found, elapsed = _measured(cls, model, config, flat, batch)
         except EngineError as error:
             absent[cls.name] = str(error)
             continue
-        began = time.perf_counter()
-        found = engine.meta_gradient(flat, batch).gradient
-        if not isinstance(engine, ReferenceEngine):  # what the others pay once, for tracing or loading, does not count
-            began = time.perf_counter()
-            engine.meta_gradient(flat, batch)
-        elapsed = time.perf_counter() - began
-        engine.close()
         reference = found if reference is None else reference
         difference = found - reference
         rows.append(
@@ -103,7 +129,7 @@ class Cosines:
     by_layer: pd.DataFrame  # index: parameter names, at the run's own number of inner steps
 
 
-def cosines(config: RunConfig, start: Initialization, most_steps: int = 10) -> Cosines:
+def cosines(config: RunConfig, start: Initialization, most_steps: int = 10, turn: Turn = nullcontext) -> Cosines:
     """Compare algorithms at `start`, over 0 to `most_steps` inner steps, and by layer."""
     layout = Layout(start.model, ALGORITHMS["fomaml"])
     flat, batch = layout.flatten(start.theta), gradient_tasks(config)
@@ -111,7 +137,8 @@ def cosines(config: RunConfig, start: Initialization, most_steps: int = 10) -> C
     def gradient(name: str, steps: int) -> Tensor:
         engine = _engine(VectorizedEngine, start.model, config, name, steps)
         assert isinstance(engine, VectorizedEngine)
-        return untraced(engine, flat, batch)
+        with turn():
+            return untraced(engine, flat, batch)
 
     by_step = {}
     for steps in range(most_steps + 1):
@@ -160,6 +187,28 @@ def through_the_solution(config: RunConfig, start: Initialization) -> pd.DataFra
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index.name = "Parameter"
     return frame
+
+
+class Gradients(NamedTuple):
+    """All that is compared at one initialization."""
+
+    engines: EnginesCompared
+    cosines: Cosines
+    solved: pd.DataFrame | None  # that of `through_the_solution`
+
+
+def gradients_of(store: Store, run: Run, iteration: int | None, turn: Turn = nullcontext) -> Gradients | None:
+    """What is compared at a run's latest initialization, or that of an iteration; None before its first checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+    """
+    learned = learned_by(store, run, iteration)
+    if learned is None:
+        return None
+    engines, found = compare_engines(run.config, learned, turn), cosines(run.config, learned, turn=turn)
+    with turn():
+        return Gradients(engines, found, through_the_solution(run.config, learned))
 
 
 def _cosine(left: Tensor, right: Tensor) -> float:

@@ -13,8 +13,8 @@ from maml_core.logs import LOG
 EVERY = 1.0
 """Seconds that pass at least between two searches for the same answer."""
 
-KEPT = 8
-"""Answers kept, those asked for last."""
+KEPT = 64
+"""Answers kept, those asked for last: a few for each run that somebody looks at."""
 
 
 class Answer(NamedTuple):
