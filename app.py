@@ -23,6 +23,7 @@ from pages.components.share import share
 from pages.components.task_source import task_seed
 
 LIVE_SECONDS = 0.2
+QUEUED_SECONDS = 1.0
 WATCH_SECONDS = 2.0
 
 
@@ -52,6 +53,11 @@ def start(session: TrainingSession, config: RunConfig, run: Run | None, steps: i
         st.session_state["shown_run"] = new  # the form says already what this run is
 
     act(create)
+
+
+def next_tasks() -> None:
+    """Have other tasks shown: those after the ones in sight."""
+    st.query_params["task"] = str(task_seed() + 1 + SMALL_TASKS)
 
 
 def reset(run: Run) -> None:
@@ -109,9 +115,7 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
             help="Back to this run's initialization, untrained. The run itself is kept on the Runs page.",
         ):
             st.rerun()
-        if st.button("New task", icon=":material/casino:", help="Draw other tasks to adapt to."):
-            st.query_params["task"] = str(task_seed() + 1 + SMALL_TASKS)
-            st.rerun()
+        st.button("New task", icon=":material/casino:", help="Draw other tasks to adapt to.", on_click=next_tasks)
         shown = run.config if run else config
         if shown:
             share(session, shown, run)
@@ -131,9 +135,18 @@ def controls(session: TrainingSession, config: RunConfig | None, run: Run | None
                 act(lambda: session.store.set_pace(run.id, pace))
 
 
-def buttons(run: Run) -> tuple[bool, bool, bool]:
-    """What decides which controls a run has."""
-    return run.is_active, run.is_resumable, run.status == "paused"
+def looks_every(run: Run | None) -> float | None:
+    """Seconds between two looks at a run; one that can go on may be resumed in another tab or at a terminal."""
+    if run is None:
+        return None
+    if run.is_active:
+        return QUEUED_SECONDS if run.status == "queued" else LIVE_SECONDS
+    return WATCH_SECONDS if run.is_resumable else None
+
+
+def buttons(run: Run) -> tuple[bool, bool, bool, bool]:
+    """What decides which controls a run has, and how often it is looked at."""
+    return run.is_active, run.is_resumable, run.status == "paused", run.status == "queued"
 
 
 def story() -> None:
@@ -194,8 +207,7 @@ def main(session: TrainingSession) -> None:
         controls(session, config if is_answered else None, run)
     live = run is not None and run.is_active
 
-    # A run that can go on may be resumed in another tab or at a terminal, so it is watched too, if less closely.
-    @st.fragment(run_every=LIVE_SECONDS if live else WATCH_SECONDS if run and run.is_resumable else None)
+    @st.fragment(run_every=looks_every(run))
     @following
     def live_part() -> None:
         try:

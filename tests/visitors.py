@@ -162,7 +162,7 @@ class Visitor:
         """Keep the widgets of a whole page as a browser does: with the values that they are shown with."""
         shown = {message.auto_rerun.fragment_id for message in self._said if message.WhichOneof("type") == "auto_rerun"}
         self._parts = {name: times for name, times in self._parts.items() if name in shown}
-        self._widgets, self._buttons, self._sliders = {}, {}, {}
+        before, self._widgets, self._buttons, self._sliders = self._widgets, {}, {}, {}
         for message in self._said:
             if message.WhichOneof("type") != "delta":
                 continue
@@ -172,8 +172,9 @@ class Visitor:
                 self._buttons[element.button.label] = element.button.id
             elif kind in _VALUES:
                 proto = getattr(element, kind)
-                self._widgets[proto.id] = state = WidgetState(id=proto.id)
-                _VALUES[kind](proto, state)
+                self._widgets[proto.id] = state = before.get(proto.id, WidgetState(id=proto.id))
+                if proto.set_value or proto.id not in before:
+                    _VALUES[kind](proto, state)
                 if kind == "slider":
                     self._sliders[proto.label] = proto.id
 

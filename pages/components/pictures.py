@@ -1,7 +1,7 @@
 """The pictures of the Lab page: a task as it adapts, the loss as it falls, six more tasks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import streamlit as st
 
@@ -10,6 +10,7 @@ from maml_core.errors import RunNotFoundError
 from maml_core.evaluation.of_runs import fresh_fits
 from maml_core.figures import Figure, loss_curve, task_figure, task_grid
 from maml_core.glossary import linked
+from maml_core.learning.adaptation import Fit
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.live_chart import live_chart
@@ -56,8 +57,7 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
                     text_alignment="center",
                 )
     with hero:  # after the curve, which is there even for a model that only the command line loads
-        with computing():
-            main, *small = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)
+        main, *small = _fits(session, config, run, seed)
         live_chart(
             task_figure(main, config.inner_steps),
             key="task",
@@ -72,6 +72,17 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
         height=150,
         alt="Six more fresh tasks before and after adaptation, with the error of each",
     )
+
+
+def _fits(session: TrainingSession, config: RunConfig, run: Run | None, seed: int) -> list[Fit]:
+    """The tasks as they adapt; computed anew only where there is something new to see."""
+    version = (run.id, run.iteration, seed) if run else (config.to_json(), seed)
+    kept: tuple[Hashable, list[Fit]] | None = st.session_state.get("fits")
+    if kept is None or kept[0] != version:
+        with computing():
+            found = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)
+        kept = st.session_state["fits"] = version, found
+    return kept[1]
 
 
 def _earlier_run(session: TrainingSession, run: Run) -> Run | None:
