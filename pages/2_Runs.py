@@ -72,7 +72,7 @@ def undo(session: TrainingSession) -> None:
     @st.fragment(run_every=1.0)
     @following
     def offer() -> None:
-        left = when + UNDO_SECONDS - time.time()
+        left = when + UNDO_SECONDS - time.monotonic()
         if left <= 0:
             st.session_state.pop("deleted", None)
             st.rerun()
@@ -118,7 +118,7 @@ def go_on(session: TrainingSession, run: Run) -> None:
 
         def discard() -> None:
             session.store.discard(run.id)
-            st.session_state["deleted"] = run.name, run.id, time.time()
+            st.session_state["deleted"] = run.name, run.id, time.monotonic()
 
         act(discard)
         st.rerun()

@@ -15,6 +15,8 @@ from pages.components.live_chart import Pick, live_chart
 from pages.components.run_view import pick_checkpoint, pick_run, query_number, status_line
 
 LIVE_SECONDS = 3.0
+COSTLY_SECONDS = 10.0
+"""Between two comparisons of a run that trains: each takes seconds of a core."""
 SOON = 0.5
 """Until something is there to be shown."""
 
@@ -25,6 +27,7 @@ def run_gradients(session: TrainingSession, run: Run, iteration: int | None) -> 
         f"gradients {run.id} {iteration}",
         run.iteration if iteration is None else iteration,
         lambda _: gradients_of(session.store, run, iteration, turn=computing),
+        every=COSTLY_SECONDS if run.is_active else SOON,
     )
     if answer.value is not None:
         show_gradients(run, answer.value)
@@ -42,6 +45,7 @@ def show_gradients(run: Run, gradients: Gradients) -> None:
         st.markdown("##### Through the solution, or around it")
         st.dataframe(
             solved,
+            placeholder="–",
             column_config={str(name): st.column_config.NumberColumn(format="%.4g") for name in solved},
         )
         note(
@@ -53,6 +57,7 @@ def show_gradients(run: Run, gradients: Gradients) -> None:
     st.dataframe(
         engines.table,
         hide_index=True,
+        placeholder="–",
         column_config={
             "Norm": st.column_config.NumberColumn(format="%.5g"),
             "Largest difference from higher": st.column_config.NumberColumn(format="%.2e"),
@@ -62,7 +67,8 @@ def show_gradients(run: Run, gradients: Gradients) -> None:
     )
     note(
         f"FOMAML on {run.config.meta_batch_size} held-out tasks, after {counted_steps(run.config.inner_steps)}, "
-        "computed now. `higher` goes task by task; the others must agree with it to rounding."
+        "computed by each. `higher` goes task by task; the others must agree with it to rounding. "
+        "Where there is no number, the inner steps diverge."
     )
     for name, reason in engines.absent.items():
         st.caption(f"`{name}` takes no part: {reason}.".replace("..", "."))
@@ -80,6 +86,7 @@ def show_gradients(run: Run, gradients: Gradients) -> None:
         st.markdown("##### The same, layer by layer")
         st.dataframe(
             found.by_layer,
+            placeholder="–",
             column_config={str(name): st.column_config.NumberColumn(format="%.4f") for name in found.by_layer},
         )
     note(

@@ -9,6 +9,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.Common_pb2 import FileURLs
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.sync.client import ClientConnection, connect
@@ -45,6 +48,10 @@ class Visitor:
         self._widgets: dict[str, WidgetState] = {}
         self._buttons: dict[str, str] = {}  # ids by label, of those that can be pressed
         self._sliders: dict[str, str] = {}
+        self._uploaders: dict[str, str] = {}
+        self._shown: set[str] = set()  # widgets that the script has shown since it began
+        self._session, self._url = "", url
+        self._urls: FileURLs | None = None  # where a file may be sent
         self._page, self._query = "", ""
         self._said: list[ForwardMsg] = []  # since the script began
         address = url.replace("http", "ws", 1) + "/_stcore/stream"
@@ -63,9 +70,11 @@ class Visitor:
 
     def open(self, page: str = "", query: str = "") -> None:
         """Go to a page, by its name; the Lab's is empty."""
-        self._page, self._query = page, query
+        if page != self._page or not self._script:  # a link to the page itself lets its widgets be
+            for known in (self._widgets, self._buttons, self._sliders, self._uploaders):
+                known.clear()
         self._parts.clear()
-        self._widgets.clear()
+        self._page, self._query = page, query
         self._ask(f"open {page or 'Lab'}", by_name=True)
 
     def press(self, label: str) -> bool:
@@ -82,6 +91,42 @@ class Visitor:
             self._ask(label)
             return True
         return False
+
+    def upload(self, label: str, name: str, data: bytes) -> int:
+        """Give a file to the uploader of that label; return the status that the server answers it with."""
+        request = BackMsg()
+        request.file_urls_request.request_id = name
+        request.file_urls_request.file_names.append(name)
+        request.file_urls_request.session_id = self._session
+        self._urls = None
+        self._socket.send(request.SerializeToString())
+        while self._urls is None:
+            self._take(0.1)
+        boundary = "the-end-of-a-part"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+        body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        with urllib.request.urlopen(f"{self._url}/_stcore/health", timeout=PATIENCE) as answer:
+            cookie = answer.headers["Set-Cookie"].split(";")[0]  # without which no other page may send files here
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Cookie": cookie,
+            "X-Xsrftoken": cookie.partition("=")[2],
+        }
+        sent = urllib.request.Request(self._url + self._urls.upload_url, body, headers, method="PUT")
+        try:
+            with urllib.request.urlopen(sent, timeout=PATIENCE) as answer:
+                status: int = answer.status
+        except urllib.error.HTTPError as refused:
+            return refused.code
+        except (BrokenPipeError, ConnectionResetError, urllib.error.URLError):  # refused before it was read to its end
+            return 413
+        state = WidgetState(id=self._uploaders[label])
+        info = state.file_uploader_state_value.uploaded_file_info.add()
+        info.name, info.size, info.file_id = name, len(data), self._urls.file_id
+        info.file_urls.CopyFrom(self._urls)
+        self._widgets[state.id] = state
+        self._ask(label)
+        return status
 
     def wait(self, seconds: float) -> None:
         """Look at the page for so long, with its live parts."""
@@ -142,17 +187,23 @@ class Visitor:
     def _note(self, message: ForwardMsg) -> None:
         kind = message.WhichOneof("type")
         if kind == "new_session":
-            self._script = message.new_session.page_script_hash
+            self._session = message.new_session.initialize.session_id
             self._said = [message]
+            self._shown = set()
+        elif kind == "navigation":
+            self._script = message.navigation.page_script_hash
         elif kind == "auto_rerun":
             interval = message.auto_rerun.interval
             self._parts[message.auto_rerun.fragment_id] = interval, time.monotonic() + interval
+        elif kind == "file_urls_response":
+            (self._urls,) = message.file_urls_response.file_urls
         elif kind == "stop_auto_rerun":
             self._parts.pop(message.stop_auto_rerun.fragment_id, None)
         elif kind == "page_info_changed":
             self._query = message.page_info_changed.query_string
         elif kind == "delta":
             element = message.delta.new_element
+            self._see(element)
             if element.WhichOneof("type") == "exception":
                 self.seen.trouble.append(element.exception.message)
             elif element.WhichOneof("type") == "alert" and element.alert.format == element.alert.ERROR:
@@ -162,21 +213,26 @@ class Visitor:
         """Keep the widgets of a whole page as a browser does: with the values that they are shown with."""
         shown = {message.auto_rerun.fragment_id for message in self._said if message.WhichOneof("type") == "auto_rerun"}
         self._parts = {name: times for name, times in self._parts.items() if name in shown}
-        before, self._widgets, self._buttons, self._sliders = self._widgets, {}, {}, {}
-        for message in self._said:
-            if message.WhichOneof("type") != "delta":
-                continue
-            element: Any = message.delta.new_element
-            kind = element.WhichOneof("type")
-            if kind == "button" and not element.button.disabled:
+        self._widgets = {name: state for name, state in self._widgets.items() if name in self._shown}
+
+    def _see(self, element: Any) -> None:
+        """Take note of a widget as it is shown; a value is told once, and then the browser's to remember."""
+        kind = element.WhichOneof("type")
+        if kind == "button":
+            if element.button.disabled:
+                self._buttons.pop(element.button.label, None)
+            else:
                 self._buttons[element.button.label] = element.button.id
-            elif kind in _VALUES:
-                proto = getattr(element, kind)
-                self._widgets[proto.id] = state = before.get(proto.id, WidgetState(id=proto.id))
-                if proto.set_value or proto.id not in before:
-                    _VALUES[kind](proto, state)
-                if kind == "slider":
-                    self._sliders[proto.label] = proto.id
+        elif kind == "file_uploader":
+            self._uploaders[element.file_uploader.label] = element.file_uploader.id
+        elif kind in _VALUES:
+            proto = getattr(element, kind)
+            self._shown.add(proto.id)
+            if proto.set_value or proto.id not in self._widgets:
+                self._widgets[proto.id] = state = WidgetState(id=proto.id)
+                _VALUES[kind](proto, state)
+            if kind == "slider":
+                self._sliders[proto.label] = proto.id
 
 
 def _slider(proto: Any, state: WidgetState) -> None:

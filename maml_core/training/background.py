@@ -11,7 +11,10 @@ from maml_core.errors import MamlError
 from maml_core.logs import LOG
 
 EVERY = 1.0
-"""Seconds that pass at least between two searches for the same answer."""
+"""Seconds that pass at least between two searches for the same answer, unless they are costly."""
+
+THREADS = "answer"
+"""What the names of threads that look for answers begin with."""
 
 KEPT = 64
 """Answers kept, those asked for last: a few for each run that somebody looks at."""
@@ -50,10 +53,11 @@ class Background:
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
 
-    def latest(self, name: str, version: Hashable, make: Callable[[Any], Any]) -> Answer:
+    def latest(self, name: str, version: Hashable, make: Callable[[Any], Any], *, every: float = EVERY) -> Answer:
         """The newest answer to the question of that name; where it is not of this version, `make` finds another.
 
-        `make` is given the last answer, or None, and uses torch only within `computing`.
+        At most one in `every` seconds is looked for. `make` is given the last answer, or None, and uses torch only
+        within `computing`.
 
         Raises:
             MamlError: as `make` raised it for this version.
@@ -64,9 +68,11 @@ class Background:
             while len(self._questions) > KEPT:
                 self._questions.popitem(last=False)
             is_newest = question.version == version and not question.is_asked
-            if not is_newest and not question.is_asked and time.monotonic() - question.began >= EVERY:
+            if not is_newest and not question.is_asked and time.monotonic() - question.began >= every:
                 question.is_asked, question.began = True, time.monotonic()
-                threading.Thread(target=self._find, args=(question, version, make), daemon=True).start()
+                thread = threading.Thread(target=self._find, args=(question, version, make), daemon=True)
+                thread.name = f"{THREADS}: {name}"
+                thread.start()
             if is_newest and question.error:
                 raise question.error
             return Answer(question.value, is_newest)

@@ -325,8 +325,17 @@ def test_a_convolution_is_refused_by_name() -> None:
         native.prepare(some_tasks().at(0))
 
 
+WIDE = ("fomaml", "maml", "meta-sgd", "ridge-head")
+"""Algorithms that are tried with several inputs and outputs each time; the presets' test has the others each time."""
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "features", "outputs"), [("fomaml", 3, 1), ("fomaml", 1, 2), *((name, 4, 3) for name in ALGORITHMS)]
+    ("algorithm", "features", "outputs"),
+    [
+        ("fomaml", 3, 1),
+        ("fomaml", 1, 2),
+        *(pytest.param(name, 4, 3, marks=[] if name in WIDE else pytest.mark.nightly) for name in ALGORITHMS),
+    ],
 )
 def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs: int) -> None:
     torch.manual_seed(1)
@@ -347,7 +356,13 @@ ONE_OF_EACH = {(preset.config.algorithm, preset.config.model.kind): name for nam
 """A preset for each algorithm and each kind of network that presets have."""
 
 
-@pytest.mark.parametrize("preset", ONE_OF_EACH.values())
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(preset, marks=pytest.mark.nightly if algorithm in WIDE and kind == "mlp" else [])
+        for (algorithm, kind), preset in ONE_OF_EACH.items()
+    ],
+)
 def test_presets_start_as_in_the_vectorized_engine(preset: str) -> None:
     config = PRESETS[preset].config
     ends = []

@@ -1,6 +1,8 @@
+import itertools
 import re
 import sqlite3
 import threading
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -264,3 +266,21 @@ def test_a_home_and_variables_in_a_url_are_followed(monkeypatch: pytest.MonkeyPa
 def test_a_url_that_would_keep_nothing_is_refused_with_the_right_form(url: str, said: str) -> None:
     with pytest.raises(StoreError, match=re.escape(said)):
         Store(url)
+
+
+def test_a_clock_that_is_set_an_hour_back_and_forth_harms_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * (next(asked) % 3 - 1))
+    config = RunConfig(meta_iterations=300, meta_batch_size=2, engine="vectorized")
+    ids = [store.create_run(config), store.create_run(config)]
+    for run_id in ids:
+        run = store.claim(this_process(), run_id)
+        assert run is not None
+        store.mark_interrupted()  # nobody takes the clock for a sign that the process is gone
+        assert store.run(run_id).status == "running"
+        assert train_run(store, run, this_process()) == "finished"
+        assert 0 < store.run(run_id).seconds < 3000
+    assert store.checkpoint(ids[0]) == store.checkpoint(ids[1])
+    assert {run.id for run in store.all_runs()} == set(ids)

@@ -172,8 +172,13 @@ def test_with_a_linear_model_and_one_slope_for_all_the_answer_is_known() -> None
     assert found.r2("learned") > 0.9
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("file", "at_most"), [("milk_protein.csv", 0.26), ("chick_weight.csv", 17.0)])
+@pytest.mark.parametrize(
+    ("file", "at_most"),
+    [
+        pytest.param("milk_protein.csv", 0.26, marks=pytest.mark.nightly),
+        pytest.param("chick_weight.csv", 17.0, marks=pytest.mark.slow),
+    ],
+)
 def test_real_tables_reach_their_figures(file: str, at_most: float) -> None:
     """Means over three training seeds, each with a split seed of its own: 0, 1 and 2."""
     table = read_table((DATA / file).read_bytes(), file)
