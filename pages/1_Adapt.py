@@ -196,7 +196,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
         )
     with st.expander("The numbers"):
         for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
-            st.dataframe(frame, column_config={str(column): NUMBER for column in frame})
+            st.dataframe(frame, placeholder="–", column_config={str(column): NUMBER for column in frame})
             as_csv(run, frame.to_csv(), name)
     note(
         f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
@@ -290,7 +290,11 @@ def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int)
             alt="Error against adaptation steps, with 95 % bands",
         )
     with st.expander("The numbers"):
-        st.dataframe(result.table(), column_config={str(name): NUMBER for name in result.table() if name != "steps"})
+        st.dataframe(
+            result.table(),
+            placeholder="–",
+            column_config={str(name): NUMBER for name in result.table() if name != "steps"},
+        )
         as_csv(run, result.rows_table().to_csv(), "support-rows")
         as_csv(run, result.steps_table().to_csv(), "steps")
     note(
@@ -310,7 +314,7 @@ def predictions(start: Initialization, found: NewRows, steps: int, inner_lr: flo
     """New rows with what is predicted for those without an output, to be looked at and downloaded."""
     with computing():
         frame = predict_rows(start.at_rate(inner_lr), found, steps)
-    st.dataframe(frame, height=260)
+    st.dataframe(frame, height=260, placeholder="–")
     st.download_button(
         "Download the predictions", frame.to_csv(index=False), "predictions.csv", icon=":material/download:"
     )
