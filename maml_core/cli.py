@@ -1,6 +1,7 @@
 """The command line. The configuration is the interface, so flags are few."""
 
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TextIO, cast
 
 import torch
 
@@ -35,7 +36,7 @@ from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer, check_startable
-from maml_core.words import loss
+from maml_core.words import loss, visible
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,13 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        with own_models():
+        with own_models(), contextlib.redirect_stdout(_Visible(sys.stdout)):
             result = options.action(options)
         if options.json:
             print(json.dumps(result))
         sys.stdout.flush()
     except MamlError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -174,6 +175,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     return 1 if result.get("status") in ("diverged", "failed", "interrupted") else 0
+
+
+class _Visible(io.TextIOBase):
+    """What is printed, without the control codes that a run's name or a table's cell may hold."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(visible(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 def _discard_output() -> None:

@@ -1,7 +1,20 @@
-"""Numbers as people write them."""
+"""Numbers as people write them, and what people write as text."""
 
 import math
 from collections.abc import Iterable
+
+_HIDDEN = dict.fromkeys((*range(32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
+_KEPT = {ord(mark): mark for mark in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """A text without what steers a terminal (control codes) or turns the order of its letters around."""
+    return text.translate(_HIDDEN | _KEPT)
+
+
+def one_line(text: str) -> str:
+    """The same in one line: a name."""
+    return " ".join(visible(text).split())
 
 
 def counted_steps(count: int) -> str:

@@ -40,6 +40,8 @@ _DATES = (
 )
 _SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})")
 _EPOCH = np.datetime64("1970-01-01")
+CELL_LENGTH = 1000
+"""Most characters of a cell: as categories, cells are held as wide as the widest."""
 
 
 def read_table(data: bytes, file_name: str) -> Table:
@@ -276,6 +278,12 @@ def _typed(column: str, cells: pd.Series, name: str) -> tuple[Column, Any]:
     words = pd.Categorical(cells.astype("string").str.strip())  # each different cell is looked at once
     found = [str(word) for word in words.categories]
     codes = words.codes
+    for place, word in enumerate(found):
+        if len(word) > CELL_LENGTH:
+            raise ConfigError(
+                f"{name}: row {int(np.argmax(codes == place)) + 1} has {len(word):,} characters in {column[:40]!r}: at "
+                f"most {CELL_LENGTH:,} are allowed in a cell; shorten it, or leave the column out."
+            )
     missing = np.array([word.lower() in _MISSING for word in found], dtype=bool)
     present = [word for word, is_missing in zip(found, missing, strict=True) if not is_missing]
     comma = bool(present) and any(_DECIMAL_COMMA.fullmatch(word) for word in present)

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, StoreError
+from maml_core.words import one_line
 
 Status = Literal["queued", "running", "paused", "stopped", "interrupted", "finished", "diverged", "failed"]
 
@@ -80,6 +81,8 @@ def as_run(row: Any) -> Run:
         StoreError: what the row holds is no run; bytes on a disk can change.
     """
     values = {field.name: row[field.name] for field in fields(Run)}
+    if isinstance(values["name"], str):
+        values["name"] = one_line(values["name"]) or "unnamed"
     try:
         return Run(**values | {"config": _config(row["config"])})
     except (ConfigError, ValidationError, TypeError) as error:

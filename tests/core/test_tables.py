@@ -463,3 +463,11 @@ def test_kinds_stay_what_they_were(store: Store) -> None:
     assert [column.kind for column in kept.columns] == [column.kind for column in table.columns]
     assert kept.column("day").kind == ColumnKind.DATE
     assert kept.labels("day").tolist()[0] == "2024-01-02"
+
+
+def test_a_cell_of_a_million_letters_is_refused_at_once() -> None:
+    names = [f"g{group}" for group in range(9)]
+    names[1] = "a" * 1_000_000
+    rows = "".join(f"{name},{x},{x}\n" for name in names for x in range(6))
+    with pytest.raises(ConfigError, match=r"row 7 has 1,000,000 characters in 'group': at most 1,000 are allowed"):
+        read_table(f"group,x,y\n{rows}".encode(), "big.csv")
