@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        with own_models(), contextlib.redirect_stdout(_Visible(sys.stdout)):
+        with own_models(), contextlib.redirect_stdout(_Visible(sys.stdout) if sys.stdout.isatty() else sys.stdout):
             result = options.action(options)
         if options.json:
             print(json.dumps(result))
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Visible(io.TextIOBase):
-    """What is printed, without the control codes that a run's name or a table's cell may hold."""
+    """What a terminal is shown, without the control codes that a table's cell may hold; a file gets what there is."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

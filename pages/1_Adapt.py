@@ -41,16 +41,9 @@ from pages.components.field_input import number_in_url
 from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
+from pages.components.markup import as_text
 from pages.components.row_source import pick_rows, toggle_row
-from pages.components.run_view import (
-    act,
-    as_text,
-    pick_checkpoint,
-    pick_run,
-    query_number,
-    reproduction_note,
-    status_line,
-)
+from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
 from pages.components.share import share_task
 from pages.components.task_source import load_points, load_task, pick_task, task_seed
 

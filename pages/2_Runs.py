@@ -16,7 +16,8 @@ from pages.components.config_form import keep_for_form
 from pages.components.downloads import downloads
 from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import act, as_text, search_box, status_line
+from pages.components.markup import as_text
+from pages.components.run_view import act, search_box, status_line
 
 FILTERS = {
     "All": None,
@@ -190,7 +191,7 @@ def importer(session: TrainingSession) -> None:
 
         def add() -> None:
             run = session.store.run(session.add(file.getvalue()))
-            st.toast(f"{run.name} was imported.", icon=":material/check:")
+            st.toast(f"{as_text(run.name)} was imported.", icon=":material/check:")
 
         act(add)
         st.rerun()

@@ -19,7 +19,8 @@ from pages.components.config_form import keep_for_form
 from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import live_chart
-from pages.components.run_view import act, as_text
+from pages.components.markup import as_text
+from pages.components.run_view import act
 
 DOZEN, COLUMNS = 12, 6
 FILE_TYPES = ["csv", "tsv", "txt", "gz", "parquet"]

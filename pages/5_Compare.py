@@ -24,7 +24,8 @@ from maml_core.training.session import TrainingSession
 from pages.components.adapted_view import adapted_part, tasks_part, what_decides
 from pages.components.frame import following, page
 from pages.components.live_chart import live_chart
-from pages.components.run_view import as_text, search_box
+from pages.components.markup import as_text
+from pages.components.run_view import search_box
 from pages.components.sweep_form import sweep_form
 
 WATCH_SECONDS = 3.0

@@ -14,11 +14,12 @@ from joserfc.jwk import RSAKey
 
 PEOPLE: dict[str, dict[str, Any]] = {
     "alice": {"email": "Alice@example.org", "email_verified": True},
-    "bob": {"email": "bob@example.org"},
-    "root": {"email": "root@example.org"},
-    "mallory": {"email": "alice@example.org", "email_verified": False},
+    "bob": {"email": "bob@example.org", "email_verified": "true"},
+    "root": {"email": "root@example.org", "email_verified": True},
+    "mallory": {"email": "alice@example.org"},
+    "eve": {"email": "root@example.org", "email_verified": False},
 }
-"""What the provider says of each: Mallory claims an address that it has not checked."""
+"""What the provider says of each: Mallory and Eve claim addresses that it has not checked."""
 
 
 class _Answer(BaseHTTPRequestHandler):

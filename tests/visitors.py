@@ -100,7 +100,9 @@ class Visitor:
         request.file_urls_request.session_id = self._session
         self._urls = None
         self._socket.send(request.SerializeToString())
+        end = time.monotonic() + PATIENCE
         while self._urls is None:
+            assert time.monotonic() < end, "the server does not say where files go"
             self._take(0.1)
         boundary = "the-end-of-a-part"
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
@@ -118,8 +120,12 @@ class Visitor:
                 status: int = answer.status
         except urllib.error.HTTPError as refused:
             return refused.code
-        except (BrokenPipeError, ConnectionResetError, urllib.error.URLError):  # refused before it was read to its end
+        except (BrokenPipeError, ConnectionResetError):  # refused before it was read to its end
             return 413
+        except urllib.error.URLError as cut:
+            if isinstance(cut.reason, BrokenPipeError | ConnectionResetError):
+                return 413
+            raise
         state = WidgetState(id=self._uploaders[label])
         info = state.file_uploader_state_value.uploaded_file_info.add()
         info.name, info.size, info.file_id = name, len(data), self._urls.file_id
@@ -297,7 +303,7 @@ def visit(url: str, kind: int, until: float, seen: list[Seen]) -> None:
     seen.append(visitor.seen)
     try:
         if kind < 3:
-            visitor.open(query=f"preset=paper-10-shot&meta_iterations=1000000&seed={kind}")
+            visitor.open(query=f"preset=paper-10-shot&meta_iterations=10000000&seed={kind}")
             visitor.press("Train")
         else:
             visitor.open(chance.choice(PAGES))

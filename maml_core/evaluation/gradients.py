@@ -88,9 +88,10 @@ def compare_engines(config: RunConfig, start: Initialization, turn: Turn = nullc
 
     The native engine's loop for this set-up is made where it is not on disk yet, which takes about a second.
     """
-    model = config.network()  # with values of its own, which `higher` overwrites
-    flat = Layout(model, ALGORITHMS["fomaml"]).flatten(start.theta)
-    batch = gradient_tasks(config)
+    with turn():
+        model = config.network()  # with values of its own, which `higher` overwrites
+        flat = Layout(model, ALGORITHMS["fomaml"]).flatten(start.theta)
+        batch = gradient_tasks(config)
     rows: list[dict[str, object]] = []
     reference: Tensor | None = None
     absent: dict[str, str] = {}
@@ -98,20 +99,18 @@ def compare_engines(config: RunConfig, start: Initialization, turn: Turn = nullc
         try:
             with turn():
                 found, elapsed = _measured(cls, model, config, flat, batch)
+                reference = found if reference is None else reference
+                difference = found - reference
+                compared: dict[str, object] = {
+                    "Norm": float(found.norm()),
+                    "Largest difference from higher": float(difference.abs().max()),
+                    "Relative difference": float(difference.norm() / reference.norm().clamp(min=1e-30)),
+                    "Milliseconds": 1e3 * elapsed,
+                }
         except EngineError as error:
             absent[cls.name] = str(error)
             continue
-        reference = found if reference is None else reference
-        difference = found - reference
-        rows.append(
-            {
-                "Engine": cls.name,
-                "Norm": float(found.norm()),
-                "Largest difference from higher": float(difference.abs().max()),
-                "Relative difference": float(difference.norm() / reference.norm().clamp(min=1e-30)),
-                "Milliseconds": 1e3 * elapsed,
-            }
-        )
+        rows.append({"Engine": cls.name} | compared)
     return EnginesCompared(pd.DataFrame(rows), absent)
 
 
@@ -131,26 +130,28 @@ class Cosines:
 
 def cosines(config: RunConfig, start: Initialization, most_steps: int = 10, turn: Turn = nullcontext) -> Cosines:
     """Compare algorithms at `start`, over 0 to `most_steps` inner steps, and by layer."""
-    layout = Layout(start.model, ALGORITHMS["fomaml"])
-    flat, batch = layout.flatten(start.theta), gradient_tasks(config)
+    with turn():
+        layout = Layout(start.model, ALGORITHMS["fomaml"])
+        flat, batch = layout.flatten(start.theta), gradient_tasks(config)
 
     def gradient(name: str, steps: int) -> Tensor:
         engine = _engine(VectorizedEngine, start.model, config, name, steps)
         assert isinstance(engine, VectorizedEngine)
-        with turn():
-            return untraced(engine, flat, batch)
+        return untraced(engine, flat, batch)
 
     by_step = {}
     for steps in range(most_steps + 1):
-        own = gradient("fomaml", steps)
         names = [name for name in COMPARED if steps or not ALGORITHMS[name].needs_steps]
-        by_step[steps] = {name: _cosine(own, gradient(name, steps)) for name in names}
+        with turn():
+            own = gradient("fomaml", steps)
+            by_step[steps] = {name: _cosine(own, gradient(name, steps)) for name in names}
     steps = min(max(config.inner_steps, 1), most_steps)
-    own_parts = layout.unflatten(gradient("fomaml", steps)).parameters
-    by_layer: dict[str, dict[str, float]] = {part: {} for part in own_parts}
-    for name in COMPARED:
-        for part, value in layout.unflatten(gradient(name, steps)).parameters.items():
-            by_layer[part][name] = _cosine(own_parts[part], value)
+    with turn():
+        own_parts = layout.unflatten(gradient("fomaml", steps)).parameters
+        by_layer: dict[str, dict[str, float]] = {part: {} for part in own_parts}
+        for name in COMPARED:
+            for part, value in layout.unflatten(gradient(name, steps)).parameters.items():
+                by_layer[part][name] = _cosine(own_parts[part], value)
     curves = pd.DataFrame.from_dict(by_step, orient="index", columns=list(COMPARED))
     curves.index.name = "Inner steps"
     layers = pd.DataFrame.from_dict(by_layer, orient="index")
@@ -203,7 +204,8 @@ def gradients_of(store: Store, run: Run, iteration: int | None, turn: Turn = nul
     Raises:
         CheckpointError: the checkpoint cannot be used.
     """
-    learned = learned_by(store, run, iteration)
+    with turn():
+        learned = learned_by(store, run, iteration)
     if learned is None:
         return None
     engines, found = compare_engines(run.config, learned, turn), cosines(run.config, learned, turn=turn)

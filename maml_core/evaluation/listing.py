@@ -92,7 +92,7 @@ def matching(runs: Sequence[Run], text: str) -> list[Run]:
     words = text.casefold().split()
 
     def said(run: Run) -> str:
-        parts = (run.name, run.tags, run.notes, run.status, run.started_by, *details(run).values())
+        parts = (run.name, run.tags, run.notes, run.status, *details(run).values())
         return " ".join(parts).casefold()
 
     return [run for run in runs if all(word in said(run) for word in words)] if words else list(runs)

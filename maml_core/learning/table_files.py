@@ -281,8 +281,8 @@ def _typed(column: str, cells: pd.Series, name: str) -> tuple[Column, Any]:
     for place, word in enumerate(found):
         if len(word) > CELL_LENGTH:
             raise ConfigError(
-                f"{name}: row {int(np.argmax(codes == place)) + 1} has {len(word):,} characters in {column[:40]!r}: at "
-                f"most {CELL_LENGTH:,} are allowed in a cell; shorten it, or leave the column out."
+                f"{name}: line {int(np.argmax(codes == place)) + 2} has {len(word):,} characters in {column[:40]!r}: "
+                f"at most {CELL_LENGTH:,} are allowed in a cell; shorten it, or leave the column out."
             )
     missing = np.array([word.lower() in _MISSING for word in found], dtype=bool)
     present = [word for word, is_missing in zip(found, missing, strict=True) if not is_missing]

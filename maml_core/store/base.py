@@ -15,6 +15,7 @@ from maml_core.store.database import Database
 from maml_core.store.people import Person
 from maml_core.store.run import Run
 from maml_core.store.schema import checkpoints, runs
+from maml_core.words import one_line
 
 
 class Saved(NamedTuple):
@@ -87,7 +88,7 @@ class StorePart(ABC):
         with self.transaction() as connection:
             row = connection.execute(sa.select(runs.c.name, runs.c.started_by).where(runs.c.id == run_id)).first()
         if row and not self.may_change(row.started_by):
-            raise NotYoursError(f"run = {run_id} ({row.name}) {belongs_to(row.started_by, 'started')}")
+            raise NotYoursError(f"run = {run_id} ({one_line(row.name)}) {belongs_to(row.started_by, 'started')}")
 
     def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
         """Set columns of a run's row where the condition holds; whether it did."""

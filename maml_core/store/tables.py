@@ -34,15 +34,15 @@ class Tables(StorePart):
 
         Those of somebody else's table stay as they are.
         """
-        keep(table)
-        if not self._is_mine(table.id):
-            return table.id
         given = {"roles": _written(roles)} if roles else {}
+        mine = tables.c.id == table.id
         with self.transaction(write=True) as connection:
-            changed = connection.execute(
-                sa.update(tables).where(tables.c.id == table.id).values(name=table.name, **given)
-            )
-            if not changed.rowcount:
+            there = connection.execute(sa.select(tables.c.added_by).where(mine)).first()
+            if there and not self.may_change(there.added_by):
+                return table.id
+            if there:
+                connection.execute(sa.update(tables).where(mine).values(name=table.name, **given))
+            else:
                 connection.execute(
                     sa.insert(tables).values(
                         id=table.id,
@@ -55,6 +55,7 @@ class Tables(StorePart):
                         **({"roles": "{}"} | given),
                     )
                 )
+        keep(table)
         return table.id
 
     def all_tables(self) -> list[TableRow]:

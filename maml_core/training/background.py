@@ -7,11 +7,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from maml_core.errors import MamlError
+from maml_core.errors import MamlError, StoreAwayError
 from maml_core.logs import LOG
 
 EVERY = 1.0
-"""Seconds that pass at least between two searches for the same answer, unless they are costly."""
+"""Seconds that pass at least between two searches for the same answer, unless another pause is asked for."""
 
 THREADS = "answer"
 """What the names of threads that look for answers begin with."""
@@ -37,7 +37,7 @@ class _Question:
 
 
 class Background:
-    """Finds answers one at a time, each at most once a second.
+    """Finds answers one at a time, and looks for each again after a pause at the earliest.
 
     >>> import time
     >>> background = Background()
@@ -53,11 +53,11 @@ class Background:
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
 
-    def latest(self, name: str, version: Hashable, make: Callable[[Any], Any], *, every: float = EVERY) -> Answer:
+    def latest(self, name: str, version: Hashable, make: Callable[[Any], Any], *, every: float | None = None) -> Answer:
         """The newest answer to the question of that name; where it is not of this version, `make` finds another.
 
-        At most one in `every` seconds is looked for. `make` is given the last answer, or None, and uses torch only
-        within `computing`.
+        At most one in `every` seconds is looked for, by default in `EVERY`. `make` is given the last answer, or None,
+        and uses torch only within `computing`.
 
         Raises:
             MamlError: as `make` raised it for this version.
@@ -67,8 +67,9 @@ class Background:
             self._questions.move_to_end(name)
             while len(self._questions) > KEPT:
                 self._questions.popitem(last=False)
+            pause = EVERY if every is None else every
             is_newest = question.version == version and not question.is_asked
-            if not is_newest and not question.is_asked and time.monotonic() - question.began >= every:
+            if not is_newest and not question.is_asked and time.monotonic() - question.began >= pause:
                 question.is_asked, question.began = True, time.monotonic()
                 thread = threading.Thread(target=self._find, args=(question, version, make), daemon=True)
                 thread.name = f"{THREADS}: {name}"
@@ -79,10 +80,12 @@ class Background:
 
     def _find(self, question: _Question, version: Hashable, make: Callable[[Any], Any]) -> None:
         error = None
-        value = question.value
+        value, found_for = question.value, version
         try:
             with self._one_at_a_time:
                 value = make(value)
+        except StoreAwayError:  # which the page says of itself, and which passes: it is looked for again
+            found_for = None
         except MamlError as refused:
             error = refused
         except Exception as bug:
@@ -91,4 +94,4 @@ class Background:
                 f"This could not be computed because of a bug in the lab ({type(bug).__name__}); see its log."
             )
         with self._lock:
-            question.value, question.version, question.error, question.is_asked = value, version, error, False
+            question.value, question.version, question.error, question.is_asked = value, found_for, error, False

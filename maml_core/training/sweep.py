@@ -101,7 +101,8 @@ def open_sweep(
     """Queue the runs of a grid that the store does not have yet, and those that were interrupted.
 
     A sweep is known by its name, which follows from what is swept unless one is given: the same one opened again, after
-    its end or a crash, doubles nothing, and one with further seeds adds just those.
+    its end or a crash, doubles nothing, and one with further seeds adds just those. On a shared lab, others' runs count
+    while they train and once they are at their end; what somebody else has stopped is not this person's to resume.
 
     Raises:
         ConfigError: a combination breaks a rule, or this machine cannot do it.
@@ -115,7 +116,11 @@ def open_sweep(
     if "," in name or len(name) > NAME_MOST:
         rule = f"it must have no comma, and {NAME_MOST} characters at most"
         raise ConfigError(f"name = {name[:60]!r} is not allowed: {rule}.")
-    known = {run.config.to_json(): run for run in reversed(store.all_runs()) if name in _tags(run)}
+    known = {
+        run.config.to_json(): run
+        for run in reversed(store.all_runs())
+        if name in _tags(run) and (store.may_change(run.started_by) or not run.is_resumable)
+    }
     ids, made = [], 0
     for title, config in configs.items():
         run = known.get(config.to_json())

@@ -11,7 +11,7 @@ from maml_core.figures import compare_curves, importance_figure, task_grid
 from maml_core.training.session import TrainingSession, computing
 from pages.components.frame import following
 from pages.components.live_chart import live_chart
-from pages.components.run_view import as_text
+from pages.components.markup import as_text
 
 ADAPTING_SECONDS = 1.0
 MOST_ROWS, FRESH_TASKS = 6, 4

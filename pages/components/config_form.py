@@ -18,7 +18,7 @@ from maml_core.learning.tasks import FAMILIES, FunctionFamily
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from pages.components.field_input import field_input, is_range, range_input, slider_input, widget_values
 from pages.components.glossary_view import note
-from pages.components.run_view import as_text
+from pages.components.markup import as_text
 
 PLAYED = ("inner_lr", "inner_steps", "shots")
 """Numbers that people come to play with: sliders, in sight; each can also be typed, further down."""

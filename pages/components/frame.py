@@ -8,6 +8,7 @@ import streamlit as st
 from maml_core.errors import MamlError, StoreAwayError
 from maml_core.training.session import TrainingSession
 from pages.components.glossary_view import answer_terms
+from pages.components.markup import as_text
 from pages.components.people import signed_in
 
 _STYLE = """<style>
@@ -86,7 +87,7 @@ def open_page(path: str) -> TrainingSession:
     person = signed_in()
     answer_terms()
     if REFUSED in st.session_state:
-        st.error(st.session_state.pop(REFUSED), icon=":material/error:")
+        st.error(as_text(st.session_state.pop(REFUSED)), icon=":material/error:")
     try:
         session = training_session()
     except MamlError as error:
@@ -110,7 +111,7 @@ def page(path: str) -> Callable[[Callable[[TrainingSession], None]], Callable[[]
                 st.error(str(error), icon=":material/database_off:")
                 _look_again(session)
             except MamlError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(as_text(str(error)), icon=":material/error:")
 
         return shown
 

@@ -1,7 +1,7 @@
 """Who is looking, where the lab's secrets switch Streamlit's login on. Without them everybody may do everything."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import streamlit as st
 from streamlit.errors import Error, StreamlitSecretNotFoundError
@@ -12,35 +12,57 @@ from maml_core.store.people import Person
 def signed_in() -> Person | None:
     """Who has logged in; None where no login is set up. Where one is and nobody has, the page ends with the way in.
 
-    A person is known by their address of email, or where the provider gives none, or none that it has checked, by the
-    name that it has for them: one that cannot be chosen to be somebody else's.
+    A person is known by an address of email that their provider has checked, else by the name that it has for them,
+    which nobody chooses. `trust_email` in the secrets' section `lab` takes addresses without a word of the provider's.
     """
-    _check_secrets()
     claims = st.user.to_dict()
-    if "is_logged_in" not in claims:
+    lab = _lab_secrets()
+    if lab is None and "is_logged_in" not in claims:
         return None
-    if not claims["is_logged_in"]:
+    if not claims.get("is_logged_in"):
         _offer_login()
         st.stop()
+    lab = lab or {}
     email = str(claims.get("email") or "").strip().casefold()
-    is_checked = str(claims.get("email_verified", True)).casefold() != "false"
-    name = email if email and is_checked else f"{claims.get('sub')} at {claims.get('iss')}"
-    person = Person(name, name in _admins())
+    is_checked = str(claims.get("email_verified")).casefold() == "true" or lab.get("trust_email") is True
+    admins = [name.strip() for name in lab.get("admins", [])]
+    if email and is_checked:
+        person = Person(email, email in [name.casefold() for name in admins])
+    else:
+        name = f"{claims.get('sub')} at {claims.get('iss')}"
+        person = Person(name, name in admins)
     with st.sidebar.container(horizontal=True, vertical_alignment="center", key="person"):
-        st.caption(_as_code(name) + (" · admin" if person.is_admin else ""), width="stretch")
+        st.caption(_as_code(person.name) + (" · admin" if person.is_admin else ""), width="stretch")
         if st.button("Log out", type="tertiary", icon=":material/logout:"):
             st.logout()
     return person
 
 
-def _check_secrets() -> None:
-    """End the page where secrets are there and cannot be read: a lab that asks for a login is not open by a slip."""
-    if any(Path(name).exists() for name in st.get_option("secrets.files")):
-        try:
-            st.secrets.to_dict()
-        except StreamlitSecretNotFoundError as error:
-            st.error(f"The lab's secrets cannot be read, so that nobody can log in: {error}", icon=":material/lock:")
-            st.stop()
+def _lab_secrets() -> dict[str, Any] | None:
+    """The secrets' section `lab`; None where the secrets ask for no login.
+
+    The page ends where they cannot be read or are wrong: a lab that asks for a login is not open by a slip.
+    """
+    if not any(Path(name).exists() for name in st.get_option("secrets.files")):
+        return None
+    try:
+        secrets = st.secrets.to_dict()
+    except (StreamlitSecretNotFoundError, OSError, ValueError) as error:
+        _refuse(f"The lab's secrets cannot be read, so that nobody can log in: {error}")
+    if not secrets.keys() & {"auth", "lab"}:
+        return None
+    auth, lab = secrets.get("auth"), secrets.get("lab", {})
+    if not (isinstance(auth, dict) and auth):
+        _refuse("auth in the secrets is missing or empty, so that nobody can log in: fill it, or remove lab, too.")
+    admins = lab.get("admins", []) if isinstance(lab, dict) else None
+    if not isinstance(admins, list) or not all(isinstance(name, str) for name in admins):
+        _refuse("lab in the secrets is not allowed: it must be a section with admins, a list of addresses.")
+    return dict(lab)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    st.error(sentence, icon=":material/lock:")
+    st.stop()
 
 
 def _as_code(name: str) -> str:
@@ -62,12 +84,3 @@ def _offer_login() -> None:
                 st.login(provider)
             except Error as error:
                 st.error(f"The login is not set up rightly: {error}")
-
-
-def _admins() -> set[str]:
-    """Who may change everything: `admins` in the secrets' section `lab`."""
-    found: Any = st.secrets.get("lab", {}).get("admins", [])
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        st.error(f"lab.admins = {found!r} in the secrets is not allowed: it must be a list of addresses.")
-        st.stop()
-    return {name.strip().casefold() for name in found}

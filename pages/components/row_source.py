@@ -6,7 +6,7 @@ from maml_core.errors import ConfigError
 from maml_core.learning.fresh_rows import NewRows, RowTasks, draw_rows_tasks, held_out_names, read_new_rows
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.training.session import computing
-from pages.components.run_view import as_text
+from pages.components.markup import as_text
 from pages.components.task_source import task_seed
 
 HELD_OUT, NEW = "Held-out task", "New rows"

@@ -1,6 +1,5 @@
 """A run on screen: its status line, its controls, and the pictures of what its initialization has learned."""
 
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,12 +11,10 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import duration, loss, shortened
 from pages.components.frame import REFUSED, STATUS_BADGES
+from pages.components.markup import as_text
 
 N = TypeVar("N", int, float)
 SEARCH_WIDTH = 250
-_ADDRESS = re.compile(r"https?:/(?=/)|www(?=\.)|@", re.IGNORECASE)
-_JOINER = "\u2060"
-"""A character that is not seen and lets no line break: after it nothing is taken for the rest of an address."""
 NAME_SHOWN = 28
 """Characters of a run's name in a list: what tells runs apart must fit on a phone."""
 
@@ -156,11 +153,3 @@ def act(action: Callable[[], object]) -> None:
         action()
     except MamlError as error:
         st.session_state[REFUSED] = str(error)
-
-
-def as_text(text: str) -> str:
-    """Text from a user, kept from being read as markup on screen; what looks like an address is made no link of."""
-    text = _ADDRESS.sub(lambda part: part[0] + _JOINER, text)
-    for mark in "\\`*_[]#$~<>:":
-        text = text.replace(mark, "\\" + mark)
-    return text

@@ -8,7 +8,7 @@ from maml_core.presets import DEFAULT, PRESETS
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
 from maml_core.training.sweep import ASK_FROM, grid_configs, parse_grid
-from pages.components.run_view import as_text
+from pages.components.markup import as_text
 
 EXAMPLE = "inner_lr=0.003,0.01,0.03\nseed=0,1,2"
 MOST_OFFERED = 20

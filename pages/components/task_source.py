@@ -19,7 +19,8 @@ from maml_core.learning.fresh_tasks import (
 )
 from maml_core.learning.scale import beyond_training
 from maml_core.learning.tasks import FunctionFamily
-from pages.components.run_view import as_text, query_number
+from pages.components.markup import as_text
+from pages.components.run_view import query_number
 
 DRAWN, OWN = "Drawn task", "My points"
 _PREFIX = "p."

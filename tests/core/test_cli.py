@@ -234,11 +234,14 @@ def command_line(
     )
 
 
-def test_names_and_cells_steer_no_terminal(store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_names_and_cells_steer_no_terminal(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Escape codes clear screens and set titles, a line break forges a line, a mark from right to left hides an end."""
     store.create_run(RunConfig(), name="\x1b[31mred\x07 \u202etfel\r\nforged", tags="\x1b]0;title\x07")
     rows = "".join(f"g{group},{x},{x * group}\n" for group in range(20) for x in range(6))
     (tmp_path / "t.csv").write_text(f"group\x9b,x\x1b[2J,y\n{rows}".replace("g3,", "\x1b[31mg3,"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["runs", "--store", store.url]) == 0
     assert main(["compare", "--store", store.url]) in (0, 2)
     main(["tables", "add", str(tmp_path / "t.csv"), "--store", store.url])

@@ -326,7 +326,7 @@ def test_a_convolution_is_refused_by_name() -> None:
 
 
 WIDE = ("fomaml", "maml", "meta-sgd", "ridge-head")
-"""Algorithms that are tried with several inputs and outputs each time; the presets' test has the others each time."""
+"""Algorithms that are tried with several inputs and outputs each time; the presets' test has others each time."""
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def test_a_sweep_is_its_starters(store: Store) -> None:
     assert {run.started_by for run in store.all_runs()} == {"alice@example.org"}
 
 
+def test_what_somebody_else_has_stopped_of_a_sweep_is_made_anew(store: Store) -> None:
+    alices, bobs = store.on_behalf_of(ALICE), store.on_behalf_of(BOB)
+    first = open_sweep(alices, RunConfig(), {"seed": [0, 1]}, preset=None)
+    alices.ask(first.run_ids[0], "stop")
+    second = open_sweep(bobs, RunConfig(), {"seed": [0, 1]}, preset=None)
+    assert second.made == 1
+    assert second.run_ids[1] == first.run_ids[1]
+    assert store.run(second.run_ids[0]).started_by == "bob@example.org"
+    assert store.run(first.run_ids[0]).status == "stopped"
+
+
 def test_a_table_is_changed_by_who_brought_it(store: Store) -> None:
     table = example()
     roles = Roles("sensor", ("reading",), ("temperature (°C)",))

@@ -469,5 +469,5 @@ def test_a_cell_of_a_million_letters_is_refused_at_once() -> None:
     names = [f"g{group}" for group in range(9)]
     names[1] = "a" * 1_000_000
     rows = "".join(f"{name},{x},{x}\n" for name in names for x in range(6))
-    with pytest.raises(ConfigError, match=r"row 7 has 1,000,000 characters in 'group': at most 1,000 are allowed"):
+    with pytest.raises(ConfigError, match=r"line 8 has 1,000,000 characters in 'group': at most 1,000 are allowed"):
         read_table(f"group,x,y\n{rows}".encode(), "big.csv")
