@@ -4,14 +4,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.lab import Server, Tab
+from tests.lab import PATIENCE, Server, Tab
 
 
 def test_the_initialization_is_dragged_and_the_arrows_follow(server: Server, new_tab: Callable[..., Tab]) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Gradients")
+    above = tab.page.get_by_text("three engines").or_(tab.page.get_by_text("No runs yet"))
+    above.first.wait_for(timeout=1000 * PATIENCE)  # what is found in the background moves what is below it
     tab.chart("toy")
     chart = tab.page.locator('.live-chart[data-name="toy"] .chart')
+    tab.still(chart)
     chart.scroll_into_view_if_needed()
     handle = """element => {
         const trace = element.data.find((trace) => trace.meta === "handle");
