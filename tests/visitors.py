@@ -53,7 +53,7 @@ class Visitor:
         self._session, self._url = "", url
         self._urls: FileURLs | None = None  # where a file may be sent
         self._page, self._query = "", ""
-        self._said: list[ForwardMsg] = []  # since the script began
+        self._live: set[str] = set()  # fragments that have asked to be drawn again since then
         address = url.replace("http", "ws", 1) + "/_stcore/stream"
         self._socket: ClientConnection = connect(
             address,
@@ -183,7 +183,6 @@ class Visitor:
                 return None
             message = ForwardMsg()
             message.ParseFromString(data if isinstance(data, bytes) else data.encode())
-            self._said.append(message)
             self._note(message)
             if message.WhichOneof("type") == "script_finished":
                 if message.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY:
@@ -194,12 +193,12 @@ class Visitor:
         kind = message.WhichOneof("type")
         if kind == "new_session":
             self._session = message.new_session.initialize.session_id
-            self._said = [message]
-            self._shown = set()
+            self._live, self._shown = set(), set()
         elif kind == "navigation":
             self._script = message.navigation.page_script_hash
         elif kind == "auto_rerun":
             interval = message.auto_rerun.interval
+            self._live.add(message.auto_rerun.fragment_id)
             self._parts[message.auto_rerun.fragment_id] = interval, time.monotonic() + interval
         elif kind == "file_urls_response":
             (self._urls,) = message.file_urls_response.file_urls
@@ -217,8 +216,7 @@ class Visitor:
 
     def _read(self) -> None:
         """Keep the widgets of a whole page as a browser does: with the values that they are shown with."""
-        shown = {message.auto_rerun.fragment_id for message in self._said if message.WhichOneof("type") == "auto_rerun"}
-        self._parts = {name: times for name, times in self._parts.items() if name in shown}
+        self._parts = {name: times for name, times in self._parts.items() if name in self._live}
         self._widgets = {name: state for name, state in self._widgets.items() if name in self._shown}
 
     def _see(self, element: Any) -> None:
@@ -322,6 +320,14 @@ def visit(url: str, kind: int, until: float, seen: list[Seen]) -> None:
         visitor.close()
 
 
+def tour(url: str) -> None:
+    """Have the server compute once what it computes once."""
+    first = Visitor(url)
+    for page in PAGES:
+        first.open(page)
+    first.close()
+
+
 def crowd(url: str, visitors: int, seconds: float) -> list[Seen]:
     """So many visitors at once, for so long; what became of each."""
     seen: list[Seen] = []
@@ -341,10 +347,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = start_server(f"sqlite:///{folder}/maml.db")
         try:
-            first = Visitor(server.url)  # what a server computes once is computed
-            for page in PAGES:
-                first.open(page)
-            first.close()
+            tour(server.url)
             memory = psutil.Process(server.process.pid).memory_info
             before = memory().rss / 2**20
             seen = crowd(server.url, 20, seconds)

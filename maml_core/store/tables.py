@@ -159,17 +159,13 @@ class Tables(StorePart):
             raise StoreError("The example table cannot be deleted: it is part of the lab.")
         forget(table_id)
 
-    def _is_mine(self, table_id: str) -> bool:
-        """Whether a table may be changed from here; one that is not in the store is everybody's."""
-        if self.person is None:
-            return True
-        with self.transaction() as connection:
-            added_by = connection.scalar(sa.select(tables.c.added_by).where(tables.c.id == table_id))
-        return added_by is None or self.may_change(added_by)
-
     def _check_may_change_table(self, table_id: str) -> None:
-        if not self._is_mine(table_id):
-            row = self.table_row(table_id)
+        """Refuse to change somebody else's table; of one that is not in the store, the action itself says so."""
+        if self.person is None:
+            return
+        with self.transaction() as connection:
+            row = connection.execute(sa.select(tables.c.name, tables.c.added_by).where(tables.c.id == table_id)).first()
+        if row and not self.may_change(row.added_by):
             raise NotYoursError(f"table = {table_id[:12]} ({row.name}) {belongs_to(row.added_by, 'brought')}")
 
 

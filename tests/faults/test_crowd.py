@@ -13,7 +13,7 @@ from maml_core.store.exchange import export_run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from tests.lab import Server, start_server, stop_server
-from tests.visitors import PAGES, Visitor, crowd
+from tests.visitors import Visitor, crowd, tour
 
 IMPORTS = "A run exported by this lab, as .zip"
 
@@ -25,17 +25,9 @@ def lab(tmp_path: Path) -> Iterator[Server]:
     stop_server(server)
 
 
-def tour(server: Server) -> None:
-    """Have the server compute once what it computes once."""
-    first = Visitor(server.url)
-    for page in PAGES:
-        first.open(page)
-    first.close()
-
-
 @pytest.mark.slow
 def test_twenty_visitors_three_of_them_training_see_no_error(lab: Server) -> None:
-    tour(lab)
+    tour(lab.url)
     seen = crowd(lab.url, 20, 30.0)
     assert [one.trouble for one in seen] == [[]] * 20
     assert all(one.reruns for one in seen)
@@ -51,7 +43,7 @@ def test_twenty_visitors_three_of_them_training_see_no_error(lab: Server) -> Non
 @pytest.mark.timeout(3000)
 def test_memory_stays_flat_over_half_an_hour_of_visitors(lab: Server) -> None:
     process = psutil.Process(lab.process.pid)
-    tour(lab)
+    tour(lab.url)
     crowd(lab.url, 20, 300.0)
     before = process.memory_info().rss
     seen = crowd(lab.url, 20, 1800.0)
