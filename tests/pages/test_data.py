@@ -11,7 +11,7 @@ from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from pages.components.frame import PAGES
 from tests.core.test_tables import family_of, made
-from tests.pages.test_pages import _fresh_server, open_page, press, query  # noqa: F401 (a fixture)
+from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_roles_are_chosen_by_hand_and_kept(store: Store) -> None:
     assert roles is not None
     assert (roles.inputs, roles.outputs) == (("x0",), ("y0", "y1"))
     page.multiselect[1].set_value([]).run()
-    assert "Choose the task, at least one input and an output." in page.info[0].value
+    assert "Choose the task, at least one input and an output." in said(page.info[0])
 
 
 def test_a_table_without_tasks_gets_a_sentence_and_can_be_deleted(store: Store) -> None:
@@ -74,11 +74,11 @@ def test_a_table_without_tasks_gets_a_sentence_and_can_be_deleted(store: Store) 
     table = read_table(b"a,b,c\n" + b"".join(f"{i},{i}.5,{i}.1\n".encode() for i in range(12)), "flat")
     store.add_table(table)
     page = open_page("pages/4_Data.py", table=table.id)
-    assert "no column looks like a task" in page.info[0].value
+    assert "no column looks like a task" in said(page.info[0])
     page.selectbox[1].set_value("a").run()
     page.multiselect[0].set_value(["b"]).run()
     page.multiselect[1].set_value(["c"]).run()
-    assert "another value in every row" in page.error[0].value
+    assert "another value in every row" in said(page.error[0])
     press(page, "Delete the table")
     assert [row.created for row in store.all_tables()] == [None]
 
@@ -94,7 +94,7 @@ def test_a_table_that_runs_need_is_deleted_with_them_alone(store: Store, on_tabl
 
 def test_a_link_to_a_table_that_is_not_here_gets_a_sentence() -> None:
     page = open_page("pages/4_Data.py", table="0" * 64)
-    assert "is not in this store" in page.warning[0].value
+    assert "is not in this store" in said(page.warning[0])
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -118,7 +118,7 @@ def test_adapt_goes_through_the_held_out_tasks(on_table: Run) -> None:
     next(box for box in page.selectbox if box.label == "Output").set_value(1).run()
     assert not page.exception
     page = open_page("pages/1_Adapt.py", run=on_table.id, rows="1,2,77")
-    assert "rows are not of this task" in page.warning[0].value
+    assert "rows are not of this task" in said(page.warning[0])
 
 
 @pytest.mark.parametrize("view", ["Is it worth it?", "A wall of fresh tasks", "Where it breaks"])
@@ -133,13 +133,13 @@ def test_every_view_of_a_run_on_a_table_opens_from_its_link(on_table: Run, view:
 def test_new_rows_are_predicted(on_table: Run) -> None:
     page = open_page("pages/1_Adapt.py", run=on_table.id)
     page.segmented_control(key="row source").set_value("New rows").run()
-    assert "Paste rows in the sidebar" in page.info[0].value
+    assert "Paste rows in the sidebar" in said(page.info[0])
     page.text_area[0].set_value("x0,x1,y0,y1\n1,2,3,4\n2,1,,\n").run()
     assert not page.exception
     assert not page.error
     assert {"predicted y0", "predicted y1"} <= set(page.dataframe[0].value)
     page.text_area[0].set_value("x0,y0,y1\n1,2,3\n").run()
-    assert "'x1' is not a column" in page.error[0].value
+    assert "'x1' is not a column" in said(page.error[0])
 
 
 def test_a_formula_is_typed_in_the_form() -> None:
@@ -148,7 +148,7 @@ def test_a_formula_is_typed_in_the_form() -> None:
     labels = [box.label for box in page.number_input]
     assert {"a from", "q from"} <= set(labels)
     page.text_input(key="form.tasks.formula").set_value("a*sin(").run()
-    assert "position" in page.error[0].value
+    assert "position" in said(page.error[0])
     page.text_input(key="form.tasks.formula").set_value("c*x + a").run()
     assert not page.error
     assert "c from" in [box.label for box in page.number_input]
