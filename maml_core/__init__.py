@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from maml_core.config import RunConfig
     from maml_core.errors import MamlError
     from maml_core.evaluation.curves import evaluate
+    from maml_core.learning.generated import FunctionFamily
     from maml_core.learning.initialization import Initialization
-    from maml_core.learning.tasks import FunctionFamily, Normal, TaskBatch, TaskFamily, Uniform
+    from maml_core.learning.tasks import Normal, TaskBatch, TaskFamily, Uniform
     from maml_core.store.store import Store
     from maml_core.training.trainer import train
 
 _HOMES = {
-    "FunctionFamily": "learning.tasks",
+    "FunctionFamily": "learning.generated",
     "Initialization": "learning.initialization",
     "MamlError": "errors",
     "Normal": "learning.tasks",

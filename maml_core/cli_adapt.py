@@ -12,8 +12,9 @@ from maml_core.errors import ConfigError
 from maml_core.evaluation.of_runs import checkpoint_at
 from maml_core.learning.adaptation import predict_rows
 from maml_core.learning.fresh_rows import read_support_and_query
-from maml_core.learning.fresh_tasks import POINT_LIMIT
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.own_points import POINT_LIMIT, columns_of, points_task, read_points
+from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.point_text import read_numbers
 from maml_core.learning.scale import beyond_training
 from maml_core.learning.table_tasks import TableFamily
@@ -27,10 +28,13 @@ def add_adapt_options(command: argparse.ArgumentParser) -> None:
     """The run and the two files."""
     command.add_argument("run", metavar="RUN")
     command.add_argument(
-        "support", metavar="SUPPORT", type=Path, help="what to learn from: lines x, y; or a table's rows"
+        "support",
+        metavar="SUPPORT",
+        type=Path,
+        help="what to learn from: lines x, y, or x, y, class; or a table's rows",
     )
     command.add_argument(
-        "query", metavar="QUERY", type=Path, help="what to predict: lines x; or rows without the output"
+        "query", metavar="QUERY", type=Path, help="what to predict: lines x, or x, y; or rows without the output"
     )
 
 
@@ -46,6 +50,8 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
     steps = run.config.inner_steps if options.steps is None else options.steps
     if isinstance(run.config.tasks, TableFamily):
         return _rows(start, run.config.tasks, options, steps)
+    if isinstance(run.config.tasks, PlaneFamily):
+        return _classes(start, run.config.tasks, options, steps)
     points, asked = _numbers(options.support, ("x", "y")), _numbers(options.query, ("x",))
     if len({x for x, _ in points}) < 2:
         raise ConfigError(f"{options.support}: all points have x = {points[0][0]:g}: give at least two different x.")
@@ -60,6 +66,36 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
         for x, value in lines:
             print(f"{x!r},{value!r}")
     return {"run": run.id, "steps": steps, "x": [x for x, _ in lines], "predictions": [value for _, value in lines]}
+
+
+def _classes(start: Initialization, family: PlaneFamily, options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """Points of classes in the plane: the class of each query, and how probable each is."""
+    names = columns_of(family.classes)
+    _numbers(options.support, names)  # a sentence that names the file, where there are no such numbers
+    try:
+        points = read_points(_bytes(options.support)[0].decode("utf-8-sig"), family.classes)
+    except ConfigError as error:
+        raise ConfigError(f"{options.support}: {error}") from None
+    asked = _numbers(options.query, names[:2])
+    known = points_task(family, points).batch
+    x = torch.tensor([asked])
+    found = start.adapt(TaskBatch(*known[:2], x, torch.zeros(1, len(asked), family.classes)), steps).predictions[-1, 0]
+    said = beyond_training(family, points)
+    _check(found, steps, said)
+    if said:
+        print(said, file=sys.stderr)
+    classes = (found.argmax(-1) + 1).tolist()
+    shares = found.double().softmax(-1).tolist()
+    if not options.json:
+        for (across, up), number, share in zip(asked, classes, shares, strict=True):
+            print(f"{across!r},{up!r},{number}," + ",".join(f"{value:.6g}" for value in share))
+    return {
+        "run": options.run,
+        "steps": steps,
+        "x": [list(point) for point in asked],
+        "classes": classes,
+        "probabilities": shares,
+    }
 
 
 def _rows(start: Initialization, family: TableFamily, options: argparse.Namespace, steps: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from maml_core.evaluation.curves import SHOTS_TASKS, Evaluation, Level
 from maml_core.evaluation.of_runs import measure, reproduction
 from maml_core.evaluation.published import comparable, comparison
 from maml_core.evaluation.rivals import RIVAL_NAMES
+from maml_core.learning.problems import Regression
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.words import counted_steps, finite
@@ -47,57 +48,63 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
             print(f"\n{comparison(run.config, result)}")
         if said:
             print(f"\n{said}")
+    key = "mse" if isinstance(result.judge, Regression) else "error"
+
+    def level_of(level: Level) -> dict[str, float | None]:
+        error, ci95 = finite(level)
+        return {key: error, "ci95": ci95}
+
     return {
         "run": run.id,
         "iteration": iteration,
         "tasks": result.tasks,
         "seed": result.seed,
         "steps": list(range(options.steps + 1)),
-        "mse": finite(result.learned.mse),
+        key: finite(result.learned.error),
         "ci95": finite(result.learned.ci95),
         "baselines": {
-            "random": {name: finite(values) for name, values in asdict(result.random).items()},
+            "random": {key: finite(result.random.error), "ci95": finite(result.random.ci95)},
             "predict_mean": result.predict_mean,
-            **{name: _level(level) for name, level in result.rivals.items()},
+            **{name: level_of(level) for name, level in result.rivals.items()},
         },
         "by_shots": {
-            name: {str(shots): _level(level) for shots, level in levels.items()}
+            name: {str(shots): level_of(level) for shots, level in levels.items()}
             for name, levels in result.by_shots.items()
         },
         "coverage": result.coverage,
-        "outside": _level(result.outside) if result.outside else None,
+        "outside": level_of(result.outside) if result.outside else None,
         "published": [asdict(row) for row in published],
         "reproduction": said,
     }
 
 
 def _say(run: Run, iteration: int, result: Evaluation) -> None:
-    print(f"{run.id} ({run.name}) after {iteration:,} iterations: mean squared error on {result.tasks} held-out")
-    print("tasks (a noise-free grid of 100 points each), mean ± 95 %")
+    judge, score = result.judge, result.judge.score
+    print(f"{run.id} ({run.name}) after {iteration:,} iterations: {judge.score_name} on {result.tasks} held-out")
+    print(f"tasks ({run.config.tasks.judged_by} each), mean ± 95 %")
     print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")
     for step, (learned, ci, random) in enumerate(
-        zip(result.learned.mse, result.learned.ci95, result.random.mse, strict=True)
+        zip(result.learned.error, result.learned.ci95, result.random.error, strict=True)
     ):
-        print(f"{step:>5}  {learned:>9.4g} ± {ci:<5.2g}  {random:>17.4g}")
+        print(f"{step:>5}  {score(learned):>9.4g} ± {ci:<5.2g}  {score(random):>17.4g}")
     print("\nthe same tasks by other methods, none of which takes a gradient step")
-    print(f"{'predict the mean of the support':<32}  {result.predict_mean:>9.4g}")
+    print(f"{f'{judge.guess} of the support':<32}  {score(result.predict_mean):>9.4g}")
     for name, level in result.rivals.items():
-        print(f"{RIVAL_NAMES[name]:<32}  {level.mse:>9.4g} ± {level.ci95:<5.2g}")
+        print(f"{RIVAL_NAMES[name]:<32}  {score(level.error):>9.4g} ± {level.ci95:<5.2g}")
     steps = counted_steps(run.config.inner_steps)
     levels = result.by_shots["learned"]
-    print(f"\nerror after {steps} against support points ({min(result.tasks, SHOTS_TASKS)} tasks each)")
+    short, per_class = ("error", "") if isinstance(judge, Regression) else (judge.score_name, " per class")
+    print(f"\n{short} after {steps} against support points{per_class} ({min(result.tasks, SHOTS_TASKS)} tasks each)")
     print(f"{'points':<10}" + "".join(f"{shots:>9}" for shots in levels))
-    print(f"{'learned':<10}" + "".join(f"{level.mse:>9.3g}" for level in levels.values()))
+    print(f"{'learned':<10}" + "".join(f"{score(level.error):>9.3g}" for level in levels.values()))
     if result.coverage is not None:
         print(f"\nthe 95 % band holds {result.coverage:.1%} of the points")
     strain = result.strain(run.config.inner_steps)
-    if strain is not None and result.outside:
+    if result.outside and per_class:
+        level = result.outside
+        print(f"\non tasks from twice the training ranges {score(level.error):.4g} ± {level.ci95:.2g}")
+    elif strain is not None and result.outside:
         print(
-            f"\non tasks from twice the training ranges {result.outside.mse:.4g} ± {result.outside.ci95:.2g}: "
+            f"\non tasks from twice the training ranges {result.outside.error:.4g} ± {result.outside.ci95:.2g}: "
             f"{strain:.3g} times the error inside"
         )
-
-
-def _level(level: Level) -> dict[str, float | None]:
-    mse, ci95 = finite(level)
-    return {"mse": mse, "ci95": ci95}

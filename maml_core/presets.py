@@ -8,7 +8,7 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
-from maml_core.learning.families import Line, Sine
+from maml_core.learning.families import Circles, Line, Sine, Spiral
 from maml_core.learning.models import MLP, FourierMLP, Linear
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Uniform
@@ -90,6 +90,16 @@ _CLOSED: dict[str, Any] = {
     "clip_norm": 10.0,
     "schedule": "cosine",
 }
+_CLASSES: dict[str, Any] = {
+    "model": MLP(hidden_sizes=(64, 64, 64)),
+    "query_shots": 20,
+    "inner_lr": 0.5,
+    "inner_steps": 5,
+    "meta_lr": 0.001,
+    "meta_batch_size": 16,
+    "clip_norm": 1.0,
+    "schedule": "cosine",
+}
 _ANY_FREQUENCY = Sine(frequency=Uniform(low=0.5, high=2.0), phase=Uniform(low=0.0, high=2 * math.pi))
 
 
@@ -97,6 +107,11 @@ def _paper(shots: int, title: str, description: str, reached: Reached | None = N
     """The set-up of arXiv:1703.03400, section 5.1, with changes."""
     config = RunConfig(**(_PAPER | {"shots": shots, "query_shots": shots} | changes))
     return Preset(f"{title}, {shots} shots", description, config, reached)
+
+
+def _plane(title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
+    """Classes in the plane, by first-order MAML."""
+    return Preset(title, description, RunConfig(**(_CLASSES | changes)), reached)
 
 
 PRESETS: dict[str, Preset] = {
@@ -254,6 +269,20 @@ PRESETS: dict[str, Preset] = {
         algorithm="meta-sgd",
         clip_norm=10.0,
         reached=Reached(1, (0.235, 0.23, 0.25)),
+    ),
+    "spiral": _plane(
+        "Spirals, two classes, 5 shots",
+        "Classification: from five points of each class, which arm of a turned spiral is where? Fits within seconds.",
+        tasks=Spiral(),
+        shots=5,
+        meta_iterations=3000,
+    ),
+    "circles": _plane(
+        "Circles, two classes, 5 shots",
+        "Classification: from five points inside a circle and five outside, where is it?",
+        tasks=Circles(),
+        shots=5,
+        meta_iterations=3000,
     ),
     "joint-10-shot": _paper(
         10,

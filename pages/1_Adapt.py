@@ -30,10 +30,11 @@ from maml_core.figures import (
 )
 from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
 from maml_core.learning.fresh_rows import NewRows, RowTasks
-from maml_core.learning.fresh_tasks import Tasks, draw_tasks, varying
+from maml_core.learning.fresh_tasks import Tasks, draw_tasks, movable
+from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.own_points import classes_of
 from maml_core.learning.table_tasks import TableFamily
-from maml_core.learning.tasks import FunctionFamily
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
@@ -105,6 +106,7 @@ def replay(
     inner_lr: float,
 ) -> None:
     """The task, adapted from every initialization, to be played step by step."""
+    classes = 0 if isinstance(tasks, RowTasks) else classes_of(tasks.family)
     with computing():
         fits = fit_all(starts(session.store, run, learned), tasks, steps, inner_lr)
     shown = endings(fits)
@@ -123,7 +125,7 @@ def replay(
         revision=f"{run.id}:{task_seed()}:{steps}",
         height=430,
         alt="A task: true function, support points, and each model at the adaptation step chosen below",
-        on_points=load_points if points is not None else None,
+        on_points=(lambda placed: load_points(placed, classes)) if points is not None else None,
         points=points or (),
         on_pick=(lambda pick: toggle_row(tasks, pick["task"])) if isinstance(tasks, RowTasks) else None,
     )
@@ -192,8 +194,9 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             st.dataframe(frame, placeholder="–", column_config={str(column): NUMBER for column in frame})
             as_csv(run, frame.to_csv(), name)
     note(
-        f"Mean squared error on {result.tasks} held-out tasks, {run.config.shots} shots, a noise-free grid of 100 "
-        f"points, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of the mean. "
+        f"{result.judge.score_name.capitalize()} on {result.tasks} held-out tasks, {run.config.shots} shots, "
+        f"{run.config.tasks.judged_by}, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of "
+        "the mean. "
         f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
     )
     pretraining_button(session, run)
@@ -201,7 +204,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
 
 def breaking(
     run: Run,
-    family: FunctionFamily,
+    family: GeneratedFamily,
     learned: Initialization,
     given: dict[str, float],
     shots: int,
@@ -209,7 +212,7 @@ def breaking(
     inner_lr: float,
 ) -> None:
     """Error after adaptation over two parameters, reaching beyond the training ranges."""
-    names = varying(family)
+    names = movable(family)
     if len(names) < 2:
         st.info("This family varies in one parameter only: there is no map of two to draw.", icon=":material/info:")
         return
@@ -237,10 +240,13 @@ def breaking(
         revision=f"{run.id}:{across}:{up}",
         height=520,
         on_pick=open_cell,
-        alt=f"Error after {steps} steps over {across} and {up}; the training range is outlined",
+        alt=f"Error or accuracy after {steps} steps over {across} and {up}; the training range is outlined",
     )
     strain = f" Outside the training range it is {found.strain:.3g} times as high." if found.strain else ""
-    note(f"Error after adaptation, for this task with two parameters moved.{strain} Click a cell to open its task.")
+    note(
+        f"{found.problem.score_name.capitalize()} after adaptation, for this task with two parameters moved."
+        f"{strain} Click a cell to open its task."
+    )
 
 
 def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
@@ -339,8 +345,8 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
 
 def views(session: TrainingSession, run: Run) -> None:
     """The chosen view of the run's initialization."""
-    if isinstance(run.config.tasks, FunctionFamily):
-        function_views(session, run, run.config.tasks)
+    if isinstance(run.config.tasks, GeneratedFamily):
+        generated_views(session, run, run.config.tasks)
     elif isinstance(run.config.tasks, TableFamily):
         table_views(session, run, run.config.tasks)
 
@@ -377,7 +383,7 @@ def table_views(session: TrainingSession, run: Run, family: TableFamily) -> None
             predictions(learned, found, steps, inner_lr)
 
 
-def function_views(session: TrainingSession, run: Run, family: FunctionFamily) -> None:
+def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily) -> None:
     """The views of a run on generated tasks."""
     with st.sidebar:
         shots, steps, inner_lr = settings(run)
@@ -388,17 +394,18 @@ def function_views(session: TrainingSession, run: Run, family: FunctionFamily) -
     if learned is None:
         st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
         return
-    if tasks and points is not None and len(points) < run.config.shots:
-        st.caption(f"{len(points)} points, where training used {run.config.shots} per task.")
+    trained = family.points(run.config.shots)
+    if tasks and points is not None and len(points) < trained:
+        st.caption(f"{len(points)} points, where training used {trained} per task.")
     if view == VIEWS[0] and tasks is None:
         st.info("Place at least two points: click in the picture, or type them in the sidebar.", icon=":material/edit:")
         live_chart(
-            points_figure(points or (), family.x.span),
+            points_figure(points or (), family),
             key="replay",
             revision="empty",
             height=470,
             alt="An empty picture to place points in",
-            on_points=load_points,
+            on_points=lambda placed: load_points(placed, classes_of(family)),
             points=points or (),
         )
     elif view == VIEWS[0] and tasks:

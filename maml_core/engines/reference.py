@@ -127,7 +127,7 @@ class ReferenceEngine(Engine):
         gram = known.T @ known + (penalty.exp() + least) * torch.eye(known.shape[1], dtype=torch.double)
         found = start + torch.linalg.solve(gram, known.T @ (task.support_y.double() - known @ start.T)).T
         used = found.detach().requires_grad_() if self.algorithm.is_first_order else found
-        query_loss = (asked @ used.T - task.query_y.double()).square().mean()
+        query_loss = self.problem.loss(lambda _: asked @ used.T, task.query_x, task.query_y.double())
         spread = (penalty.exp() + least) / penalty.exp() * (asked * torch.linalg.solve(gram, asked.T).T).sum(1)
         error = (asked @ found.T - task.query_y.double()).square().mean(1).detach()
         variance = noise.exp() * (1 + spread.detach())

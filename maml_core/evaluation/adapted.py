@@ -11,7 +11,7 @@ import numpy as np
 from maml_core.errors import MamlError
 from maml_core.evaluation.compare import Curve, Group, curve_of
 from maml_core.evaluation.of_runs import checkpoint_at
-from maml_core.learning.tasks import FunctionFamily
+from maml_core.learning.generated import GeneratedFamily
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.run import Run
 from maml_core.store.store import Store
@@ -93,7 +93,7 @@ def adapt_run(store: Store, run: Run) -> Adapted:
         return np.where(np.isfinite(found), found, np.nan)
 
     step_errors = errors(config.shots, 1 if config.method.solves else STEPS)
-    if not isinstance(config.tasks, FunctionFamily):
+    if not isinstance(config.tasks, GeneratedFamily):
         return Adapted(step_errors, np.zeros(0))
     return Adapted(step_errors, np.array([errors(shots, config.inner_steps)[-1] for shots in SHOTS]))
 

@@ -9,14 +9,16 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from maml_core.config import RunConfig
 from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
 from maml_core.learning.adaptation import NORMAL_95
 from maml_core.learning.algorithms import ALGORITHMS
-from maml_core.learning.fresh_tasks import on_grid
+from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
+from maml_core.learning.problems import PROBLEMS, Classification, Problem, Regression
+from maml_core.learning.tasks import TaskBatch, seeded
 from maml_core.words import counted_steps
 
 AT_ONCE = 200
@@ -34,9 +36,9 @@ REACH = 2.0
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """Mean squared error over tasks at steps 0..N, and half the width of its 95 % interval."""
+    """The error over tasks at steps 0..N, and half the width of its 95 % interval."""
 
-    mse: list[float]
+    error: list[float]
     ci95: list[float]
 
     @classmethod
@@ -48,16 +50,16 @@ class ErrorCurve:
 
 
 class Level(NamedTuple):
-    """A mean squared error over tasks, and half the width of its 95 % interval."""
+    """An error over tasks, and half the width of its 95 % interval."""
 
-    mse: float
+    error: float
     ci95: float
 
     @classmethod
     def of(cls, errors: Tensor) -> "Level":
         """From each task's error `[tasks]`."""
         curve = ErrorCurve.of(errors[None])
-        return cls(curve.mse[0], curve.ci95[0])
+        return cls(curve.error[0], curve.ci95[0])
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Evaluation:
     by_shots: dict[str, dict[int, Level]] = field(default_factory=dict)  # by method and number of support points
     coverage: float | None = None  # share of the query points inside the 95 % band, where the predictions have one
     outside: Level | None = None  # after the trained steps, on tasks from twice the ranges
+    problem: str = Regression.name
+
+    @property
+    def judge(self) -> Problem:
+        """What the errors are errors of."""
+        return PROBLEMS[self.problem]
 
     def to_json(self) -> str:
         """As JSON text; NaN and infinity as Python writes them."""
@@ -83,7 +91,11 @@ class Evaluation:
     def from_json(cls, text: str) -> "Evaluation":
         """What `to_json` wrote."""
         data = json.loads(text)
-        curves = {name: ErrorCurve(**data[name]) for name in ("learned", "random", "pretrained") if data[name]}
+        curves = {
+            name: ErrorCurve(data[name].get("error", data[name].get("mse")), data[name]["ci95"])  # as once called
+            for name in ("learned", "random", "pretrained")
+            if data[name]
+        }
         levels = {
             "rivals": {name: Level(*level) for name, level in data["rivals"].items()},
             "by_shots": {
@@ -96,21 +108,24 @@ class Evaluation:
 
     def after(self, steps: int) -> Level:
         """The error after so many steps, or the last of those measured."""
-        step = min(steps, len(self.learned.mse) - 1)
-        return Level(self.learned.mse[step], self.learned.ci95[step])
+        step = min(steps, len(self.learned.error) - 1)
+        return Level(self.learned.error[step], self.learned.ci95[step])
 
     def strain(self, steps: int) -> float | None:
         """How many times the error after `steps` steps grows on tasks from twice the training ranges."""
-        inside = self.after(steps).mse
-        return self.outside.mse / inside if self.outside and inside else None
+        inside = self.after(steps).error
+        return self.outside.error / inside if self.outside and inside else None
 
     def sentence(self, steps: int) -> str:
         """What it comes to, beside the best of the other methods."""
-        said = f"After {counted_steps(steps)}: {self.after(steps).mse:.3g}"
-        others = {name: level.mse for name, level in self.rivals.items() if name != "oracle"}
+        words = self.judge.in_words
+        said = f"After {counted_steps(steps)}: {words(self.after(steps).error)}"
+        others = {name: level.error for name, level in self.rivals.items() if name != "oracle"}
         if others:
             best = min(others, key=others.__getitem__)
-            said += f"; {RIVAL_NAMES[best]} {others[best]:.3g}"
+            said += f"; {RIVAL_NAMES[best]} {words(others[best])}"
+        if isinstance(self.judge, Classification):
+            return said + (f". Outside the training ranges {words(self.outside.error)}." if self.outside else ".")
         strain = self.strain(steps)
         if self.coverage is not None:
             said += f". The 95 % band holds {self.coverage:.1%} of the points"
@@ -120,7 +135,7 @@ class Evaluation:
         """A row per number of support points, a column for each method and its 95 % interval."""
         columns: dict[str, dict[int, float]] = {}
         for name, levels in self.by_shots.items():
-            columns[name] = {shots: level.mse for shots, level in levels.items()}
+            columns[name] = {shots: level.error for shots, level in levels.items()}
             columns[f"{name}_ci95"] = {shots: level.ci95 for shots, level in levels.items()}
         frame = pd.DataFrame(columns)
         frame.index.name = "support points"
@@ -132,7 +147,7 @@ class Evaluation:
         columns: dict[str, list[float]] = {}
         for name, curve in curves.items():
             if curve:
-                columns |= {name: curve.mse, f"{name}_ci95": curve.ci95}
+                columns |= {name: curve.error, f"{name}_ci95": curve.ci95}
         frame = pd.DataFrame(columns)
         frame.index.name = "step"
         return frame
@@ -141,12 +156,12 @@ class Evaluation:
 def evaluation_tasks(
     config: RunConfig, count: int, seed: int, *, shots: int | None = None, reach: float = 1.0
 ) -> TaskBatch:
-    """Held-out tasks with the run's shots, and a grid of noise-free query points; of a table, other rows.
+    """Held-out tasks with the run's shots, and what they are judged by: a grid of the true curve, or further points.
 
     With another `reach`, what tells one task from another is drawn from ranges so many times as wide.
     """
     family, shots = config.tasks, shots or config.shots
-    if not isinstance(family, FunctionFamily):
+    if not isinstance(family, GeneratedFamily):
         return family.held_out(tasks=count, shots=shots, query_shots=config.query_shots, seed=seed)
     generator = seeded(f"evaluation:{seed}")
     parameters = family.sample_parameters((count,), generator)
@@ -154,8 +169,8 @@ def evaluation_tasks(
         for name, distribution in family.distributions.items():
             middle = sum(distribution.span) / 2
             parameters[name] = middle + reach * (parameters[name] - middle)
-    x, y = family.sample_points(parameters, shots, generator)
-    return on_grid(family, parameters, x, y)
+    x, y = family.sample_points(parameters, family.points(shots), generator)
+    return family.judged(parameters, x, y, generator)
 
 
 def random_start(config: RunConfig) -> Initialization:
@@ -189,7 +204,7 @@ def evaluate(
     >>> from maml_core import RunConfig, evaluate
     >>> config = RunConfig()
     >>> found = evaluate(config.untrained(), config, tasks=10, steps=1)
-    >>> len(found.learned.mse), found.learned.mse[1] > found.learned.mse[0]
+    >>> len(found.learned.error), found.learned.error[1] > found.learned.error[0]
     (2, False)
     """
     with turn(0.0):
@@ -208,7 +223,8 @@ def evaluate(
     curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
     mean = batch.support_y.mean(dim=1, keepdim=True)
     inside: list[Tensor] = []
-    for first in parts if start.algorithm.has_deviation else ():
+    has_band = start.algorithm.has_deviation and isinstance(start.problem, Regression)
+    for first in parts if has_band else ():
         with turn(0.5):
             some = batch.at(slice(first, first + AT_ONCE))
             off = (start.adapt(some, 1).predictions[1] - some.query_y).abs().amax(-1)
@@ -217,24 +233,25 @@ def evaluate(
             inside.append((off <= NORMAL_95 * deviation).float())
     with turn(0.5):
         others = make_rivals(config, rivals)
-        levels = {name: Level.of(errors_of(rival, batch)) for name, rival in others.items()}
+        levels = {name: Level.of(errors_of(rival, batch, start.problem)) for name, rival in others.items()}
     others.pop("oracle", None)  # from few points it is no curve: exact from as many as it has parameters, else lost
     few, by_shots = min(tasks, SHOTS_TASKS), {name: dict[int, Level]() for name in ("learned", *others)}
     outside = None
-    if isinstance(config.tasks, FunctionFamily):
+    if isinstance(config.tasks, GeneratedFamily):
         for number, shots in enumerate(sorted({*SHOTS, config.shots})):
             with turn(0.6 + 0.4 * number / (1 + len(SHOTS))):
                 some = evaluation_tasks(config, few, seed, shots=shots)
                 by_shots["learned"][shots] = Level.of(start.adapt(some, config.inner_steps).query_loss[-1])
                 for name, rival in others.items():
-                    by_shots[name][shots] = Level.of(errors_of(rival, some))
+                    by_shots[name][shots] = Level.of(errors_of(rival, some, start.problem))
         with turn(0.99):
             beyond = evaluation_tasks(config, few, seed, reach=REACH)
             outside = Level.of(start.adapt(beyond, config.inner_steps).query_loss[-1])
     return Evaluation(
         tasks,
         seed,
-        predict_mean=float((batch.query_y - mean).square().mean()),
+        predict_mean=float(vmap(start.problem.error)(mean.expand_as(batch.query_y), batch.query_y).mean()),
+        problem=start.problem.name,
         rivals=levels,
         by_shots=by_shots,
         outside=outside,

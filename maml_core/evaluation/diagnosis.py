@@ -19,7 +19,7 @@ from maml_core.evaluation.of_runs import learned_by
 from maml_core.fields import shown
 from maml_core.learning.curvature import curvature
 from maml_core.learning.fresh_tasks import varying
-from maml_core.learning.tasks import FunctionFamily
+from maml_core.learning.generated import GeneratedFamily
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.words import counted_steps
@@ -196,7 +196,7 @@ def _nothing_to_adapt(case: _Case) -> Finding | None:
         return None
     text = f"There is nothing to adapt: the query loss is {before:.3g} before any step and {after:.3g} after them."
     family = config.tasks
-    if isinstance(family, FunctionFamily) and not varying(family):
+    if isinstance(family, GeneratedFamily) and not varying(family):
         names = family.distributions
         return Finding("nothing", text, {f"tasks.{name}": _default(family, name) for name in names})
     return Finding("nothing", text, {} if case.solves else case.faster())
@@ -247,7 +247,7 @@ def _overshoots(case: _Case) -> Finding | None:
     return Finding("overshoot", f"{text}.", {"inner_steps": steps})
 
 
-def _default(family: FunctionFamily, name: str) -> Any:
+def _default(family: GeneratedFamily, name: str) -> Any:
     return type(family).model_fields[name].get_default().model_dump(mode="json")
 
 

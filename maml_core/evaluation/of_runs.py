@@ -1,7 +1,7 @@
 """A run's evaluation, computed once: for the command line and the screen alike."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeVar
 
@@ -12,7 +12,8 @@ from maml_core.errors import StoreError
 from maml_core.evaluation.curves import SHOTS, SHOTS_TASKS, Evaluation, evaluate, pretraining
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
-from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.adaptation import fit_tasks
+from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.initialization import Initialization
 from maml_core.presets import PRESETS, REPORT_TASKS
@@ -52,7 +53,7 @@ def reproduction(
         return None
     reached = preset.reached
     curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
-    found, half = curve.mse[-1], curve.ci95[-1]
+    found, half = curve.error[-1], curve.ci95[-1]
     verdict = "reproduced." if found - half <= max(reached.errors) else "not reproduced: try another seed."
     own = f"{found:.3g} ± {half:.2g}"
     return f"This recipe reached {reached}; this run, at its best checkpoint, {own}: {verdict}"
@@ -73,7 +74,7 @@ def shown_steps(config: RunConfig, least: int = LEAST_SHOWN_STEPS) -> int:
     return 1 if config.method.solves else max(config.inner_steps, least)
 
 
-def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, seed: int) -> list[Fit]:
+def fresh_fits(store: Store, config: RunConfig, run: Run | None, *, count: int, seed: int) -> Sequence[TaskFit]:
     """How a run's latest initialization, or without a run the untrained one, adapts to freshly drawn tasks.
 
     Raises:
@@ -200,7 +201,7 @@ def shots_grid(
             return turn((i + done) / len(group))
 
         found = measure(store, each, tasks=tasks, steps=steps, at="best", rivals=(), turn=part)
-        rows[each.config.shots] = {shots: found.by_shots["learned"][shots].mse for shots in SHOTS}
+        rows[each.config.shots] = {shots: found.by_shots["learned"][shots].error for shots in SHOTS}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index.name = "trained on"
     return frame

@@ -69,7 +69,7 @@ def comparison(config: RunConfig, result: Evaluation) -> str:
         for name, level in result.rivals.items()
         if name != "oracle"
     ]
-    steps = min(config.inner_steps, len(result.learned.mse) - 1)
+    steps = min(config.inner_steps, len(result.learned.error) - 1)
     mine = _with_interval(result.after(steps))
     rows.append((_part(config), mine, f"this run: {config.algorithm}", f"{on_these}, after {counted_steps(steps)}"))
     lines = [f"{'error':>17}  {'method':<24}  source, {config.shots} shots"]
@@ -85,7 +85,7 @@ def _part(config: RunConfig) -> str:
 
 
 def _with_interval(level: Level) -> str:
-    return f"{level.mse:.3g} ± {level.ci95:.2g}"
+    return f"{level.error:.3g} ± {level.ci95:.2g}"
 
 
 def comparable(config: RunConfig) -> list[Published]:

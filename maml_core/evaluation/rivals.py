@@ -7,18 +7,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from maml_core.config import RunConfig
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.generated import FunctionFamily
+from maml_core.learning.problems import Classification, Problem
 from maml_core.learning.ridge_head import NOISE, PENALTY
-from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
+from maml_core.learning.tasks import TaskBatch, seeded
 
 Rival = Callable[[TaskBatch], Tensor]
 """rival(tasks) -> predictions `[tasks, points, outputs]` at the query inputs, from the support alone."""
 
 RIVAL_NAMES = {
     "gp": "Gaussian process",
+    "neighbor": "nearest support point",
     "features": "ridge on random features",
     "oracle": "its own parameters, fitted",
 }
@@ -33,7 +37,12 @@ _PENALTIES = np.linspace(-12.0, 4.0, 17)
 
 def make_rivals(config: RunConfig, names: tuple[str, ...] = tuple(RIVAL_NAMES)) -> dict[str, Rival]:
     """Those of `names` that there are for the run's tasks and network, each settled on training tasks."""
-    makers = {"gp": gaussian_process, "features": random_features, "oracle": own_parameters}
+    makers = {
+        "gp": gaussian_process,
+        "neighbor": nearest_point,
+        "features": random_features,
+        "oracle": own_parameters,
+    }
     made = {name: makers[name](config) for name in names}
     return {name: rival for name, rival in made.items() if rival is not None}
 
@@ -88,7 +97,7 @@ def random_features(config: RunConfig) -> Rival | None:
         return lambda batch: start.adapt(batch, 1).predictions[1]
 
     rivals = [at(float(penalty)) for penalty in _PENALTIES]
-    errors = [float(errors_of(rival, tasks).mean()) for rival in rivals]
+    errors = [float(errors_of(rival, tasks, config.tasks.problem).mean()) for rival in rivals]
     return rivals[int(np.nanargmin(errors))]
 
 
@@ -112,9 +121,22 @@ def own_parameters(config: RunConfig) -> Rival | None:
     return predict
 
 
-def errors_of(rival: Rival, batch: TaskBatch) -> Tensor:
-    """Each task's mean squared error `[tasks]`."""
-    return (rival(batch) - batch.query_y).square().flatten(1).mean(1)
+def nearest_point(config: RunConfig) -> Rival | None:
+    """The class of the support point that is nearest, where there are classes."""
+    if not isinstance(config.tasks.problem, Classification):
+        return None
+
+    def predict(batch: TaskBatch) -> Tensor:
+        nearest = torch.cdist(batch.query_x, batch.support_x).argmin(-1)
+        return batch.support_y.gather(1, nearest[..., None].expand(-1, -1, batch.support_y.shape[-1]))
+
+    return predict
+
+
+def errors_of(rival: Rival, batch: TaskBatch, problem: Problem) -> Tensor:
+    """Each task's error `[tasks]`."""
+    found: Tensor = vmap(problem.error)(rival(batch), batch.query_y)
+    return found
 
 
 def _training_tasks(config: RunConfig) -> TaskBatch:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from maml_core.evaluation.curves import random_start
 from maml_core.evaluation.of_runs import learned_by, pretrained_run
-from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.adaptation import fit_tasks
+from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_rows import RowTasks
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.initialization import Initialization
@@ -37,13 +38,13 @@ def starts(store: Store, run: Run, learned: Initialization) -> dict[str, Initial
 
 def fit_all(
     starts: Mapping[str, Initialization], tasks: Tasks | RowTasks, steps: int, inner_lr: float
-) -> dict[str, Fit]:
+) -> dict[str, TaskFit]:
     """The first of `tasks`, adapted from each initialization at that inner learning rate."""
     return {name: fit_tasks(start.at_rate(inner_lr), tasks, steps)[0] for name, start in starts.items()}
 
 
-def endings(fits: Mapping[str, Fit]) -> list[Ending]:
-    """The error that each initialization ends with, and that of predicting the mean of the support points."""
+def endings(fits: Mapping[str, TaskFit]) -> list[Ending]:
+    """What each initialization ends with, and what predicting the support's mean, or its commonest class, would."""
     found = []
     for name, label in NAMES.items():
         if name in fits:
@@ -51,8 +52,9 @@ def endings(fits: Mapping[str, Fit]) -> list[Ending]:
             steps = len(fit.query_loss) - 1
             error = "diverged" if fit.blew_up_at is not None else _shown(float(fit.query_loss[-1]), fit)
             found.append(Ending(f"{label.capitalize()}, after {counted_steps(steps)}", error))
-    return [*found, Ending("Predict the mean", _shown(fits["learned"].mean_error(), fits["learned"]))]
+    main = fits["learned"]
+    return [*found, Ending(main.problem.guess.capitalize(), _shown(main.mean_error(), main))]
 
 
-def _shown(error: float, fit: Fit) -> str:
-    return f"{error:.3g} {fit.unit}".strip() if math.isfinite(error) else "diverged"
+def _shown(error: float, fit: TaskFit) -> str:
+    return f"{fit.problem.in_words(error)} {fit.unit}".strip() if math.isfinite(error) else "diverged"

@@ -1,6 +1,7 @@
 """Charts of losses and errors: over training, over steps, over parameters; and of gradients."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from maml_core.figures.style import (
     trace_of,
 )
 from maml_core.learning.adaptation import Landscape
+from maml_core.learning.problems import Classification, Problem, Regression
 
 LEAST_SHOWN = 1e-6
 """An error below it is zero but for rounding: a line there would make the axis all decades and no curve."""
@@ -37,6 +39,7 @@ WILD = 10.0
 def loss_curve(
     frame: pd.DataFrame,
     *,
+    loss_name: str = Regression.loss_name,
     smoothing: float = 0.0,
     log_axis: bool = True,
     earlier: pd.DataFrame | None = None,
@@ -65,7 +68,7 @@ def loss_curve(
             raw = thin(iteration, frame[column].to_numpy(dtype=np.float64))
             traces.append(trace_of(*raw, meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"))
         traces.append(trace_of(*thin(iteration, _smoothed(frame, column, smoothing)), meaning, label, width=2.2))
-    layout = base_layout(x="meta-iteration", y="meta-loss (MSE on query points)", left=56)
+    layout = base_layout(x="meta-iteration", y=f"meta-loss ({loss_name} on query points)", left=56)
     layout["yaxis"] |= log_scale(*shown) if log_axis else {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 
@@ -78,22 +81,24 @@ def _smoothed(frame: pd.DataFrame, column: str, smoothing: float) -> np.ndarray:
 def error_curves(result: Evaluation) -> Figure:
     """Error on held-out tasks against adaptation steps, each with its 95 % band."""
     traces = []
+    judge = result.judge
     curves = {"random": result.random, "pretrained": result.pretrained, "learned": result.learned}
     for meaning, curve in curves.items():
         if curve is not None:
-            mse = np.asarray(curve.mse)
-            traces += _with_band(np.arange(len(mse)), mse, np.asarray(curve.ci95), meaning, NAMES[meaning])
-    steps = np.arange(len(result.learned.mse))
-    mean = np.full(len(steps), result.predict_mean)
-    traces.append(trace_of(steps, mean, "truth", "predict the mean of the support", dash="dash"))
-    shown = [curve.mse for curve in curves.values() if curve]
+            found = judge.score(np.asarray(curve.error))
+            traces += _with_band(np.arange(len(found)), found, np.asarray(curve.ci95), meaning, NAMES[meaning])
+    steps = np.arange(len(result.learned.error))
+    guess = np.full(len(steps), judge.score(result.predict_mean))
+    traces.append(trace_of(steps, guess, "truth", f"{judge.guess} of the support", dash="dash"))
+    shown = [curve.error for curve in curves.values() if curve]
     for name, level in result.rivals.items():
-        if level.mse >= LEAST_SHOWN:
-            flat = np.full(len(steps), level.mse)
-            traces.append(trace_of(steps, flat, name, f"{RIVAL_NAMES[name]} {number(level.mse)}", dash="dot"))
-            shown.append([level.mse])
-    layout = base_layout(x="adaptation step", y="mean squared error", left=56)
-    layout["yaxis"] |= log_scale(*(np.asarray(mse) for mse in shown))
+        if level.error >= LEAST_SHOWN or isinstance(judge, Classification):
+            flat = np.full(len(steps), judge.score(level.error))
+            said = number(level.error) if isinstance(judge, Regression) else judge.in_words(level.error)
+            traces.append(trace_of(steps, flat, name, f"{RIVAL_NAMES[name]} {said}", dash="dot"))
+            shown.append([level.error])
+    layout = base_layout(x="adaptation step", y=judge.score_name, left=56)
+    layout["yaxis"] |= _score_axis(judge, *(np.asarray(errors) for errors in shown))
     return {"data": traces, "layout": layout}
 
 
@@ -102,14 +107,16 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
     traces = []
     names = NAMES | RIVAL_NAMES
     for name, levels in result.by_shots.items():
-        shots, mse = np.array(list(levels)), np.array([level.mse for level in levels.values()])
-        traces += _with_band(shots, mse, np.array([level.ci95 for level in levels.values()]), name, names[name])
-    layout = base_layout(x="support points", y="mean squared error", left=56)
+        shots = np.array(list(levels))
+        found = result.judge.score(np.array([level.error for level in levels.values()]))
+        traces += _with_band(shots, found, np.array([level.ci95 for level in levels.values()]), name, names[name])
+    per_class = isinstance(result.judge, Classification)
+    layout = base_layout(x=f"support points{' per class' * per_class}", y=result.judge.score_name, left=56)
     layout["xaxis"] |= {"type": "log", "tickvals": list(SHOTS), "ticktext": [str(shots) for shots in SHOTS]}
-    errors = np.array([level.mse for levels in result.by_shots.values() for level in levels.values()])
+    errors = np.array([level.error for levels in result.by_shots.values() for level in levels.values()])
     shown = errors[(errors > 0) & (errors < WILD * result.predict_mean)]
-    layout["yaxis"] |= log_scale(shown)
-    if len(shown) < len(errors) and len(shown):  # what diverges from so few points leaves the picture
+    layout["yaxis"] |= _score_axis(result.judge, shown)
+    if len(shown) < len(errors) and len(shown) and not per_class:  # what diverges from so few points leaves the picture
         layout["yaxis"]["range"] = [float(np.log10(shown.min() / 2)), float(np.log10(shown.max() * 2))]
     layout["shapes"] = [
         {
@@ -152,6 +159,11 @@ def shots_grid_figure(grid: pd.DataFrame) -> Figure:
     return {"data": [heat], "layout": layout}
 
 
+def _score_axis(judge: Problem, *errors: np.ndarray) -> dict[str, Any]:
+    """Decades of an error; shares of what is right."""
+    return {"tickformat": ".0%"} if isinstance(judge, Classification) else log_scale(*errors)
+
+
 def _with_band(x: np.ndarray, mse: np.ndarray, half: np.ndarray, meaning: str, name: str) -> list[Trace]:
     """A curve, and the 95 % band around it; where that reaches zero, a logarithmic axis shows a thousandth."""
     low = np.maximum(mse - half, 1e-3 * np.abs(mse))
@@ -174,11 +186,18 @@ def _with_band(x: np.ndarray, mse: np.ndarray, half: np.ndarray, meaning: str, n
 def landscape_figure(found: Landscape) -> Figure:
     """Error after adaptation over two task parameters, the training range outlined."""
     across, up = found.values
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.log10(found.error)
-    low, high = (float(np.nanpercentile(level, q)) for q in (1, 99)) if np.isfinite(level).any() else (-1.0, 1.0)
-    ticks = list(range(math.floor(low), math.ceil(high) + 1))
     (x0, x1), (y0, y1) = found.trained
+    name = found.problem.score_name if isinstance(found.problem, Classification) else "error"
+    if isinstance(found.problem, Classification):
+        level = found.problem.score(found.error)
+        low, high = min(0.5, float(np.nanmin(level))), 1.0
+        bar: dict[str, Any] = {"title": {"text": name}, "tickformat": ".0%"}
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            level = np.log10(found.error)
+        low, high = (float(np.nanpercentile(level, q)) for q in (1, 99)) if np.isfinite(level).any() else (-1.0, 1.0)
+        ticks = list(range(math.floor(low), math.ceil(high) + 1))
+        bar = {"title": {"text": name}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]}
     heat = {
         "type": "heatmap",
         "x": rounded(across),
@@ -186,12 +205,14 @@ def landscape_figure(found: Landscape) -> Figure:
         "zmin": low,
         "zmax": high,
         "z": [[None if not np.isfinite(v) else round(float(v), 4) for v in row] for row in level],
-        "customdata": [[f"{v:.3g}" if np.isfinite(v) else "diverged" for v in row] for row in found.error],
+        "customdata": [
+            [found.problem.in_words(float(v)) if np.isfinite(v) else "diverged" for v in row] for row in found.error
+        ],
         "colorscale": "Viridis",
         "meta": "error",
         "hovertemplate": f"{found.names[0]} %{{x:.3g}}<br>{found.names[1]} %{{y:.3g}}<br>"
-        "error %{customdata}<extra></extra>",
-        "colorbar": {"title": {"text": "error"}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]},
+        f"{name} %{{customdata}}<extra></extra>",
+        "colorbar": bar,
     }
     layout = base_layout(x=found.names[0], y=found.names[1], left=56)
     layout["hovermode"] = "closest"

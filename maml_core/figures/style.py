@@ -19,7 +19,8 @@ class Moving(TypedDict):
 
     trace: int
     x: NotRequired[list[list[int]]]
-    y: list[list[float | None]]
+    y: NotRequired[list[list[float | None]]]
+    z: NotRequired[list[list[list[int]]]]  # of a field, by frame and row, in place of x and y
 
 
 class Ghost(TypedDict):
@@ -57,6 +58,7 @@ COLORS = {
     "pretrained": "#2a9d74",
     "random": "#9b6dd0",
     "gp": "#b8860b",
+    "neighbor": "#c98a2b",
     "features": "#4a9fb5",
     "oracle": "#c05f8e",
 }

@@ -12,9 +12,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
+from maml_core.figures.plane_away import plane_page, plane_picture
 from maml_core.figures.style import COLORS, number, rounded
 from maml_core.figures.tasks import value_range
-from maml_core.learning.adaptation import Fit
+from maml_core.learning.adaptation import CurveFit
+from maml_core.learning.fits import TaskFit
+from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
 
 _PAGE = Path(__file__).with_name("replay_page.html")
@@ -30,16 +33,21 @@ MOST_STEPS = 30
 """Steps in a moving picture; of more, so many are shown, evenly spaced."""
 
 
-def replay_page(fits: Mapping[str, Fit], title: str, caption: str = "") -> str:
+def replay_page(found: Mapping[str, TaskFit], title: str, caption: str = "") -> str:
     """A task's adaptation as one HTML page, which needs no network and no other file.
 
-    `fits` maps the names of initializations ("learned", and others to compare it with) to the fit from each.
+    `found` maps the names of initializations ("learned", and others to compare it with) to the fit from each.
     """
+    caption = " ".join(part for part in (_ending(found["learned"]), caption) if part)
+    planes = {name: fit for name, fit in found.items() if isinstance(fit, PlaneFit)}
+    if planes:
+        return plane_page(planes, title, caption)
+    fits = {name: fit for name, fit in found.items() if isinstance(fit, CurveFit)}
     fit = fits["learned"]
     is_alone = len(fits) == 1
     data: dict[str, Any] = {
         "title": title,
-        "caption": " ".join(part for part in (_ending(fit), caption) if part),
+        "caption": caption,
         "x": rounded(fit.x),
         "truth": None if fit.truth is None else rounded(fit.truth),
         "rows": None if fit.rows is None or fit.is_cloud else [rounded(part) for part in fit.rows],
@@ -64,8 +72,11 @@ def replay_page(fits: Mapping[str, Fit], title: str, caption: str = "") -> str:
     return _PAGE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
 
 
-def moving_picture(fit: Fit, title: str) -> bytes:
+def moving_picture(fit: TaskFit, title: str) -> bytes:
     """A task's adaptation as an animated WebP, from before to after, which then rests and begins again."""
+    if isinstance(fit, PlaneFit):
+        return plane_picture(fit, title)
+    assert isinstance(fit, CurveFit)
     last = len(fit.predictions) - 1
     shown = sorted({round(k) for k in np.linspace(0, last, min(last, MOST_STEPS) + 1)})
     moments = [
@@ -80,7 +91,7 @@ def moving_picture(fit: Fit, title: str) -> bytes:
     return file.getvalue()
 
 
-def _picture(fit: Fit, title: str, at: float) -> Image.Image:
+def _picture(fit: CurveFit, title: str, at: float) -> Image.Image:
     """The task as it is at one moment: a step, or what lies between two."""
     width, height = (SCALE * side for side in SIZE)
     image = Image.new("RGB", (width, height), "#ffffff")
@@ -139,15 +150,17 @@ def _picture(fit: Fit, title: str, at: float) -> Image.Image:
     return image.resize(SIZE, Image.Resampling.LANCZOS)
 
 
-def _ending(fit: Fit) -> str:
+def _ending(fit: TaskFit) -> str:
     """What adaptation came to, in words."""
     if fit.blew_up_at is not None:
         return f"Adaptation diverges at step {fit.blew_up_at}."
     steps = counted_steps(len(fit.query_loss) - 1)
+    if not isinstance(fit, CurveFit):
+        return f"{fit.problem.score_name.capitalize()} {fit.problem.in_words(float(fit.query_loss[-1]))} after {steps}."
     return f"{fit.error_name.capitalize()} {number(float(fit.query_loss[-1]))} after {steps}."
 
 
-def _x_range(fit: Fit) -> list[float]:
+def _x_range(fit: CurveFit) -> list[float]:
     low, high = float(min(fit.x.min(), fit.support_x.min())), float(max(fit.x.max(), fit.support_x.max()))
     room = 0.03 * (high - low) if fit.rows is not None else 0.0
     return [low - room, high + room] if high > low else [low - 1, high + 1]

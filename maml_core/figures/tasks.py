@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
+from maml_core.figures.plane import plane_axes, plane_points, plane_replay, plane_small, plane_task, plane_title
 from maml_core.figures.style import (
     COLORS,
     Figure,
@@ -19,15 +20,22 @@ from maml_core.figures.style import (
     rounded,
     trace_of,
 )
-from maml_core.learning.adaptation import Fit, ends
+from maml_core.learning.adaptation import CurveFit, ends
+from maml_core.learning.fits import TaskFit
+from maml_core.learning.generated import FunctionFamily, GeneratedFamily
+from maml_core.learning.plane import PlaneFamily
+from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
 
 
-def task_figure(fit: Fit, trained_steps: int) -> Figure:
+def task_figure(fit: TaskFit, trained_steps: int) -> Figure:
     """One task, and the model that moves from before adaptation to after, its steps left behind as ghosts.
 
     `trained_steps` is how many steps training took; what lies beyond is said to.
     """
+    if isinstance(fit, PlaneFit):
+        return plane_task(fit, trained_steps)
+    assert isinstance(fit, CurveFit)
     last = len(fit.predictions) - 1
     frames = _frames(last)
     traces = [*(band | {"showlegend": False} for band in _band(fit, "after")), *_known(fit), _before(fit)]
@@ -49,7 +57,7 @@ def task_figure(fit: Fit, trained_steps: int) -> Figure:
     }
 
 
-def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False) -> Figure:
+def task_grid(fits: Sequence[TaskFit], *, columns: int = 3, mark_ends: bool = False) -> Figure:
     """Many small tasks, before and after adaptation, each titled with its two losses; best and worst if asked for.
 
     Each trace carries its task's seed in `customdata`, so that a click tells which task it was.
@@ -63,12 +71,18 @@ def task_grid(fits: Sequence[Fit], *, columns: int = 3, mark_ends: bool = False)
     layout.pop("yaxis")
     for i, fit in enumerate(fits):
         suffix, x_axis, y_axis, title = small_axes(i, len(fits), columns)
-        layout["xaxis" + suffix] = x_axis
-        layout["yaxis" + suffix] = y_axis | {"range": value_range(fit)}
-        small = _small_traces(fit, suffix)
+        if isinstance(fit, PlaneFit):
+            across, up = plane_axes(fit)
+            small, said = plane_small(fit, suffix), plane_title(fit)
+            up["scaleanchor"] = "x" + suffix
+        else:
+            assert isinstance(fit, CurveFit)
+            across, up = {}, {"range": value_range(fit)}
+            small, said = _small_traces(fit, suffix), f"{number(fit.query_loss[0])} → <b>{_ending(fit)}</b>"
+        layout["xaxis" + suffix] = x_axis | across
+        layout["yaxis" + suffix] = y_axis | up
         traces += [trace | {"customdata": [fit.seed]} for trace in small]
-        mark = marks.get(i, "")
-        layout["annotations"].append(title | {"text": f"{mark}{number(fit.query_loss[0])} → <b>{_ending(fit)}</b>"})
+        layout["annotations"].append(title | {"text": marks.get(i, "") + said})
     return {"data": traces, "layout": layout}
 
 
@@ -80,12 +94,16 @@ FRAMES = 100
 """Steps of adaptation in a replay; of more, so many are shown, evenly spaced."""
 
 
-def replay_figure(fits: Mapping[str, Fit]) -> Figure:
+def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
     """One task adapted from several initializations, with all that a browser needs to play it step by step.
 
-    `fits` maps the names of initializations ("learned", "pretrained", "random") to the fit from each. Curves on the
+    `found` maps the names of initializations ("learned", "pretrained", "random") to the fit from each. Curves on the
     left, loss at each step on the right.
     """
+    planes = {name: fit for name, fit in found.items() if isinstance(fit, PlaneFit)}
+    if planes:
+        return plane_replay(planes)
+    fits = {name: fit for name, fit in found.items() if isinstance(fit, CurveFit)}
     main = fits["learned"]
     steps = max(len(fit.predictions) for fit in fits.values()) - 1
     frames = _frames(steps)
@@ -179,7 +197,7 @@ def _frames(steps: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, steps, min(steps, FRAMES) + 1)})
 
 
-def _band(fit: Fit, meaning: str) -> list[Trace]:
+def _band(fit: CurveFit, meaning: str) -> list[Trace]:
     """The 95 % interval around the last step's predictions, where there is one."""
     if fit.band is None:
         return []
@@ -189,13 +207,13 @@ def _band(fit: Fit, meaning: str) -> list[Trace]:
     return [trace_of(np.concatenate([fit.x, fit.x[::-1]]), around, meaning, "95 % band", width=0, **look)]
 
 
-def _before(fit: Fit) -> Trace:
+def _before(fit: CurveFit) -> Trace:
     """Where adaptation begins."""
     name = f"before: error {number(float(fit.query_loss[0]))}"
     return trace_of(fit.x, fit.predictions[0], "before", name, opacity=0.85, width=1.8, hoverinfo="skip", **_drawn(fit))
 
 
-def _ghosts(fit: Fit, frames: Sequence[int], first: int, meaning: str) -> tuple[list[Ghost], list[Trace]]:
+def _ghosts(fit: CurveFit, frames: Sequence[int], first: int, meaning: str) -> tuple[list[Ghost], list[Trace]]:
     """Earlier steps of a fit, faint, as the traces from number `first` on."""
     last = len(frames) - 1
     shown = sorted({round(k) for k in np.linspace(1, last - 1, min(GHOSTS, last - 1))}) if last > 1 else []
@@ -206,11 +224,14 @@ def _ghosts(fit: Fit, frames: Sequence[int], first: int, meaning: str) -> tuple[
     return ghosts, [trace_of(fit.x, fit.predictions[step], meaning, "earlier", **look, **_drawn(fit)) for step in steps]
 
 
-def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> Figure:
+def points_figure(points: Sequence[Sequence[float]], family: GeneratedFamily) -> Figure:
     """Points alone, in a picture wide enough to place more."""
+    if isinstance(family, PlaneFamily):
+        return plane_points(points, family)
+    assert isinstance(family, FunctionFamily)
     cells = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     layout = base_layout(x="x", y="y", left=44)
-    layout["xaxis"]["range"] = list(x)
+    layout["xaxis"]["range"] = list(family.x.span)
     layout["yaxis"]["range"] = [-5, 5]
     return {
         "data": [trace_of(cells[:, 0], cells[:, 1], "support", "support", mode="markers", size=11)],
@@ -218,7 +239,7 @@ def points_figure(points: Sequence[Sequence[float]], x: tuple[float, float]) -> 
     }
 
 
-def _small_traces(fit: Fit, axis: str) -> list[Trace]:
+def _small_traces(fit: CurveFit, axis: str) -> list[Trace]:
     """A task before and after adaptation, in few points, on the axes of that suffix."""
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
     x, pick = (fit.x, slice(None)) if fit.is_cloud else (fit.x[::2], slice(None, None, 2))
@@ -234,7 +255,7 @@ def _small_traces(fit: Fit, axis: str) -> list[Trace]:
     return traces
 
 
-def _known(fit: Fit, *, small: bool = False, **place: Any) -> list[Trace]:
+def _known(fit: CurveFit, *, small: bool = False, **place: Any) -> list[Trace]:
     """What is known of the task beside its support: the true curve, or a table's other rows."""
     traces = []
     if fit.truth is not None:
@@ -248,21 +269,21 @@ def _known(fit: Fit, *, small: bool = False, **place: Any) -> list[Trace]:
     return traces
 
 
-def _picks(fit: Fit, which: int) -> dict[str, Any]:
+def _picks(fit: CurveFit, which: int) -> dict[str, Any]:
     """The row number of each point, which a click on it tells."""
     return {} if fit.row_numbers is None else {"customdata": fit.row_numbers[which]}
 
 
-def _drawn(fit: Fit, *, small: bool = False) -> dict[str, Any]:
+def _drawn(fit: CurveFit, *, small: bool = False) -> dict[str, Any]:
     """How predictions are drawn: as a curve, or as points where there is none."""
     return {"mode": "markers", "size": 4 if small else 7, **_picks(fit, 1)} if fit.is_cloud else {}
 
 
-def _x_title(fit: Fit) -> str:
+def _x_title(fit: CurveFit) -> str:
     return plain(f"{fit.axes[0]} · this task: {fit.label}" if fit.label else fit.axes[0])
 
 
-def value_range(fit: Fit) -> list[float]:
+def value_range(fit: CurveFit) -> list[float]:
     """Limits of y that show truth and support points whole; a wild prediction may leave the picture."""
     parts = [fit.support_y, *([] if fit.truth is None else [fit.truth]), *([] if fit.rows is None else [fit.rows[1]])]
     known = np.concatenate(parts)
@@ -298,5 +319,5 @@ def _slot(index: int, count: int, gap: float) -> tuple[float, float]:
     return index * (width + gap), index * (width + gap) + width
 
 
-def _ending(fit: Fit) -> str:
+def _ending(fit: CurveFit) -> str:
     return number(fit.query_loss[-1]) if fit.blew_up_at is None else "diverged"

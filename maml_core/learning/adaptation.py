@@ -2,47 +2,46 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_rows import NewRows, RowTask, RowTasks, curve_inputs
-from maml_core.learning.fresh_tasks import GRID_POINTS, Tasks, on_grid
+from maml_core.learning.fresh_tasks import Tasks
+from maml_core.learning.generated import GRID_POINTS, GeneratedFamily
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.plane import PlaneFamily
+from maml_core.learning.plane_fits import fit_plane
+from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.table import unit_of
-from maml_core.learning.tasks import FunctionFamily, TaskBatch, seeded
+from maml_core.learning.tasks import TaskBatch, seeded
 
 NORMAL_95 = 1.96
 """Standard deviations on each side of a normal distribution's mean that hold 95 % of it."""
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One task and how an initialization adapts to it, as plain lists and arrays for a picture."""
+@dataclass(frozen=True, kw_only=True)
+class CurveFit(TaskFit):
+    """One task of a curve, or of a table's rows, and how an initialization adapts to it."""
 
-    label: str  # the task's parameters in words
-    seed: int | None  # which fresh task of its family it is
     x: np.ndarray  # [points]
     truth: np.ndarray | None  # [points]; None where only the support points are known
     support_x: np.ndarray  # [shots]
     support_y: np.ndarray  # [shots]
     predictions: np.ndarray  # [steps + 1, points], up to the last finite step
-    support_loss: np.ndarray  # [steps + 1]
-    query_loss: np.ndarray  # [steps + 1]: against the truth on the grid, or else the support loss
-    blew_up_at: int | None  # the first step that is not finite, if any
     rows: tuple[np.ndarray, np.ndarray] | None = None  # x and y `[rows]` of a table's other rows, which are judged
     axes: tuple[str, str] = ("x", "y")
-    error_name: str = "mean squared error"
-    unit: str = ""  # of the error, where it has one
+    error_name: str = Regression.error_name
     row_numbers: tuple[list[int], list[int]] | None = None  # of a table's task: those in the support, and `rows`
     band: np.ndarray | None = None  # [points]: half of the 95 % interval of the last step's predictions
     is_cloud: bool = False  # points of which each stands for itself: predicted values over true ones, and no curve
 
     def mean_error(self) -> float:
-        """The error, as `query_loss` has it, of predicting the mean of the support points."""
+        """The error of predicting the mean of the support points."""
         if self.rows is not None:
             judged = self.rows[1] if len(self.rows[1]) else self.support_y
             return float(np.sqrt(np.square(judged - self.support_y.mean()).mean()))
@@ -50,14 +49,16 @@ class Fit:
         return float(np.square(against - self.support_y.mean()).mean())
 
 
-def fit_tasks(start: Initialization, tasks: Tasks | RowTasks, steps: int) -> list[Fit]:
-    """Adapt to every task and follow each: one `Fit` per task, cut where it stops being finite."""
+def fit_tasks(start: Initialization, tasks: Tasks | RowTasks, steps: int) -> Sequence[TaskFit]:
+    """Adapt to every task and follow each: one fit per task, cut where it stops being finite."""
     if isinstance(tasks, RowTasks):
         return [_fit_rows(start, tasks, task, steps) for task in tasks.tasks]
+    if isinstance(tasks.family, PlaneFamily):
+        return fit_plane(start, tasks.family, tasks, steps)
     return _fit_functions(start, tasks, steps)
 
 
-def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int) -> Fit:
+def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int) -> CurveFit:
     """A table's task in the table's own units: errors are root mean squares over the rows outside the support."""
     scaling, output = tasks.scaling, tasks.output
     others = task.others
@@ -86,13 +87,14 @@ def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int)
         "support_loss": support_error,
         "query_loss": error(judged) if len(judged) else support_error,
         "blew_up_at": last + 1 if last < steps else None,
+        "problem": start.problem,
         "error_name": f"error of {name}",
         "unit": unit_of(name),
     }
     if tasks.along is None:
         shown = judged if len(judged) else support  # of new rows, what to predict is not known
         shown = shown[np.argsort(true[shown], kind="stable")]
-        return Fit(
+        return CurveFit(
             **common,
             x=true[shown],
             truth=true[shown],
@@ -107,7 +109,7 @@ def _fit_rows(start: Initialization, tasks: RowTasks, task: RowTask, steps: int)
     along = x[:, tasks.along]
     deviation = start.deviation(TaskBatch(*batch[:2], grid[None], unknown[:, : len(grid)])) if steps else None
     unit = scaling.original_y(torch.ones(1, task.y.shape[1])) - scaling.original_y(torch.zeros(1, task.y.shape[1]))
-    return Fit(
+    return CurveFit(
         **common,
         x=scaling.original_x(grid.double()).numpy()[:, tasks.along],
         truth=None,
@@ -133,7 +135,7 @@ def predict_rows(start: Initialization, found: NewRows, steps: int) -> pd.DataFr
     return frame
 
 
-def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]:
+def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[CurveFit]:
     """Each task on its grid."""
     batch = tasks.batch
     trajectory = start.adapt(batch, steps)
@@ -143,9 +145,10 @@ def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]
     for i, (label, seed) in enumerate(zip(tasks.labels, tasks.seeds, strict=True)):
         last = trajectory.last_finite_step(i)
         made.append(
-            Fit(
-                label,
-                seed,
+            CurveFit(
+                label=label,
+                seed=seed,
+                problem=start.problem,
                 x=batch.query_x[i, :, 0].numpy(),
                 truth=batch.query_y[i, :, 0].numpy() if tasks.is_known else None,
                 support_x=batch.support_x[i, :, 0].numpy(),
@@ -160,7 +163,7 @@ def _fit_functions(start: Initialization, tasks: Tasks, steps: int) -> list[Fit]
     return made
 
 
-def ends(fits: Sequence[Fit]) -> tuple[int, int]:
+def ends(fits: Sequence[TaskFit]) -> tuple[int, int]:
     """Where in `fits` the lowest and the highest last error stand; one that diverged is above all others."""
     errors = [math.inf if fit.blew_up_at is not None else float(fit.query_loss[-1]) for fit in fits]
     return errors.index(min(errors)), errors.index(max(errors))
@@ -174,10 +177,16 @@ class Landscape:
     values: tuple[np.ndarray, np.ndarray]  # [columns], [rows]
     error: np.ndarray  # [rows, columns]; NaN where adaptation diverged
     trained: tuple[tuple[float, float], tuple[float, float]]  # the training range of each
+    problem: Problem = field(default_factory=Regression)
 
     @property
     def strain(self) -> float | None:
-        """How many times the mean error outside the training ranges is that inside; None where either has none."""
+        """How many times the mean error outside the training ranges is that inside; None where either has none.
+
+        Nor is there one of classes, where an error of zero is common.
+        """
+        if not isinstance(self.problem, Regression):
+            return None
         across, up = (
             (low <= values) & (values <= high) for values, (low, high) in zip(self.values, self.trained, strict=True)
         )
@@ -190,7 +199,7 @@ class Landscape:
 
 def landscape(
     start: Initialization,
-    family: FunctionFamily,
+    family: GeneratedFamily,
     names: tuple[str, str],
     *,
     seed: int,
@@ -199,23 +208,26 @@ def landscape(
     steps: int,
     cells: int = 25,
 ) -> Landscape:
-    """Move two parameters of one task over twice their training ranges; its other parameters and inputs stay."""
+    """Move two parameters of one task over twice their training ranges; its other parameters and inputs stay.
+
+    One that is the same in all tasks is moved from zero to twice its value.
+    """
     generator = seeded(f"fresh:{seed}")
     drawn = family.sample_parameters((), generator)
     axes, trained = [], []
     for name in names:
         low, high = family.distributions[name].span
         trained.append((low, high))
-        axes.append(np.linspace(low - (high - low) / 2, high + (high - low) / 2, cells))
+        room = (high - low) / 2 or abs(high) or 1.0
+        axes.append(np.linspace(low - room, high + room, cells))
     across, up = np.meshgrid(*axes)
     count = cells * cells
     whole = {name: value.expand(count, *value.shape).clone() for name, value in drawn.items()}
     for name, value in given.items():
         whole[name] = torch.full((count,), value, dtype=torch.float64)
     whole |= {names[0]: torch.from_numpy(across.ravel()), names[1]: torch.from_numpy(up.ravel())}
-    u = torch.rand(1, shots, 1, generator=generator, dtype=torch.float64)
-    x = family.x.quantile(u).expand(count, -1, -1)
-    batch = on_grid(family, whole, x, family.curve(whole, x))
+    x, y = family.sample_points(whole, family.points(shots), generator, alike=True)
+    batch = family.judged(whole, x, y, generator, alike=True)
     ends = start.adapt(batch, steps).query_loss[-1]
     error = torch.where(torch.isfinite(ends), ends, torch.nan).reshape(cells, cells).numpy()
-    return Landscape(names, (axes[0], axes[1]), error, (trained[0], trained[1]))
+    return Landscape(names, (axes[0], axes[1]), error, (trained[0], trained[1]), start.problem)

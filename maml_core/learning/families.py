@@ -13,11 +13,14 @@ from torch import Tensor
 
 from maml_core.fields import Real
 from maml_core.learning.formula import FormulaFamily
+from maml_core.learning.generated import FunctionFamily
+from maml_core.learning.plane import Circles, Spiral
 from maml_core.learning.table_tasks import TableFamily
-from maml_core.learning.tasks import FunctionFamily, Normal, Uniform
+from maml_core.learning.tasks import Normal, Uniform
 
 __all__ = [
     "AbsoluteValue",
+    "Circles",
     "FormulaFamily",
     "GaussianProcess",
     "Harmonic",
@@ -25,6 +28,7 @@ __all__ = [
     "Mixture",
     "Quadratic",
     "Sine",
+    "Spiral",
     "TableFamily",
     "Tanh",
 ]  # all that a configuration can name, wherever they are written

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from maml_core.errors import ConfigError
 from maml_core.fields import explained
-from maml_core.learning.tasks import FunctionFamily, Normal, Uniform, seeded
+from maml_core.learning.generated import FunctionFamily
+from maml_core.learning.tasks import Normal, Uniform, seeded
 
 MOST_CHARACTERS = 500
 MOST_NODES = 200

@@ -6,13 +6,16 @@ with its parameters bound, and the task's tensors, so that a problem may call th
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, final
 
+import numpy as np
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import log_softmax, mse_loss
 
 Predict = Callable[[Tensor], Tensor]
 """predict(x `[points, inputs]`) -> predictions `[points, outputs]`."""
+
+Number = TypeVar("Number", float, np.ndarray)
 
 
 class Problem(ABC):
@@ -20,7 +23,12 @@ class Problem(ABC):
 
     name: ClassVar[str]
     error_name: ClassVar[str]
-    """What the error is called on axes and in tables."""
+    """What the error is called in sentences and tables."""
+    score_name: ClassVar[str]
+    """What people read in the error's place, on axes and above pictures: the error itself, or what is right."""
+    loss_name: ClassVar[str]
+    guess: ClassVar[str]
+    """What it is called to predict the mean of the support, whatever is asked."""
 
     @abstractmethod
     def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
@@ -28,7 +36,15 @@ class Problem(ABC):
 
     @abstractmethod
     def error(self, predictions: Tensor, y: Tensor) -> Tensor:
-        """What people read, from predictions and y `[points, outputs]`: a scalar, lower is better."""
+        """What is measured, from predictions and y `[points, outputs]`: a scalar, lower is better."""
+
+    @abstractmethod
+    def score(self, error: Number) -> Number:
+        """An error, or an array of them, as people read it."""
+
+    @abstractmethod
+    def in_words(self, error: float) -> str:
+        """The score as text."""
 
 
 @final
@@ -37,6 +53,9 @@ class Regression(Problem):
 
     name: ClassVar[str] = "regression"
     error_name: ClassVar[str] = "mean squared error"
+    score_name: ClassVar[str] = "mean squared error"
+    loss_name: ClassVar[str] = "MSE"
+    guess: ClassVar[str] = "predict the mean"
 
     def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
         """Mean squared error."""
@@ -45,3 +64,46 @@ class Regression(Problem):
     def error(self, predictions: Tensor, y: Tensor) -> Tensor:
         """Mean squared error."""
         return mse_loss(predictions, y)
+
+    def score(self, error: Number) -> Number:
+        """The error itself."""
+        return error
+
+    def in_words(self, error: float) -> str:
+        """Three significant digits."""
+        return f"{error:.3g}"
+
+
+@final
+class Classification(Problem):
+    """One of several classes to be predicted, as scores (logits); y `[points, classes]` has a 1 at the true class.
+
+    The loss is the cross-entropy of the softmax, the error the share of points whose highest score is another class's.
+    """
+
+    name: ClassVar[str] = "classification"
+    error_name: ClassVar[str] = "share of points that are wrong"
+    score_name: ClassVar[str] = "accuracy"
+    loss_name: ClassVar[str] = "cross-entropy"
+    guess: ClassVar[str] = "name one class"
+
+    def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy, in nats, averaged over the points."""
+        return -(y * log_softmax(predict(x), dim=-1)).sum(-1).mean()
+
+    def error(self, predictions: Tensor, y: Tensor) -> Tensor:
+        """One minus the accuracy; where a prediction is not a number, neither is the error."""
+        wrong = (predictions.argmax(-1) != y.argmax(-1)).to(predictions.dtype)
+        return (wrong + 0 * predictions.sum(-1)).mean()
+
+    def score(self, error: Number) -> Number:
+        """The accuracy."""
+        return 1 - error
+
+    def in_words(self, error: float) -> str:
+        """The accuracy in percent."""
+        return f"{100 * (1 - error):.3g} %"
+
+
+PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (Regression(), Classification())}
+"""Every problem by its name."""

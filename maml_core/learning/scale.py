@@ -4,7 +4,9 @@ import functools
 from collections.abc import Sequence
 
 from maml_core.errors import ConfigError
-from maml_core.learning.tasks import FunctionFamily, TaskFamily
+from maml_core.learning.generated import FunctionFamily, GeneratedFamily
+from maml_core.learning.plane import PlaneFamily
+from maml_core.learning.tasks import TaskFamily
 
 LARGE, SMALL = 30.0, 0.02
 """Sizes of inputs and outputs outside of which a network with the usual initialization learns badly, if at all."""
@@ -19,11 +21,11 @@ def far_from_unit(family: TaskFamily) -> str | None:
 
     Tables are standardized as they are read, so that there is nothing to say of them.
     """
-    return _far_from_unit(type(family), family.model_dump_json()) if isinstance(family, FunctionFamily) else None
+    return _far_from_unit(type(family), family.model_dump_json()) if isinstance(family, GeneratedFamily) else None
 
 
 @functools.lru_cache(maxsize=64)  # a form asks at every redraw, and 64 tasks take longer than all the rest of it
-def _far_from_unit(kind: type[FunctionFamily], settings: str) -> str | None:
+def _far_from_unit(kind: type[GeneratedFamily], settings: str) -> str | None:
     family = kind.model_validate_json(settings)
     try:
         tasks = family.validation(tasks=_TASKS, shots=10, query_shots=1)
@@ -44,6 +46,14 @@ def _far_from_unit(kind: type[FunctionFamily], settings: str) -> str | None:
 
 def beyond_training(family: TaskFamily, points: Sequence[Sequence[float]]) -> str | None:
     """What should be said of points (x, y) that lie far outside of what a run was trained on."""
+    if isinstance(family, PlaneFamily) and points:
+        furthest = max(abs(value) for point in points for value in point[:2])
+        if furthest <= _ALLOWED * family.reach:
+            return None
+        return (
+            f"The points reach {furthest:,.3g} from the middle, and those of this run's tasks {family.reach:g}: scale "
+            "them to that."
+        )
     if not isinstance(family, FunctionFamily) or not points:
         return None
     low, high = family.x.low, family.x.high

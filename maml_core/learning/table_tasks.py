@@ -111,6 +111,7 @@ class TableFamily(TaskFamily):
 
     title: ClassVar[str] = "A table of your own"
     order: ClassVar[int] = 2
+    judged_by: ClassVar[str] = "other rows"
 
     family: Literal["table"] = "table"
     table: str = Field(

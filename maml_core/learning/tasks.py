@@ -1,14 +1,12 @@
-"""Task families: distributions over tasks, drawn in batches.
+"""Task families: distributions over tasks, drawn in batches, and the stream of them that a run is trained on.
 
-There are two kinds. A `FunctionFamily` is generated: its `Uniform` and `Normal` fields are the parameters a task draws,
-its `function` is the curve; the form, the command line, the URL and the adaptation sliders all follow from those
-declarations. A `TableFamily` is given: a table of a user's own, where each task is some of the rows.
+There are two kinds. A `GeneratedFamily` draws its tasks from ranges; a `TableFamily` is given: a table of a user's own,
+where each task is some of the rows.
 """
 
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,7 +14,6 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
-from maml_core.errors import ConfigError
 from maml_core.fields import Real, Spec, parse_variant
 from maml_core.learning.problems import Problem, Regression
 
@@ -162,6 +159,8 @@ class TaskFamily(Spec):
     """Where it stands in a list: the user's own come last."""
     problem: ClassVar[Problem] = Regression()
     """What the outputs mean, and how predictions are judged."""
+    judged_by: ClassVar[str]
+    """The query points of an evaluation, in words."""
 
     family: str
 
@@ -182,6 +181,10 @@ class TaskFamily(Spec):
     def output_size(self) -> int:
         """How many numbers the model gives back for each point."""
 
+    def points(self, shots: int) -> int:
+        """How many points so many shots are: in classification, shots are counted per class."""
+        return shots
+
     @abstractmethod
     def sample_batch(
         self,
@@ -194,7 +197,7 @@ class TaskFamily(Spec):
         *,
         task_set: TaskSet = TaskSet.TRAINING,
     ) -> TaskBatch:
-        """Draw tasks of `shape` with `shots` support and `query_shots` query points each.
+        """Draw tasks of `shape` with `points(shots)` support and `points(query_shots)` query points each.
 
         Numbers are drawn on the CPU, so that a seed means the same tasks on every device.
         """
@@ -213,120 +216,6 @@ class TaskFamily(Spec):
         Raises:
             ConfigError: they cannot.
         """
-
-
-class FunctionFamily(TaskFamily):
-    """A distribution over functions of one variable. Subclasses add parameters and `function`.
-
-    >>> from maml_core import RunConfig
-    >>> sorted(RunConfig().tasks.distributions)
-    ['amplitude', 'frequency', 'phase']
-    """
-
-    rule: ClassVar[str] = "a task family with its ranges"
-    latex: ClassVar[str]
-
-    x: Uniform = Field(Uniform(low=-5.0, high=5.0), description="Inputs are drawn uniformly from this range.")
-    noise: Real = Field(
-        0.0, ge=0, le=1e3, description="Standard deviation of the noise added to support and query values."
-    )
-
-    @property
-    def input_size(self) -> int:
-        """One: x."""
-        return 1
-
-    @property
-    def output_size(self) -> int:
-        """One: y."""
-        return 1
-
-    @property
-    def distributions(self) -> dict[str, Uniform | Normal]:
-        """Name and distribution of each parameter: the numbers that tell one task from another."""
-        named = ((name, getattr(self, name)) for name in type(self).model_fields if name != "x")
-        return {name: value for name, value in named if isinstance(value, Uniform | Normal)}
-
-    @abstractmethod
-    def function(self, x: Tensor, **parameters: Tensor) -> Tensor:
-        """The noise-free curve at `x` `[..., points, 1]`; parameters come as `[..., 1, 1]`."""
-
-    def basis(self, x: Tensor) -> Tensor | None:
-        """Functions whose combinations are the family's curves, at `x` `[..., points, 1]`; None where there are none.
-
-        `[candidates, ..., points, functions]`: where a parameter is not linear, a candidate for each of its values.
-        """
-        return None
-
-    def sample_parameters(self, shape: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the parameters of tasks: one tensor of `shape` per name (float64, on the CPU)."""
-        names = self.distributions
-        u = torch.rand(*shape, len(names), generator=generator, dtype=torch.float64)
-        return {name: dist.quantile(u[..., i]) for i, (name, dist) in enumerate(names.items())}
-
-    def task(self, **given: float) -> dict[str, Tensor]:
-        """Parameters of one task from given values; those not named take the middle of their range.
-
-        Raises:
-            ConfigError: a name is no parameter of this family, or a value is not finite.
-        """
-        known = self.distributions
-        for name, value in given.items():
-            if name not in known:
-                raise ConfigError(f"{name} is not a parameter of the {self.family} family: it has {', '.join(known)}.")
-            if not math.isfinite(value):
-                raise ConfigError(f"{name} = {value} is not allowed: a task's parameters must be finite numbers.")
-        middle = {name: sum(dist.span) / 2 for name, dist in known.items()}
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in (middle | given).items()}
-
-    def curve(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The noise-free values at `x` `[..., points, 1]` for parameters `[...]`; float64."""
-        return self.function(x.double(), **{name: value[..., None, None] for name, value in parameters.items()})
-
-    def sample_points(
-        self, parameters: Mapping[str, Tensor], points: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Draw `points` noisy observations of each task: x and y `[..., points, 1]`, float64, on the CPU."""
-        shape = next(iter(parameters.values())).shape
-        x = self.x.quantile(torch.rand(*shape, points, 1, generator=generator, dtype=torch.float64))
-        y = self.curve(parameters, x)
-        if self.noise:
-            noise = Normal(mean=0.0, std=self.noise)
-            y = y + noise.quantile(torch.rand(y.shape, generator=generator, dtype=torch.float64))
-        return x, y
-
-    def sample_batch(
-        self,
-        shape: tuple[int, ...],
-        shots: int,
-        query_shots: int,
-        generator: torch.Generator,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        *,
-        task_set: TaskSet = TaskSet.TRAINING,
-    ) -> TaskBatch:
-        """As `TaskFamily.sample_batch`; what tells the sets of tasks apart is the generator's seed."""
-        parameters = self.sample_parameters(shape, generator)
-        x, y = self.sample_points(parameters, shots + query_shots, generator)
-        x, y = x.to(dtype=dtype).to(device), y.to(dtype=dtype).to(device)
-        return TaskBatch.split(x, y, shots)
-
-    def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
-        """Tasks `[tasks, points, features]` that no run of this family is trained on."""
-        stream = TaskStream(
-            self,
-            meta_batch_size=tasks,
-            shots=shots,
-            query_shots=query_shots,
-            seed=seed,
-            task_set=TaskSet.VALIDATION,
-        )
-        return stream.take(0, 1).at(0)
-
-    def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
-        """As `TaskFamily.validation`, by at least 20 query points."""
-        return self.held_out(tasks=tasks, shots=shots, query_shots=max(query_shots, 20))
 
 
 FAMILIES: dict[str, type[TaskFamily]] = {}
@@ -372,7 +261,7 @@ class TaskStream:
         self.dtype = dtype
         self._task_set = task_set
         self._seed = f"{task_set}:{seed}"
-        points = meta_batch_size * (shots + query_shots)
+        points = meta_batch_size * family.points(shots + query_shots)
         self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time
         self._cached: tuple[int, TaskBatch] | None = None
 

@@ -11,6 +11,8 @@ from maml_core.errors import ConfigError
 from maml_core.learning import point_text
 from maml_core.learning.algorithms import FirstOrderBilevelMAML
 from maml_core.learning.inner_loop import Theta, head_name
+from maml_core.learning.plane import PlaneFamily
+from maml_core.learning.problems import Classification
 from maml_core.learning.ridge_head import LEAST_PENALTY
 from maml_core.learning.table import find
 from maml_core.learning.table_tasks import TableFamily
@@ -29,11 +31,15 @@ def adapt_script(config: RunConfig) -> str:
         )
     model = config.structure()
     adapted = _adapted(config, model)
-    of_table = isinstance(config.tasks, TableFamily)
-    template = _TEMPLATE.replace("@READING@", _TABLE_READING if of_table else _POINT_READING)
+    usage, reading = _POINT_USAGE, _POINT_READING
+    if isinstance(config.tasks, TableFamily):
+        usage, reading = _TABLE_USAGE, _TABLE_READING
+    elif isinstance(config.tasks, PlaneFamily):
+        usage, reading = _CLASS_USAGE, _CLASS_READING
+    template = _TEMPLATE.replace("@READING@", reading)
     is_closed = config.method.solves
     template = template.replace("@ADAPT@", _RIDGE_HEAD.strip() if is_closed else _GRADIENT_STEPS.strip())
-    template = template.replace("@USAGE@", _TABLE_USAGE if of_table else _POINT_USAGE)
+    template = template.replace("@USAGE@", usage)
     script = template.format(
         inputs=_one_line(getattr(config.tasks, "inputs", ())),
         outputs=_one_line(getattr(config.tasks, "outputs", ())),
@@ -46,6 +52,9 @@ def adapt_script(config: RunConfig) -> str:
         head=head_name(adapted),
         least=LEAST_PENALTY,
         shots=config.shots,
+        ways=config.tasks.output_size,
+        loss="cross_entropy" if isinstance(config.tasks.problem, Classification) else "mse_loss",
+        loss_name=config.tasks.problem.loss_name,
     )
     return script.replace("@READER@", _reader())
 
@@ -118,7 +127,7 @@ _POINT_USAGE = """support.csv has a point x, y in each line (trained with {shots
 stand apart by commas, semicolons, tabs or spaces; decimals have a point or a comma; with a header, columns are found by
 it. Prints "x,prediction" for each query. Needs torch and safetensors only."""
 
-_POINT_READING = """
+_FILE_READING = """
 @READER@
 
 def read(path, names):
@@ -130,7 +139,11 @@ def read(path, names):
     except ValueError as error:
         sys.exit(path + ": " + str(error) + ".")
 
+"""
 
+_POINT_READING = (
+    _FILE_READING
+    + """
 def main():
     weights, support, query = arguments()
     model, extras = load(weights)
@@ -142,6 +155,33 @@ def main():
     for (given,), value in zip(asked, predicted.tolist()):
         print(f"{{given!r}},{{value!r}}")
 """
+)
+
+_CLASS_USAGE = """support.csv has a point x, y, class in each line (trained with {shots} of each class), query.csv
+x, y; classes are numbers from 1 to {ways}. Numbers stand apart by commas, semicolons, tabs or spaces; decimals have a
+point or a comma; with a header, columns are found by it. Prints "x,y,class" for each query, and how probable each class
+is. Needs torch and safetensors only."""
+
+_CLASS_READING = (
+    _FILE_READING
+    + """
+def main():
+    weights, support, query = arguments()
+    model, extras = load(weights)
+    points, asked = read(support, ("x", "y", "class")), read(query, ("x", "y"))
+    for x, y, number in points:
+        if number not in range(1, {ways} + 1):
+            sys.exit(support + ": class " + repr(number) + " must be a whole number from 1 to {ways}.")
+    labels = torch.tensor([[float(k + 1 == number) for k in range({ways})] for _, _, number in points])
+    adapt(model, torch.tensor([[x, y] for x, y, _ in points]), labels, extras)
+    with torch.no_grad():
+        predicted = model(torch.tensor(asked))
+    stop_if_diverged(predicted)
+    for given, scores in zip(asked, predicted.double()):
+        shares = ",".join(f"{{share:.6g}}" for share in scores.softmax(-1).tolist())
+        print(f"{{given[0]!r}},{{given[1]!r}},{{int(scores.argmax()) + 1}},{{shares}}")
+"""
+)
 
 _TABLE_USAGE = """support.csv holds rows of one task with the columns {inputs} and {outputs} (trained with {shots}
 rows), query.csv rows with the inputs alone. Columns are found by name, in any order; commas, semicolons or tabs between
@@ -228,11 +268,11 @@ ADAPTED = {adapted!r}  # names of the parameters that adapt
 
 
 def adapt(model, x, y, extras, inner_steps=INNER_STEPS):
-    """Gradient descent on the mean squared error of all support points at once; x is [points, inputs], y likewise."""
+    """Gradient descent on the {loss_name} of all support points at once; x is [points, inputs], y [points, outputs]."""
     adapted = {{name: value for name, value in model.named_parameters() if name in ADAPTED}}
     start = {{name: value.detach().clone() for name, value in adapted.items()}}
     for _ in range(inner_steps):
-        loss = nn.functional.mse_loss(model(x), y)
+        loss = nn.functional.{loss}(model(x), y)
         gradients = torch.autograd.grad(loss, list(adapted.values()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(adapted.items(), gradients):

@@ -3,13 +3,13 @@
 // The types are the browser's half of the contract in maml_core/figures.
 
 /**
- * @typedef {{trace: number, x?: number[][], y: (number | null)[][]}} Moving a trace's values at every frame
+ * @typedef {{trace: number, x?: number[][], y?: (number | null)[][], z?: number[][][]}} Moving a trace's values at every frame; a field's have rows
  * @typedef {{trace: number, frame: number}} Ghost a trace that stays behind once its frame is over
  * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[], autoplay?: boolean}} Replay
  * @typedef {Record<string, any>} Trace
  * @typedef {{data: Trace[], layout: Record<string, any>, replay?: Replay, handle?: number}} Figure
  * @typedef {{x: number, y: number}} Point
- * @typedef {[number, number]} Pair
+ * @typedef {number[]} Pair a point's x and y, and its class where it has one
  * @typedef {{text: string, background: string, font: string, grid: string, fullscreen: boolean}} Theme
  */
 
@@ -112,7 +112,7 @@ export function between(from, to, share) {
 
 /**
  * What changes in a chart to show one moment of its replay: a frame, or what lies between two. Traces that keep their
- * x have none in the answer's `x`.
+ * x have none in the answer's `x`. Fields go from frame to frame: what lies between two classes is no class.
  * @param {Replay} replay
  * @param {number} position a frame's number, or a fraction between two
  */
@@ -120,11 +120,14 @@ export function atFrame(replay, position) {
   const frame = Math.floor(position + 1e-6);
   const share = Math.max(0, position - frame);
   const next = Math.min(frame + 1, replay.steps.length - 1);
+  const [lines, fields] = [replay.moving.filter((part) => !part.z), replay.moving.filter((part) => part.z)];
   return {
     text: `step ${replay.steps[frame]} of ${replay.steps[replay.steps.length - 1]} · ${replay.labels[frame]}`,
-    traces: replay.moving.map((part) => part.trace),
-    x: replay.moving.map((part) => part.x && between(part.x[frame], part.x[next], share)),
-    y: replay.moving.map((part) => between(part.y[frame], part.y[next], share)),
+    traces: lines.map((part) => part.trace),
+    x: lines.map((part) => part.x && between(part.x[frame], part.x[next], share)),
+    y: lines.map((part) => (part.y ? between(part.y[frame], part.y[next], share) : [])),
+    fields: fields.map((part) => part.trace),
+    z: fields.map((part) => part.z?.[frame] ?? []),
     ghosts: replay.ghosts.map((ghost) => ghost.trace),
     visible: replay.ghosts.map((ghost) => ghost.frame < position),
   };
@@ -144,6 +147,7 @@ export function framed(figure, position, playing = false) {
   change.traces.forEach((trace, i) => {
     data[trace] = { ...data[trace], y: change.y[i], x: change.x[i] ?? data[trace].x };
   });
+  change.fields.forEach((trace, i) => { data[trace] = { ...data[trace], z: change.z[i] }; });
   change.ghosts.forEach((trace, i) => { data[trace] = { ...data[trace], visible: playing || change.visible[i] }; });
   return { ...figure, data };
 }
@@ -197,11 +201,10 @@ export function frameAt(elapsed, last) {
  */
 export function edited(points, index, moved, at) {
   const round = (/** @type {number} */ value) => Number(value.toPrecision(4));
-  /** @type {Pair} */
   const here = [round(at[0]), round(at[1])];
   if (index < 0) return [...points, here];
   const rest = points.slice();
-  if (moved) rest[index] = here;
+  if (moved) rest[index] = [...here, ...points[index].slice(2)];
   else rest.splice(index, 1);
   return rest;
 }
@@ -216,16 +219,16 @@ export function csv(traces) {
     const text = value === null || value === undefined || Number.isNaN(value) ? "" : String(value);
     return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  const lines = ["trace,x,y"];
-  for (const trace of traces) {
-    if (trace.visible === false || trace.hoverinfo === "skip") continue;
+  const shown = traces.filter((trace) => trace.visible !== false && trace.hoverinfo !== "skip");
+  const isField = shown.length > 0 && shown.every((trace) => trace.type === "heatmap");
+  const lines = [isField ? "x,y,value" : "trace,x,y"];
+  for (const trace of shown) {
     const [x, y] = [trace.x ?? [], trace.y ?? []];
     const rows = trace.type === "heatmap" ? trace.z : null;
     if (rows) {
       for (let k = 0; k < rows.length; k++) {
         for (let i = 0; i < rows[k].length; i++) lines.push([x[i], y[k], rows[k][i]].map(cell).join(","));
       }
-      lines[0] = "x,y,value";
     } else {
       for (let i = 0; i < y.length; i++) lines.push([trace.name, x[i], y[i]].map(cell).join(","));
     }

@@ -11,10 +11,11 @@ from maml_core.fields import label
 from maml_core.glossary import linked
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.formula import ANY_RANGE, RANGE_FIELD, FormulaFamily, read_formula
+from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.models import MODELS
 from maml_core.learning.scale import far_from_unit
 from maml_core.learning.table import find
-from maml_core.learning.tasks import FAMILIES, FunctionFamily
+from maml_core.learning.tasks import FAMILIES
 from maml_core.presets import DEFAULT, PRESETS, get_preset
 from pages.components.field_input import field_input, is_range, range_input, slider_input, widget_values
 from pages.components.glossary_view import note
@@ -177,7 +178,7 @@ def _tasks(values: dict[str, Any]) -> None:
     family = FAMILIES[values["tasks.family"]]
     if values["tasks.family"] == "formula":
         _formula(values)
-    elif issubclass(family, FunctionFamily):
+    elif issubclass(family, GeneratedFamily):
         st.latex(family.latex)
     for name, field in family.model_fields.items():
         key = f"form.tasks.{name}"

@@ -114,6 +114,7 @@ function move(chart, host, position) {
   const { _fullData, _fullLayout } = /** @type {any} */ (chart);
   if (!replay || !_fullData) return false;
   const change = atFrame(replay, position);
+  if (change.fields.length && Math.floor(position + 1e-6) !== Math.floor((chart.frame ?? -1) + 1e-6)) return false;
   for (let i = 0; i < change.traces.length; i++) {
     const trace = _fullData[change.traces[i]], group = drawn(chart, change.traces[i]);
     if (!trace || !group) return false;
@@ -162,7 +163,8 @@ function showFrame(chart, host, position) {
     const group = /** @type {SVGElement | null} */ (drawn(chart, trace));
     if (group) group.style.display = "";
   }
-  return page.Plotly.restyle(chart, { x, y, visible }, traces);
+  const fields = change.fields.length && page.Plotly.restyle(chart, { z: change.z }, change.fields);
+  return Promise.all([fields, traces.length && page.Plotly.restyle(chart, { x, y, visible }, traces)]);
 }
 
 /** What is shown, in words, and where on the slider. @param {Chart} chart @param {HTMLElement} host */

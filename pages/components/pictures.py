@@ -1,7 +1,7 @@
 """The pictures of the Lab page: a task as it adapts, the loss as it falls, six more tasks."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import streamlit as st
 
@@ -10,7 +10,7 @@ from maml_core.errors import RunNotFoundError
 from maml_core.evaluation.of_runs import fresh_fits
 from maml_core.figures import Figure, loss_curve, task_figure, task_grid
 from maml_core.glossary import linked
-from maml_core.learning.adaptation import Fit
+from maml_core.learning.fits import TaskFit
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.live_chart import live_chart
@@ -31,6 +31,7 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
             earlier = _earlier_run(session, run)
             curve = loss_curve(
                 session.store.metrics(run.id),
+                loss_name=config.tasks.problem.loss_name,
                 smoothing=st.session_state["smoothing"],
                 log_axis=st.session_state["log_axis"],
                 earlier=session.store.metrics(earlier.id) if earlier else None,
@@ -74,10 +75,10 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
     )
 
 
-def _fits(session: TrainingSession, config: RunConfig, run: Run | None, seed: int) -> list[Fit]:
+def _fits(session: TrainingSession, config: RunConfig, run: Run | None, seed: int) -> Sequence[TaskFit]:
     """The tasks as they adapt; computed anew only where there is something new to see."""
     version = (run.id, run.iteration, seed) if run else (config.to_json(), seed)
-    kept: tuple[Hashable, list[Fit]] | None = st.session_state.get("fits")
+    kept: tuple[Hashable, Sequence[TaskFit]] | None = st.session_state.get("fits")
     if kept is None or kept[0] != version:
         with computing():
             found = fresh_fits(session.store, config, run, count=1 + SMALL_TASKS, seed=seed)

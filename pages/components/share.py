@@ -9,16 +9,16 @@ from maml_core.errors import MamlError
 from maml_core.evaluation.listing import markdown_snippet
 from maml_core.evaluation.of_runs import fresh_fits
 from maml_core.figures import moving_picture, replay_page
-from maml_core.learning.adaptation import Fit
+from maml_core.learning.fits import TaskFit
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from pages.components.task_source import task_seed
 
 
-def share_task(fits: Callable[[], Mapping[str, Fit]], title: str, *, disabled: bool = False) -> None:
+def share_task(fits: Callable[[], Mapping[str, TaskFit]], title: str, *, disabled: bool = False) -> None:
     """Buttons for a task's adaptation, from one initialization ("learned") or several; made when asked for."""
 
-    def made(make: Callable[[Mapping[str, Fit]], str | bytes]) -> Callable[[], str | bytes]:
+    def made(make: Callable[[Mapping[str, TaskFit]], str | bytes]) -> Callable[[], str | bytes]:
         def content() -> str | bytes:
             try:
                 return make(fits())
@@ -27,7 +27,7 @@ def share_task(fits: Callable[[], Mapping[str, Fit]], title: str, *, disabled: b
 
         return content
 
-    files: list[tuple[str, str, str, str, Callable[[Mapping[str, Fit]], str | bytes]]] = [
+    files: list[tuple[str, str, str, str, Callable[[Mapping[str, TaskFit]], str | bytes]]] = [
         (
             "The task as a page that plays",
             "adaptation.html",
@@ -59,7 +59,7 @@ def share_task(fits: Callable[[], Mapping[str, Fit]], title: str, *, disabled: b
 def share(session: TrainingSession, config: RunConfig, run: Run | None) -> None:
     """The Lab page's popover: the task shown, and a text with the link."""
 
-    def shown() -> Mapping[str, Fit]:
+    def shown() -> Mapping[str, TaskFit]:
         with computing():
             return {"learned": fresh_fits(session.store, config, run, count=1, seed=task_seed())[0]}
 

@@ -6,19 +6,18 @@ import streamlit as st
 
 from maml_core.errors import ConfigError
 from maml_core.fields import label
-from maml_core.learning.fresh_tasks import (
-    Tasks,
-    draw_task,
-    drawn_parameters,
+from maml_core.learning.fresh_tasks import Tasks, draw_task, drawn_parameters, varying
+from maml_core.learning.generated import GeneratedFamily
+from maml_core.learning.own_points import (
+    classes_of,
+    columns_of,
     link_of_points,
     points_in,
     points_of_link,
     points_task,
     read_points,
-    varying,
 )
 from maml_core.learning.scale import beyond_training
-from maml_core.learning.tasks import FunctionFamily
 from pages.components.markup import as_text
 from pages.components.run_view import query_number
 
@@ -33,6 +32,7 @@ def task_seed() -> int:
     return query_number("task", 0, 0, 10**9)
 
 
+_NEW_CLASS = "class of a new point"
 _REFUSED = "refused points"
 """Where typed points that cannot be read wait, with the reason, until they are corrected."""
 
@@ -49,14 +49,17 @@ def load_task(seed: int, given: dict[str, float] | None = None) -> None:
     st.session_state["source"] = DRAWN
 
 
-def load_points(points: list[list[float]]) -> None:
-    """Show points of the reader's own."""
+def load_points(points: list[list[float]], classes: int = 0) -> None:
+    """Show points of the reader's own; one that was placed by hand has no class yet, and gets the chosen one."""
+    if classes:
+        chosen = st.session_state.get(_NEW_CLASS) or 1
+        points = [point if len(point) > 2 else [*point, chosen] for point in points]
     st.query_params["points"] = link_of_points(points)
     st.session_state.pop(_REFUSED, None)
     st.session_state["source"] = OWN
 
 
-def pick_task(family: FunctionFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
+def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
     """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
     has_points = "points" in st.query_params
     source = st.segmented_control(
@@ -78,7 +81,7 @@ def pick_task(family: FunctionFamily, shots: int) -> tuple[Tasks | None, list[li
     return tasks, points, given
 
 
-def _sliders(family: FunctionFamily) -> dict[str, float]:
+def _sliders(family: GeneratedFamily) -> dict[str, float]:
     """A slider for each parameter that varies, reaching beyond the training range; what differs from the draw."""
     drawn = drawn_parameters(family, task_seed())
     st.button(
@@ -118,27 +121,32 @@ def _sliders(family: FunctionFamily) -> dict[str, float]:
     return given
 
 
-def _own_points(family: FunctionFamily) -> tuple[Tasks | None, list[list[float]]]:
+def _own_points(family: GeneratedFamily) -> tuple[Tasks | None, list[list[float]]]:
     link = points_of_link(st.query_params.get("points", ""))
     text, trouble = st.session_state.get(_REFUSED, (link, None))
+    classes = classes_of(family)
     st.caption("Click in the picture to add a point, drag to move it, click it to delete it.")
+    if classes:
+        st.segmented_control(
+            "Class of a new point", range(1, classes + 1), default=1, required=True, key=_NEW_CLASS, width="stretch"
+        )
     st.text_area(
-        "Points: x, y",
+        f"Points: {', '.join(columns_of(classes))}",
         value=text,
         height=150,
         key=f"points-{text}",
-        placeholder="-2, 1.5\n0, 0\n2, -1.5",
+        placeholder="-0.5, 1, 1\n0.5, 1, 2" if classes else "-2, 1.5\n0, 0\n2, -1.5",
         help="One point per line; any separator, decimals with a point or a comma.",
         on_change=_paste,
-        args=(f"points-{text}",),
+        args=(f"points-{text}", classes),
     )
     st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text, on_click=lambda: load_points([]))
     try:
-        points = read_points(link)
+        points = read_points(link, classes)
     except ConfigError as error:
         if link.strip() or trouble:
             st.info(as_text(trouble or str(error)), icon=":material/edit:")
-        return None, [list(point) for point in points_in(link)]
+        return None, [list(point) for point in points_in(link, classes)]
     if trouble:
         st.info(as_text(trouble), icon=":material/edit:")
     said = beyond_training(family, points)
@@ -147,13 +155,13 @@ def _own_points(family: FunctionFamily) -> tuple[Tasks | None, list[list[float]]
     return points_task(family, points), [list(point) for point in points]
 
 
-def _paste(key: str) -> None:
+def _paste(key: str, classes: int) -> None:
     """Take over what was typed; what cannot be read stays there with the reason, and the points are as they were."""
     text = st.session_state[key]
     try:
-        load_points([list(point) for point in read_points(text)])
+        load_points([list(point) for point in read_points(text, classes)])
     except ConfigError as error:
-        few = points_in(text)
+        few = points_in(text, classes)
         if text.strip() and not few:
             st.session_state[_REFUSED] = text, str(error)
         else:

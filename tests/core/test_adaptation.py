@@ -7,13 +7,14 @@ from torch.nn.functional import mse_loss
 
 from maml_core.errors import ConfigError
 from maml_core.evaluation.curves import ErrorCurve, Evaluation, evaluate, evaluation_tasks, random_start
-from maml_core.learning.adaptation import fit_tasks, landscape
+from maml_core.learning.adaptation import landscape
 from maml_core.learning.families import Sine
-from maml_core.learning.fresh_tasks import draw_task, draw_tasks, points_task, read_points
+from maml_core.learning.fresh_tasks import draw_task, draw_tasks
 from maml_core.learning.models import MLP, build_model
+from maml_core.learning.own_points import points_task, read_points
 from maml_core.learning.tasks import TaskStream
 from maml_core.presets import PRESETS
-from tests.core.starts import start_of
+from tests.core.starts import curve_fits, start_of
 
 
 def test_trajectory_equals_plain_gradient_descent() -> None:
@@ -37,7 +38,7 @@ def test_trajectory_equals_plain_gradient_descent() -> None:
 
 def test_adaptation_that_blows_up_is_cut_at_the_last_finite_step() -> None:
     start = start_of(build_model(MLP(hidden_sizes=(16,)), seed=1), inner_lr=1e3)
-    fits = fit_tasks(start, draw_tasks(Sine(), 0, 2, 5), steps=40)
+    fits = curve_fits(start, draw_tasks(Sine(), 0, 2, 5), steps=40)
     for fit in fits:
         assert fit.blew_up_at is not None
         assert len(fit.predictions) == len(fit.query_loss) == fit.blew_up_at
@@ -46,7 +47,7 @@ def test_adaptation_that_blows_up_is_cut_at_the_last_finite_step() -> None:
 
 def test_fresh_tasks_depend_on_their_seed_alone() -> None:
     start = start_of(build_model(MLP(), seed=1))
-    first, again, other = (fit_tasks(start, draw_task(Sine(), seed, 5), steps=1)[0] for seed in (3, 3, 4))
+    first, again, other = (curve_fits(start, draw_task(Sine(), seed, 5), steps=1)[0] for seed in (3, 3, 4))
     assert (first.seed, other.seed) == (3, 4)
     assert (first.support_x == again.support_x).all()
     assert (first.support_x != other.support_x).any()
@@ -69,7 +70,7 @@ def test_evaluation_equals_a_naive_loop() -> None:
             mse_loss(model(batch.support_x[task]), batch.support_y[task]).backward()
             optimizer.step()
         errors.append(mse_loss(model(batch.query_x[task]), batch.query_y[task]).item())
-    assert result.learned.mse[2] == pytest.approx(sum(errors) / 7, rel=1e-5)
+    assert result.learned.error[2] == pytest.approx(sum(errors) / 7, rel=1e-5)
 
 
 def test_confidence_interval_agrees_with_a_bootstrap() -> None:
@@ -94,7 +95,7 @@ def test_a_cell_of_the_landscape_is_the_task_it_opens() -> None:
     start = start_of(build_model(MLP(hidden_sizes=(16,)), seed=1))
     found = landscape(start, Sine(), ("amplitude", "phase"), seed=3, given={}, shots=8, steps=4, cells=5)
     given = {"amplitude": float(found.values[0][3]), "phase": float(found.values[1][1])}
-    fit = fit_tasks(start, draw_task(Sine(), 3, 8, given), steps=4)[0]
+    fit = curve_fits(start, draw_task(Sine(), 3, 8, given), steps=4)[0]
     assert found.error[1, 3] == pytest.approx(fit.query_loss[-1], rel=1e-5)
     assert found.values[0][0] < found.trained[0][0] < found.trained[0][1] < found.values[0][-1]
     inside = found.error[1:4, 1:4]  # of five cells over twice a range, the middle three are in it
@@ -106,7 +107,7 @@ def test_points_are_read_in_every_way_people_write_them() -> None:
     expected = [(1.0, 2.0), (-0.5, 3e-1)]
     for text in ("1, 2\n-0.5, 0.3", "1,2;-0.5,0.3", "1\t2\n-0.5\t.3\n", " 1 2 \n\n-0.5 0.3"):
         assert read_points(text) == expected
-    fit = fit_tasks(start_of(build_model(MLP(), 0)), points_task(Sine(), expected), steps=2)[0]
+    fit = curve_fits(start_of(build_model(MLP(), 0)), points_task(Sine(), expected), steps=2)[0]
     assert fit.seed is None
     assert fit.truth is None
     assert fit.query_loss.tolist() == fit.support_loss.tolist()

@@ -3,33 +3,40 @@
 import copy
 import inspect
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES, MetaOptimizer, ReferenceEngine, VectorizedEngine, initial_state
 from maml_core.errors import ConfigError, EngineError
 from maml_core.evaluation.gradients import untraced
 from maml_core.learning.algorithms import ALGORITHMS, FOMAML, FirstOrderBilevelMAML
-from maml_core.learning.families import Sine
+from maml_core.learning.families import Circles, Sine
 from maml_core.learning.inner_loop import InnerLoop, Loss
 from maml_core.learning.layout import Layout
 from maml_core.learning.models import MLP, build_model
 from maml_core.learning.ridge_head import LEAST_PENALTY, QUIET
-from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskStream, parse_family
+from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskFamily, TaskStream, parse_family
 from maml_core.presets import PRESETS
 from maml_core.training.trainer import Trainer
 
 INNER_LR = 0.02
 
 
-def setup() -> tuple[nn.Module, TaskBatch]:
-    model = build_model(MLP(hidden_sizes=(6, 5), activation="tanh"), seed=3).double()
-    stream = TaskStream(Sine(), meta_batch_size=3, shots=5, query_shots=4, seed=7, dtype=torch.float64)
+OF_PROBLEM: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"regression": mse_loss, "classification": cross_entropy}
+"""The loss of each problem, as torch has it."""
+
+
+def setup(family: TaskFamily | None = None) -> tuple[nn.Module, TaskBatch]:
+    family = family or Sine()
+    sizes = family.input_size, family.output_size
+    model = build_model(MLP(hidden_sizes=(6, 5), activation="tanh"), 3, *sizes).double()
+    stream = TaskStream(family, meta_batch_size=3, shots=5, query_shots=4, seed=7, dtype=torch.float64)
     return model, stream.take(0, 1).at(0)
 
 
@@ -42,6 +49,7 @@ def adapted_losses(
     *,
     first_order: bool,
     only_head: bool,
+    judge: Callable[[Tensor, Tensor], Tensor],
 ) -> list[tuple[list[Tensor], Tensor]]:
     """phi and query loss of each task, with autograd alone."""
     names = [name for name, _ in model.named_parameters()]
@@ -50,19 +58,19 @@ def adapted_losses(
         phi = start
         moving = range(len(phi) - 2, len(phi)) if only_head else range(len(phi))
         for _ in range(steps):
-            loss = mse_loss(functional_call(model, dict(zip(names, phi, strict=True)), (sx,)), sy)
+            loss = judge(functional_call(model, dict(zip(names, phi, strict=True)), (sx,)), sy)
             inner = torch.autograd.grad(loss, phi, create_graph=not first_order, retain_graph=True)
             phi = [value - rates[i] * inner[i] if i in moving else value for i, value in enumerate(phi)]
-        found.append((phi, mse_loss(functional_call(model, dict(zip(names, phi, strict=True)), (qx,)), qy)))
+        found.append((phi, judge(functional_call(model, dict(zip(names, phi, strict=True)), (qx,)), qy)))
     return found
 
 
-def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int) -> Tensor:
-    algorithm = ALGORITHMS[name]
+def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int, problem: str) -> Tensor:
+    algorithm, judge = ALGORITHMS[name], OF_PROBLEM[problem]
     if name == "fo-b-maml":
-        return bilevel_by_hand(model, flat, batch, steps)
+        return bilevel_by_hand(model, flat, batch, steps, judge)
     if algorithm.solves:
-        return ridge_by_hand(model, flat, batch, first_order=algorithm.is_first_order)
+        return ridge_by_hand(model, flat, batch, judge, first_order=algorithm.is_first_order)
     sizes = [parameter.numel() for parameter in model.parameters()]
     pieces = flat.split(sizes * (2 if "meta-sgd" in name else 1))
     shaped = [
@@ -71,7 +79,7 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
     fixed = torch.tensor(INNER_LR, dtype=torch.float64)
     start, rates = shaped[: len(sizes)], [fixed * factor for factor in shaped[len(sizes) :]] or [fixed] * len(sizes)
     tasks = adapted_losses(
-        model, start, rates, batch, steps, first_order=algorithm.is_first_order, only_head="anil" in name
+        model, start, rates, batch, steps, first_order=algorithm.is_first_order, only_head="anil" in name, judge=judge
     )
     total = torch.zeros_like(flat)
     for i, (phi, loss) in enumerate(tasks):
@@ -80,13 +88,13 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
         elif name == "joint":
             x, y = torch.cat([batch.support_x[i], batch.query_x[i]]), torch.cat([batch.support_y[i], batch.query_y[i]])
             output = functional_call(model, dict(zip(dict(model.named_parameters()), start, strict=True)), (x,))
-            parts = list(torch.autograd.grad(mse_loss(output, y), start))
+            parts = list(torch.autograd.grad(judge(output, y), start))
         else:
             # Inner gradients enter as constants where the graph was cut, so this is exact for both orders.
             held = [value.detach() for value in phi]
             if algorithm.is_first_order:
                 held = [value.requires_grad_() for value in held]
-                parts = list(torch.autograd.grad(query_loss(model, held, batch, i), held))
+                parts = list(torch.autograd.grad(query_loss(model, held, batch, i, judge), held))
                 if "meta-sgd" in name:
                     moved = [(a - b).detach() / r.detach() for a, b, r in zip(start, phi, rates, strict=True)]
                     parts += [-INNER_LR * g * m for g, m in zip(parts, moved, strict=True)]
@@ -96,14 +104,16 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
     return total
 
 
-def bilevel_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int) -> Tensor:
+def bilevel_by_hand(
+    model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int, judge: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """The finite difference on flat vectors."""
     names, sizes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
     total, nu, pull = torch.zeros_like(flat), InnerLoop(0.1, 1).perturbation, FirstOrderBilevelMAML.PULL
 
     def loss(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
         parts = [p.reshape(s) for p, s in zip(vector.split([s.numel() for s in sizes]), sizes, strict=True)]
-        return mse_loss(functional_call(model, dict(zip(names, parts, strict=True)), (x,)), y)
+        return judge(functional_call(model, dict(zip(names, parts, strict=True)), (x,)), y)
 
     for sx, sy, qx, qy in zip(*batch, strict=True):
 
@@ -121,7 +131,14 @@ def bilevel_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, steps: int
     return total / batch.support_x.shape[0]
 
 
-def ridge_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, *, first_order: bool) -> Tensor:
+def ridge_by_hand(
+    model: nn.Module,
+    flat: Tensor,
+    batch: TaskBatch,
+    judge: Callable[[Tensor, Tensor], Tensor],
+    *,
+    first_order: bool,
+) -> Tensor:
     """Ridge regression for the last layer as least squares on rows for the points and rows for the penalty."""
     sizes = [parameter.numel() for parameter in model.parameters()]
     learned = [part.clone().requires_grad_() for part in flat.split([*sizes, 1, 1])]
@@ -136,17 +153,17 @@ def ridge_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, *, first_ord
     total, noise = torch.zeros_like(flat), learned[-1].detach().exp()
     for sx, sy, qx, qy in zip(*batch, strict=True):
         known, asked = features(sx), features(qx)
-        start = torch.cat([shaped[-2].T, shaped[-1][None]])
+        start = torch.cat([shaped[-2].T, shaped[-1][None]])  # [width + 1, outputs]
         penalty = learned[-2].exp() + LEAST_PENALTY * known.square().sum(1).mean()
         rows = torch.cat([known, penalty.sqrt() * torch.eye(known.shape[1])])
-        right = torch.cat([sy - known @ start, torch.zeros(known.shape[1], 1)])
+        right = torch.cat([sy - known @ start, torch.zeros(known.shape[1], sy.shape[1])])
         head = start + torch.linalg.lstsq(rows, right).solution
         held = head.detach().requires_grad_() if first_order else head
-        loss = mse_loss(asked @ held, qy)
+        loss = judge(asked @ held, qy)
         parts = list(torch.autograd.grad(loss, learned, allow_unused=True, retain_graph=True))
         if first_order:
             (slope,) = torch.autograd.grad(loss, held)
-            parts[-4:-2] = [slope[:-1].reshape(-1), slope[-1:].reshape(-1)]
+            parts[-4:-2] = [slope[:-1].T.reshape(-1), slope[-1:].reshape(-1)]
         variance = penalty / learned[-2].exp() * (asked @ torch.linalg.inv(rows.T @ rows) * asked).sum(1)
         error = (asked @ head - qy).square().mean(1)
         parts[-1] = QUIET * 0.5 * (1 - error / (1 + variance) / noise).mean().reshape(1)
@@ -154,21 +171,34 @@ def ridge_by_hand(model: nn.Module, flat: Tensor, batch: TaskBatch, *, first_ord
     return total.detach() / batch.support_x.shape[0]
 
 
-def query_loss(model: nn.Module, parameters: list[Tensor], batch: TaskBatch, task: int) -> Tensor:
+def query_loss(
+    model: nn.Module,
+    parameters: list[Tensor],
+    batch: TaskBatch,
+    task: int,
+    judge: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
     names = [name for name, _ in model.named_parameters()]
     output = functional_call(model, dict(zip(names, parameters, strict=True)), (batch.query_x[task],))
-    return mse_loss(output, batch.query_y[task])
+    return judge(output, batch.query_y[task])
 
 
+@pytest.mark.parametrize("family", [Sine(), Circles(classes=3)], ids=["regression", "classification"])
 @pytest.mark.parametrize(
     ("name", "engine_name", "steps"),
     [*((a, e, 3) for a in ALGORITHMS for e in ENGINES), *((a, "vectorized", 1) for a in ALGORITHMS)],
 )
-def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_name: str, steps: int) -> None:
-    model, batch = setup()
+def test_meta_gradient_equals_one_derived_with_autograd_alone(
+    name: str, engine_name: str, steps: int, family: TaskFamily
+) -> None:
+    model, batch = setup(family)
     algorithm = ALGORITHMS[name]
     engine = ENGINES[engine_name](
-        model, inner=InnerLoop(INNER_LR, steps), meta_optimizer=MetaOptimizer(0.001), algorithm=algorithm
+        model,
+        inner=InnerLoop(INNER_LR, steps),
+        meta_optimizer=MetaOptimizer(0.001),
+        algorithm=algorithm,
+        problem=family.problem,
     )
     state = initial_state(model, algorithm)
     generator = torch.Generator().manual_seed(1)
@@ -179,7 +209,7 @@ def test_meta_gradient_equals_one_derived_with_autograd_alone(name: str, engine_
     )
     after, _ = engine.run(state, TaskBatch(*(tensor[None] for tensor in batch)))
     found = after.exp_avg / 0.1
-    expected = by_hand(name, model, state.parameters, batch, steps)
+    expected = by_hand(name, model, state.parameters, batch, steps, family.problem.name)
     assert float((found - expected).norm() / expected.norm()) < 1e-10
     assert expected.norm() > 1e-3
 
@@ -230,13 +260,18 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_every_algorithm_and_every_family_lower_the_loss(name: str, family: str, engine_name: str) -> None:
     """The same tasks 20 times, support points as query points: what every algorithm descends on, without luck."""
-    algorithm = ALGORITHMS[name]
-    model = build_model(MLP(hidden_sizes=(6,), activation="tanh"), seed=3)
-    stream = TaskStream(parse_family({"family": family}), meta_batch_size=3, shots=5, query_shots=5, seed=1)
+    algorithm, drawn_from = ALGORITHMS[name], parse_family({"family": family})
+    sizes = drawn_from.input_size, drawn_from.output_size
+    model = build_model(MLP(hidden_sizes=(6,), activation="tanh"), 3, *sizes)
+    stream = TaskStream(drawn_from, meta_batch_size=3, shots=5, query_shots=5, seed=1)
     x, y, _, _ = (tensor.expand(20, *tensor.shape[1:]) for tensor in stream.take(0, 1))
     chunk = TaskBatch(x, y, x, y)
     engine = ENGINES[engine_name](
-        model, inner=InnerLoop(0.01, 1), meta_optimizer=MetaOptimizer(0.01, clip_norm=10.0), algorithm=algorithm
+        model,
+        inner=InnerLoop(0.01, 1),
+        meta_optimizer=MetaOptimizer(0.01, clip_norm=10.0),
+        algorithm=algorithm,
+        problem=drawn_from.problem,
     )
     _, rows = engine.run(initial_state(model, algorithm), chunk)
     assert rows.isfinite().all()

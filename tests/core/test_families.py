@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from maml_core.config import RunConfig
 from maml_core.learning.families import GaussianProcess, Mixture
+from maml_core.learning.generated import FunctionFamily
 from maml_core.learning.models import MODELS
 from maml_core.learning.tasks import (
     FAMILIES,
-    FunctionFamily,
     Normal,
     TaskStream,
     Uniform,

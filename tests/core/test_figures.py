@@ -18,7 +18,7 @@ from maml_core.figures import (
     task_grid,
 )
 from maml_core.figures.style import log_scale, number
-from maml_core.learning.adaptation import Fit, Landscape, fit_tasks
+from maml_core.learning.adaptation import CurveFit, Landscape, fit_tasks
 from maml_core.learning.families import Sine
 from maml_core.learning.fresh_rows import draw_training_rows
 from maml_core.learning.fresh_tasks import draw_tasks
@@ -26,7 +26,7 @@ from maml_core.learning.models import MLP, build_model
 from maml_core.learning.table import Column, ColumnKind, Table, keep
 from maml_core.learning.table_roles import Roles
 from maml_core.presets import config_for_table
-from tests.core.starts import start_of
+from tests.core.starts import curve_fits, start_of
 
 
 def unpack(packed: dict[str, str]) -> np.ndarray:
@@ -34,8 +34,8 @@ def unpack(packed: dict[str, str]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fits() -> list[Fit]:
-    return fit_tasks(start_of(build_model(MLP(), seed=0)), draw_tasks(Sine(), 0, 6, 5), steps=3)
+def fits() -> list[CurveFit]:
+    return curve_fits(start_of(build_model(MLP(), seed=0)), draw_tasks(Sine(), 0, 6, 5), steps=3)
 
 
 def frame(rows: int) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def frame(rows: int) -> pd.DataFrame:
     return pd.DataFrame({"iteration": x, "pre_loss": 4.0 + np.sin(x), "post_loss": 2.0 + np.cos(x)})
 
 
-def test_colors_mean_one_thing(fits: list[Fit]) -> None:
+def test_colors_mean_one_thing(fits: list[CurveFit]) -> None:
     for figure in (
         task_figure(fits[0], 3),
         task_grid(fits),
@@ -57,7 +57,7 @@ def test_colors_mean_one_thing(fits: list[Fit]) -> None:
             }
 
 
-def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
+def test_task_figure_shows_the_data(fits: list[CurveFit]) -> None:
     figure = task_figure(fits[0], 3)
     traces = {trace["name"].split(":")[0]: trace for trace in figure["data"]}
     assert fits[0].truth is not None
@@ -69,7 +69,7 @@ def test_task_figure_shows_the_data(fits: list[Fit]) -> None:
     assert f"error {fits[0].query_loss[3]:.3g}" in traces["after 3 steps"]["name"]
 
 
-def test_a_task_plays_from_before_to_after_and_leaves_its_steps_behind(fits: list[Fit]) -> None:
+def test_a_task_plays_from_before_to_after_and_leaves_its_steps_behind(fits: list[CurveFit]) -> None:
     figure = task_figure(fits[0], 2)
     replay = figure["replay"]
     assert replay["autoplay"]
@@ -89,7 +89,7 @@ def test_an_earlier_run_stays_in_the_chart_under_its_name_as_text() -> None:
     assert len(loss_curve(frame(9), earlier=frame(0))["data"]) == 2
 
 
-def test_grid_has_four_traces_a_task_each_on_its_axes(fits: list[Fit]) -> None:
+def test_grid_has_four_traces_a_task_each_on_its_axes(fits: list[CurveFit]) -> None:
     figure = task_grid(fits, columns=3)
     assert len(figure["data"]) == 24
     assert {trace.get("xaxis", "x") for trace in figure["data"]} == {"x", "x2", "x3", "x4", "x5", "x6"}
@@ -113,7 +113,7 @@ def test_empty_and_tiny_runs_can_be_drawn() -> None:
     assert len(unpack(loss_curve(frame(0), smoothing=0.5)["data"][0]["x"])) == 0
 
 
-def test_replay_holds_every_step_of_every_model(fits: list[Fit]) -> None:
+def test_replay_holds_every_step_of_every_model(fits: list[CurveFit]) -> None:
     figure = replay_figure({"learned": fits[0], "random": fits[1]})
     replay = figure["replay"]
     assert replay["steps"] == [0, 1, 2, 3]

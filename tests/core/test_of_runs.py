@@ -38,7 +38,7 @@ def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it(
     said = reproduction(store, run)
     assert said is not None
     assert said.startswith("This recipe reached 4.33e+06 (1e+06 to 1e+07 with three seeds) after 2 steps; this run, ")
-    assert said.endswith(f"{best.mse[2]:.3g} ± {best.ci95[2]:.2g}: reproduced.")
+    assert said.endswith(f"{best.error[2]:.3g} ± {best.ci95[2]:.2g}: reproduced.")
     monkeypatch.setitem(PRESETS, "small", dataclasses.replace(PRESETS["small"], reached=Reached(2, (0.1, 0.2, 0.3))))
     assert "not reproduced" in (reproduction(store, run) or "")
     for other in (
@@ -68,9 +68,9 @@ def test_runs_that_differ_in_their_shots_alone_stand_side_by_side(
     assert grid.index.tolist() == [shots, shots + 2]
     assert tuple(map(int, grid.columns)) == SHOTS
     expected = measure(store, twin, tasks=10, steps=twin.config.inner_steps, at="best", rivals=()).by_shots["learned"]
-    assert grid.loc[shots + 2, 10] == expected[10].mse
+    assert grid.loc[shots + 2, 10] == expected[10].error
     cells = shots_grid_figure(grid)["data"][0]
-    assert cells["z"][1][SHOTS.index(10)] == pytest.approx(math.log10(expected[10].mse), abs=1e-3)
+    assert cells["z"][1][SHOTS.index(10)] == pytest.approx(math.log10(expected[10].error), abs=1e-3)
     assert other.id not in [each.id for each in shots_group(store, twin)]
 
 

@@ -14,7 +14,7 @@ from maml_core.config import RunConfig, parse_settings
 from maml_core.engines import initial_state
 from maml_core.evaluation.of_runs import learned_by, measure
 from maml_core.learning.algorithms import ALGORITHMS
-from maml_core.learning.tasks import FunctionFamily
+from maml_core.learning.generated import FunctionFamily
 from maml_core.presets import get_preset
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
@@ -44,7 +44,7 @@ def test_a_run_of_an_old_store_is_what_it_was(old_store: Store, algorithm: str) 
     assert learned is not None
     assert bool(learned.extras) == (algorithm == "fo-meta-sgd")
     config = run.config.with_settings({"seed": run.config.seed})
-    found = measure(old_store, run, tasks=20, steps=3, seed=0).learned.mse
+    found = measure(old_store, run, tasks=20, steps=3, seed=0).learned.error
     assert found == pytest.approx(facts["mse"], rel=1e-4)
     assert config == run.config
     old_store.close()

@@ -3,7 +3,7 @@
 import pytest
 
 from maml_core.errors import ConfigError
-from maml_core.learning.fresh_tasks import link_of_points, points_of_link, read_points
+from maml_core.learning.own_points import link_of_points, points_of_link, read_points
 from maml_core.learning.point_text import read_numbers
 
 POINTS = [(0.5, 1.2), (-1.0, 2.0)]

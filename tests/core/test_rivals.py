@@ -22,14 +22,14 @@ def test_a_familys_own_parameters_are_found_exactly_from_enough_points() -> None
     for preset in ("linear", "paper-10-shot", "paper-5-shot"):
         config = PRESETS[preset].config
         (rival,) = make_rivals(config, ("oracle",)).values()
-        assert float(errors_of(rival, evaluation_tasks(config, 20, 0)).max()) < 1e-8
+        assert float(errors_of(rival, evaluation_tasks(config, 20, 0), config.tasks.problem).max()) < 1e-8
     assert make_rivals(PAPER.with_settings({"tasks.family": "quadratic"}), ("oracle",)) == {}
 
 
 def test_where_frequencies_differ_the_best_of_many_is_taken() -> None:
     config = PRESETS["best-random-frequency"].config
     (rival,) = make_rivals(config, ("oracle",)).values()
-    found = errors_of(rival, evaluation_tasks(config, 50, 0))
+    found = errors_of(rival, evaluation_tasks(config, 50, 0), config.tasks.problem)
     assert float(found.median()) < 1e-3 < float(evaluation_tasks(config, 50, 0).query_y.square().mean())
 
 
@@ -40,7 +40,7 @@ def test_a_gaussian_process_learns_the_scale_of_its_tasks_and_goes_through_their
 
     (rival,) = make_rivals(PAPER, ("gp",)).values()
     batch = evaluation_tasks(PAPER, 40, 0)
-    mine = float(errors_of(rival, batch).median())
+    mine = float(errors_of(rival, batch, PAPER.tasks.problem).median())
 
     def by_hand(length: float) -> float:
         kernel = ConstantKernel(10.0) * RBF(length)
@@ -57,7 +57,11 @@ def test_a_gaussian_process_learns_the_scale_of_its_tasks_and_goes_through_their
 def test_ridge_on_random_features_is_the_ridge_head_of_an_untrained_network() -> None:
     (rival,) = make_rivals(PAPER.with_settings({"shots": 30}), ("features",)).values()
     many, few = (evaluation_tasks(PAPER, 20, 0, shots=shots) for shots in (30, 2))
-    assert float(errors_of(rival, many).median()) < 0.1 < float(errors_of(rival, few).median())
+    assert (
+        float(errors_of(rival, many, PAPER.tasks.problem).median())
+        < 0.1
+        < float(errors_of(rival, few, PAPER.tasks.problem).median())
+    )
 
 
 def test_a_network_without_a_linear_head_has_no_ridge() -> None:
@@ -78,14 +82,14 @@ def test_an_evaluation_says_all_of_it_and_survives_json() -> None:
     assert Evaluation.from_json(found.to_json()) == found
     assert set(found.rivals) == set(RIVAL_NAMES)
     assert list(found.by_shots["learned"]) == sorted({*SHOTS, 4})
-    assert found.by_shots["learned"][4].mse == pytest.approx(found.learned.mse[1], rel=1e-5)
-    assert found.by_shots["gp"][4].mse == pytest.approx(found.rivals["gp"].mse, rel=1e-3)
+    assert found.by_shots["learned"][4].error == pytest.approx(found.learned.error[1], rel=1e-5)
+    assert found.by_shots["gp"][4].error == pytest.approx(found.rivals["gp"].error, rel=1e-3)
     assert found.outside is not None
-    assert found.strain(1) == pytest.approx(found.outside.mse / found.learned.mse[1])
+    assert found.strain(1) == pytest.approx(found.outside.error / found.learned.error[1])
     assert found.coverage is not None
     assert 0 < found.coverage < 1
     assert f"The 95 % band holds {found.coverage:.1%} of the points" in found.sentence(1)
-    assert found.shots_table()["learned"].loc[4] == found.by_shots["learned"][4].mse
+    assert found.shots_table()["learned"].loc[4] == found.by_shots["learned"][4].error
 
 
 def test_coverage_is_the_share_of_points_inside_the_band() -> None:
@@ -121,7 +125,7 @@ def test_an_error_that_has_diverged_does_not_take_the_axis() -> None:
 
 
 def test_an_error_that_is_not_finite_is_no_number_in_a_table() -> None:
-    assert math.isnan(Level.of(torch.tensor([math.nan, 1.0])).mse)
+    assert math.isnan(Level.of(torch.tensor([math.nan, 1.0])).error)
 
 
 def test_a_table_has_no_formula_and_no_ranges() -> None:

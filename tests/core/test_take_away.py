@@ -10,20 +10,21 @@ from PIL import Image
 
 from maml_core.evaluation.listing import markdown_snippet
 from maml_core.figures import moving_picture, replay_page
-from maml_core.learning.adaptation import Fit, fit_tasks
+from maml_core.learning.adaptation import CurveFit
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.presets import PRESETS
 from maml_core.words import shortened
+from tests.core.starts import curve_fits
 
 CONFIG = PRESETS["first-run"].config
 
 
 @pytest.fixture
-def fit() -> Fit:
-    return fit_tasks(CONFIG.untrained(), draw_tasks(CONFIG.tasks, 3, 1, 10), 5)[0]
+def fit() -> CurveFit:
+    return curve_fits(CONFIG.untrained(), draw_tasks(CONFIG.tasks, 3, 1, 10), 5)[0]
 
 
-def test_the_page_holds_every_step_and_loads_nothing(fit: Fit) -> None:
+def test_the_page_holds_every_step_and_loads_nothing(fit: CurveFit) -> None:
     page = replay_page({"learned": fit}, "my </script><b>run</b>")
     assert len(page.encode()) < 5 * 2**20
     assert not re.search(r"(src|href)=|https?://(?!www.w3.org/2000/svg)|@import|fetch\(", page)
@@ -34,15 +35,15 @@ def test_the_page_holds_every_step_and_loads_nothing(fit: Fit) -> None:
     assert len(data["fits"][0]["errors"]) == 6
 
 
-def test_a_page_compares_initializations_and_holds_each_whole(fit: Fit) -> None:
-    other = fit_tasks(CONFIG.untrained().at_rate(0.01), draw_tasks(CONFIG.tasks, 3, 1, 10), 3)[0]
+def test_a_page_compares_initializations_and_holds_each_whole(fit: CurveFit) -> None:
+    other = curve_fits(CONFIG.untrained().at_rate(0.01), draw_tasks(CONFIG.tasks, 3, 1, 10), 3)[0]
     page = replay_page({"random": other, "learned": fit}, "compared")
     fits = json.loads(re.search(r"const replay = (.*);", page).group(1))["fits"]  # type: ignore[union-attr]
     assert [(one["name"], len(one["errors"])) for one in fits] == [("meta-learned", 6), ("random", 4)]
     np.testing.assert_allclose(np.array(fits[1]["predictions"]), other.predictions, rtol=1e-4, atol=1e-6)
 
 
-def test_the_moving_picture_goes_from_before_to_after_and_rests(fit: Fit) -> None:
+def test_the_moving_picture_goes_from_before_to_after_and_rests(fit: CurveFit) -> None:
     made = moving_picture(fit, "my run")
     assert len(made) < 2**20
     picture = Image.open(io.BytesIO(made))
@@ -55,7 +56,7 @@ def test_the_moving_picture_goes_from_before_to_after_and_rests(fit: Fit) -> Non
 
 @pytest.mark.parametrize("inner_lr", [1e3, 1e38])
 def test_a_task_that_diverges_is_said_to(inner_lr: float) -> None:
-    fit = fit_tasks(CONFIG.untrained().at_rate(inner_lr), draw_tasks(CONFIG.tasks, 3, 1, 10), 9)[0]
+    fit = curve_fits(CONFIG.untrained().at_rate(inner_lr), draw_tasks(CONFIG.tasks, 3, 1, 10), 9)[0]
     assert fit.blew_up_at is not None
     assert f"Adaptation diverges at step {fit.blew_up_at}." in replay_page({"learned": fit}, "wild")
     assert moving_picture(fit, "wild")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from maml_core.errors import ConfigError
 from maml_core.learning.families import Line, Sine, TableFamily
+from maml_core.learning.generated import FunctionFamily
 from maml_core.learning.tasks import (
     FAMILIES,
-    FunctionFamily,
     Normal,
     TaskFamily,
     TaskSet,

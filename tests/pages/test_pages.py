@@ -280,7 +280,7 @@ def test_every_view_of_the_adapt_page_opens_from_its_link(finished: Run, view: s
 def test_evaluation_is_computed_once_and_is_that_of_the_command_line(finished: Run, store: Store) -> None:
     page = open_page("pages/1_Adapt.py", run=finished.id, view="How good, really", tasks="20")
     shown = page.dataframe[0].value
-    assert shown["learned"].tolist() == measure(store, finished, tasks=20).learned.mse
+    assert shown["learned"].tolist() == measure(store, finished, tasks=20).learned.error
     assert len(shown) == 11
 
 

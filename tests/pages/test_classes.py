@@ -1,0 +1,78 @@
+"""Runs on classes in the plane, on every page."""
+
+import pytest
+
+from maml_core.evaluation.of_runs import measure
+from maml_core.presets import PRESETS
+from maml_core.processes import this_process
+from maml_core.store.run import Run
+from maml_core.store.store import Store
+from maml_core.training.worker import train_run
+from pages.components.frame import PAGES
+from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def classes(store: Store) -> Run:
+    settings = {"meta_iterations": 20, "engine": "vectorized", "model.hidden_sizes": [16], "tasks.classes": 3}
+    run_id = store.create_run(PRESETS["spiral"].config.with_settings(settings), preset="spiral")
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    return store.run(run_id)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_takes_a_run_on_classes(path: str, classes: Run) -> None:
+    page = open_page(path, run=classes.id)
+    assert not page.error
+
+
+def test_the_form_has_the_familys_ranges_and_classes() -> None:
+    page = open_page("app.py", preset="spiral")
+    assert page.number_input(key="form.tasks.classes").value == 2
+    page.number_input(key="form.tasks.classes").set_value(4).run()
+    assert query(page, "tasks.classes") == "4"
+    page = open_page("app.py", **{"preset": "spiral", "tasks.classes": "9"})
+    assert "tasks.classes = 9 is not allowed" in said(page.warning[0])
+
+
+def test_adaptation_is_read_as_accuracy(classes: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=classes.id)
+    assert [metric.label for metric in page.metric] == [
+        "Meta-learned, after 10 steps",
+        "Random, after 10 steps",
+        "Name one class",
+    ]
+    assert page.metric[-1].value == "33.3 %"
+
+
+@pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
+def test_every_view_opens_from_its_link(classes: Run, view: str, store: Store) -> None:
+    page = open_page("pages/1_Adapt.py", run=classes.id, view=view, tasks="20")
+    assert not page.error
+    if view == "How good, really":
+        assert page.dataframe[0].value["learned"].tolist() == measure(store, classes, tasks=20).learned.error
+    if view == "Where it breaks":
+        assert {page.selectbox(key="across").value, page.selectbox(key="up").value} == {"noise", "turns"}
+
+
+def test_points_of_ones_own_have_a_class(classes: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=classes.id, points="0,1,1;0,-1,2;1,0,3")
+    assert page.metric[0].label.startswith("Meta-learned")
+    assert any("3 points, where training used 15 per task" in caption.value for caption in page.caption)
+    page.text_area[0].set_value("0, 1, 1\n0, -1, 2").run()
+    assert query(page, "points") == "0,1,1;0,-1,2"
+    page.text_area[0].set_value("0, 1, 1\n0, -1, 7").run()
+    assert "its class must be a whole number from 1 to 3" in said(page.info[0])
+    assert not page.exception
+
+
+def test_a_run_on_classes_is_compared_with_one_on_curves(classes: Run, store: Store) -> None:
+    other = store.create_run(PRESETS["sine"].config.with_settings({"meta_iterations": 20, "engine": "vectorized"}))
+    run = store.claim(this_process(), other)
+    assert run is not None
+    train_run(store, run, this_process())
+    page = open_page("pages/5_Compare.py", runs=f"{classes.id},{other}")
+    assert not page.error
+    assert page.dataframe[1].value["Runs"].tolist() == [1, 1]
