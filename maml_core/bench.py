@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sine": ("sine", {}),
     "paper-10-shot, 1 step": ("paper-10-shot", {}),
     "paper-10-shot, 5 steps": ("paper-10-shot", {"inner_steps": 5}),
+    "spiral": ("spiral", {}),
 }
 SCALING: dict[str, list[dict[str, Any]]] = {
     "meta_batch_size": [{"meta_batch_size": n} for n in (5, 25, 200, 1000)],

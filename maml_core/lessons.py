@@ -29,7 +29,7 @@ class Lesson:
 
 def _reached(preset: str) -> str:
     reached = PRESETS[preset].reached
-    return f"{reached.mean:.2g}" if reached else "not measured"
+    return reached.in_short() if reached else "not measured"
 
 
 LESSONS: dict[str, Lesson] = {
@@ -75,6 +75,20 @@ LESSONS: dict[str, Lesson] = {
         "It is not where the step is long against the curvature: above 1, as the product of inner learning rate and "
         "curvature, the gradient points the wrong way along that direction, and a long training drifts. The Gradients "
         "page shows both directions, by steps and by layer; with more inner steps they part.",
+    ),
+    "classes": Lesson(
+        title="Ten labeled points, and the rest of a spiral",
+        text="Meta-learning is not about curves. Here a task is a spiral of two arms, turned by chance: five points of "
+        "each arm are labeled (large), and the network is to color the rest (small). Guessing gets half of them right.",
+        preset="spiral",
+        question="Five gradient steps on ten points take an ordinary start to about 55 % of the rest. From the start "
+        "that training finds, the same five steps will get…",
+        answers=("about 60 %", "about 75 %", "more than 95 %"),
+        right=2,
+        explanation=f"This recipe reached {_reached('spiral')}. Before the first step the field says nothing of this "
+        "spiral, and it cannot: which arm is which color differs from task to task. What was learned is that there are "
+        "spirals; ten points say how this one is turned. *Where it breaks* on the Adapt page winds it tighter than any "
+        "in training: then the prior knowledge misleads.",
     ),
     "no-step": Lesson(
         title="No step at all, and a gradient that cannot be left out",

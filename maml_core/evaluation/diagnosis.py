@@ -235,7 +235,7 @@ def _overshoots(case: _Case) -> Finding | None:
         found = torch.nan_to_num(start.adapt(tasks, steps).query_loss, nan=math.inf)
     errors = found.quantile(0.75, dim=1).tolist()
     trained, beyond = errors[config.inner_steps], errors[-1]
-    if not trained < errors[0] or beyond <= OVERSHOT * trained:
+    if not trained < errors[0] or beyond <= OVERSHOT * trained + start.problem.negligible:
         return None
     far = f"{beyond:.3g}" if math.isfinite(beyond) else "infinity"
     text = (

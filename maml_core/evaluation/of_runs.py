@@ -55,7 +55,7 @@ def reproduction(
     curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
     found, half = curve.error[-1], curve.ci95[-1]
     verdict = "reproduced." if found - half <= max(reached.errors) else "not reproduced: try another seed."
-    own = f"{found:.3g} ± {half:.2g}"
+    own = run.config.tasks.problem.with_interval(found, half)
     return f"This recipe reached {reached}; this run, at its best checkpoint, {own}: {verdict}"
 
 

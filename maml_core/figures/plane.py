@@ -65,6 +65,7 @@ def plane_axes(fit: PlaneFit) -> tuple[dict[str, Any], dict[str, Any]]:
         "showgrid": False,
         "zeroline": False,
         "constrain": "domain",
+        "ticks": "",
     }
     return dict(bare), dict(bare)
 
@@ -95,6 +96,7 @@ def plane_replay(fits: Mapping[str, PlaneFit]) -> Figure:
         look |= {"mode": "markers", "size": 11, "hoverinfo": "skip"}
         traces.append(trace_of(np.array([fit.steps]), accuracy[-1:], name, NAMES[name], **look))
     low, high = _slot(len(shown), len(shown) + 1)
+    layout["annotations"].append(_heading((low + 0.05, high), "accuracy"))
     layout["xaxis" + suffix] = {
         "domain": [low + 0.05, high],
         "anchor": "y" + suffix,
@@ -104,7 +106,6 @@ def plane_replay(fits: Mapping[str, PlaneFit]) -> Figure:
     }
     layout["yaxis" + suffix] = {
         "anchor": "x" + suffix,
-        "title": {"text": "accuracy", "standoff": 4},
         "tickformat": ".0%",
         "range": [-0.03, 1.03],
         "zeroline": False,
@@ -198,20 +199,22 @@ def _panel(layout: dict[str, Any], number: int, domain: Sequence[float], words: 
     across, up = plane_axes(fit)
     layout["xaxis" + suffix] = across | {"domain": list(domain), "anchor": "y" + suffix}
     layout["yaxis" + suffix] = up | {"anchor": "x" + suffix, "scaleanchor": "x" + suffix}
-    layout["annotations"].append(
-        {
-            "x": sum(domain) / 2,
-            "y": 1,
-            "xref": "paper",
-            "yref": "paper",
-            "xanchor": "center",
-            "yanchor": "bottom",
-            "showarrow": False,
-            "text": words,
-            "font": {"size": 13},
-        }
-    )
+    layout["annotations"].append(_heading(domain, words))
     return {"xaxis": "x" + suffix, "yaxis": "y" + suffix}
+
+
+def _heading(domain: Sequence[float], words: str) -> dict[str, Any]:
+    return {
+        "x": sum(domain) / 2,
+        "y": 1,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "center",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "text": words,
+        "font": {"size": 13},
+    }
 
 
 def _layout() -> dict[str, Any]:

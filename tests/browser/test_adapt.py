@@ -115,3 +115,66 @@ def test_a_cell_of_the_map_and_a_picture_of_the_wall_open_their_task(
     tab.page.get_by_text("Meta-learned, after").wait_for()
     assert "p.amplitude=" in tab.page.url
     assert tab.complaints == []
+
+
+@pytest.fixture(scope="module")
+def spiral(server: Server) -> str:
+    store = Store(server.store_url)
+    settings = {"meta_iterations": 60, "engine": "vectorized", "model.hidden_sizes": [16], "tasks.classes": 3}
+    run_id = store.create_run(PRESETS["spiral"].config.with_settings(settings), preset="spiral")
+    claimed = store.claim(this_process(), run_id)
+    assert claimed is not None
+    train_run(store, claimed, this_process())
+    return run_id
+
+
+def test_a_decision_field_is_scrubbed_without_asking_the_server(server: Server, new_tab: NewTab, spiral: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={spiral}&task=3")
+    tab.chart("replay")
+    chart = tab.page.locator('.live-chart[data-name="replay"] .chart')
+    fields = tab.page.locator('.live-chart[data-name="replay"] .heatmaplayer image')
+    tab.until(lambda: fields.count() == 2, "the fields of two starts are never drawn")
+
+    def drawn() -> list[str | None]:
+        return [fields.nth(i).get_attribute("href") for i in range(2)]
+
+    after, updates = drawn(), chart.get_attribute("data-updates")
+    tab.page.get_by_role("slider", name="Adaptation step").fill("0")
+    tab.page.get_by_text("step 0 of 10").wait_for()
+    tab.until(lambda: all(a != b for a, b in zip(drawn(), after, strict=True)), "a field never changes")
+    tab.page.get_by_role("slider", name="Adaptation step").fill("10")
+    tab.until(lambda: drawn() == after, "the fields never come back")
+    assert chart.get_attribute("data-updates") == updates
+    assert tab.complaints == []
+
+
+def test_points_of_a_chosen_class_are_placed_by_hand(server: Server, new_tab: NewTab, spiral: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={spiral}")
+    tab.chart("replay")
+    tab.page.get_by_text("My points", exact=True).click()
+    tab.page.locator('.live-chart.edited[data-name="replay"] .nsewdrag').wait_for()
+    square = tab.page.locator('.live-chart[data-name="replay"] .nsewdrag').first
+
+    def points() -> list[str]:
+        found = parse_qs(urlparse(tab.page.url).query).get("points", [""])[0]
+        return [part for part in found.split(";") if part]
+
+    def classes() -> list[str]:
+        return [point.split(",")[2] for point in points()]
+
+    def click(across: float, up: float) -> None:
+        box = tab.still(square)
+        tab.page.mouse.click(box["x"] + across * box["width"], box["y"] + up * box["height"])
+
+    click(0.25, 0.25)
+    tab.until(lambda: classes() == ["1"], "the first point never gets the first class")
+    tab.page.get_by_role("radio", name="3", exact=True).click()
+    tab.page.locator('[data-testid="stSidebar"] [aria-checked="true"]', has_text="3").first.wait_for()
+    click(0.75, 0.7)
+    tab.until(lambda: classes() == ["1", "3"], "the second point never gets the chosen class")
+    tab.page.get_by_text("Meta-learned, after").wait_for()
+    x, y, _ = (float(value) for value in points()[0].split(","))
+    assert x < 0 < y  # left and above the middle, where it was placed
+    assert tab.complaints == []
