@@ -340,7 +340,7 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
         on_pick=open_task,
         alt="Twelve fresh tasks before and after adaptation",
     )
-    note("Error before adaptation → **after**. Click a picture to open its task.")
+    note(f"{learned.problem.score_name.capitalize()} before adaptation → **after**. Click a picture to open its task.")
 
 
 def views(session: TrainingSession, run: Run) -> None:

@@ -15,6 +15,7 @@ from maml_core.config import RunConfig
 from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
 from maml_core.learning.adaptation import NORMAL_95
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.fresh_tasks import varying
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.problems import PROBLEMS, Classification, Problem, Regression
@@ -166,8 +167,8 @@ def evaluation_tasks(
     generator = seeded(f"evaluation:{seed}")
     parameters = family.sample_parameters((count,), generator)
     if reach != 1.0:
-        for name, distribution in family.distributions.items():
-            middle = sum(distribution.span) / 2
+        for name in set(varying(family)) - set(family.all_around):
+            middle = sum(family.distributions[name].span) / 2
             parameters[name] = middle + reach * (parameters[name] - middle)
     x, y = family.sample_points(parameters, family.points(shots), generator)
     return family.judged(parameters, x, y, generator)
@@ -244,9 +245,10 @@ def evaluate(
                 by_shots["learned"][shots] = Level.of(start.adapt(some, config.inner_steps).query_loss[-1])
                 for name, rival in others.items():
                     by_shots[name][shots] = Level.of(errors_of(rival, some, start.problem))
-        with turn(0.99):
-            beyond = evaluation_tasks(config, few, seed, reach=REACH)
-            outside = Level.of(start.adapt(beyond, config.inner_steps).query_loss[-1])
+        if set(varying(config.tasks)) - set(config.tasks.all_around):
+            with turn(0.99):
+                beyond = evaluation_tasks(config, few, seed, reach=REACH)
+                outside = Level.of(start.adapt(beyond, config.inner_steps).query_loss[-1])
     return Evaluation(
         tasks,
         seed,

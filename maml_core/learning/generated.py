@@ -29,6 +29,8 @@ class GeneratedFamily(TaskFamily):
     latex: ClassVar[str]
     of_points: ClassVar[tuple[str, ...]] = ()
     """Ranges that each point is drawn from, and not each task."""
+    all_around: ClassVar[tuple[str, ...]] = ()
+    """Angles whose range is the whole circle, so that nothing lies outside of it."""
 
     @property
     def distributions(self) -> dict[str, Uniform | Normal]:

@@ -97,6 +97,7 @@ class Spiral(PlaneFamily):
         r"\text{angle} = 2\pi\,\text{turns}\cdot\tfrac{r}{R} + \text{phase} + 2\pi\tfrac{\text{class}}{\text{classes}}"
     )
     order: ClassVar[int] = 1
+    all_around: ClassVar[tuple[str, ...]] = ("phase",)
     reach: ClassVar[float] = 1.8
     radius: ClassVar[float] = 5 / 3
     """R: a third of the playground's, so that inputs have unit scale."""
@@ -120,6 +121,7 @@ class Circles(PlaneFamily):
         r"\lVert x - \text{distance}\,(\cos\text{direction}, \sin\text{direction})\rVert < \text{radius}"
     )
     order: ClassVar[int] = 1
+    all_around: ClassVar[tuple[str, ...]] = ("direction",)
     reach: ClassVar[float] = 1.15
 
     family: Literal["circles"] = "circles"

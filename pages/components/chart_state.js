@@ -262,7 +262,7 @@ export function sketch(figure, width, height) {
     const opacity = trace.opacity ?? 1;
     if (String(trace.mode).includes("markers")) {
       const radius = Number(trace.marker?.size ?? 6) / 2;
-      return Array.from(y, (value, i) => Number.isFinite(py(value))
+      return Array.from(y, (value, i) => Number.isFinite(py(value)) && Number.isFinite(px(x[i]))
         ? `<circle cx="${px(x[i]).toFixed(1)}" cy="${py(value).toFixed(1)}" r="${radius}" fill="${trace.marker?.color}" opacity="${opacity}"/>` : "").join("");
     }
     const dashes = trace.line?.dash === "dash" ? "9 9" : trace.line?.dash === "dot" ? "3 3" : "none";

@@ -51,8 +51,8 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
                 st.markdown("#### Press **Train**", text_alignment="center")
                 st.caption(
                     linked(
-                        "On the left, an untrained network takes a few gradient steps on the support points (pink) of "
-                        "a task that it has never seen, and misses. Training finds an initialization from which those "
+                        "On the left, an untrained network takes a few gradient steps on the support points of a "
+                        "task that it has never seen, and misses. Training finds an initialization from which those "
                         "steps are enough. The meta-loss will fall here."
                     ),
                     text_alignment="center",

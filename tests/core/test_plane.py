@@ -180,6 +180,7 @@ def test_evaluation_reads_accuracy_beside_methods_for_classes() -> None:
     expected = (named != batch.query_y.argmax(-1)).double().mean()
     assert found.rivals["neighbor"].error == pytest.approx(float(expected), abs=1e-6)
     assert found.coverage is None
+    assert found.outside is None  # the phase goes all around, and nothing else varies
     assert "%" in found.sentence(1)
     assert Evaluation.from_json(found.to_json()) == found
     figure = error_curves(found)
