@@ -285,6 +285,7 @@ PRESETS: dict[str, Preset] = {
         "Classification: five points of each arm of a turned spiral tell the rest. Fits within seconds.",
         tasks=Spiral(),
         shots=5,
+        reached=Reached(5, (0.00253, 0.00333, 0.00703), Classification.name),
     ),
     "spiral-tight": _plane(
         "Spirals, 1.75 turns, 10 shots",
@@ -292,6 +293,9 @@ PRESETS: dict[str, Preset] = {
         tasks=Spiral(turns=Uniform(low=1.75, high=1.75)),
         shots=10,
         inner_lr=0.05,
+        meta_lr=0.002,
+        meta_iterations=5000,
+        reached=Reached(5, (0.00607, 0.00707, 0.0206), Classification.name),
     ),
     "ridge-spiral": _plane(
         "Ridge head, spirals, 5 shots",
@@ -301,12 +305,14 @@ PRESETS: dict[str, Preset] = {
         algorithm="ridge-head",
         inner_steps=1,
         clip_norm=10.0,
+        reached=Reached(1, (0.00118, 0.00102, 0.00202), Classification.name),
     ),
     "circles": _plane(
         "Circles, two classes, 5 shots",
         "Classification: five points inside a circle and five outside tell where it is.",
         tasks=Circles(),
         shots=5,
+        reached=Reached(5, (0.08, 0.0814, 0.0831), Classification.name),
     ),
     "joint-10-shot": _paper(
         10,

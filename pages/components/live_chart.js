@@ -419,9 +419,16 @@ export default function ({ parentElement, data, setTriggerValue }) {
       if (chart.isNear && chart.isLate) draw();
     }, { rootMargin: "200px" });
     sight.observe(host);
+    // Plotly follows the window alone: a column that grows beside it, or a scroll bar that comes, it would not see.
+    const size = new ResizeObserver(() => {
+      const { width } = chart._fullLayout ?? {};
+      if (width && chart.clientWidth && Math.abs(chart.clientWidth - width) > 1) page.Plotly.Plots.resize(chart);
+    });
+    size.observe(chart);
     chart.stop = () => {
       clearInterval(timer);
       sight.disconnect();
+      size.disconnect();
       listeners.abort();
       chart.watching = chart.listening = false;
       if (page.Plotly) page.Plotly.purge(chart);

@@ -69,6 +69,17 @@ test("a figure at a moment of its replay is a copy; without one it is itself", (
   assert.equal(framed({ data: [], layout: {} }, 1).data.length, 0);
 });
 
+test("a field goes from frame to frame, beside lines that go all the way", () => {
+  const fields = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]];
+  const both = { steps: [0, 1], labels: ["a", "b"], ghosts: [], moving: [{ trace: 0, z: fields }, { trace: 1, x: [[0], [1]], y: [[0], [10]] }] };
+  const change = atFrame(both, 0.5);
+  assert.deepEqual([change.fields, change.z, change.traces, change.y], [[0], [fields[0]], [1], [[5]]]);
+  const shown = { data: [{ type: "heatmap", z: [[9]] }, { x: [1], y: [1] }], layout: {}, replay: both };
+  const moved = framed(shown, 1);
+  assert.deepEqual([moved.data[0].z, moved.data[0].x, moved.data[1].y], [fields[1], undefined, [10]]);
+  assert.deepEqual(shown.data[0].z, [[9]]);
+});
+
 test("a replay begins with its first frame, ends with its last, and never goes back", () => {
   for (const last of [1, 3, 10, 100]) {
     const seen = Array.from({ length: 101 }, (_, i) => frameAt((i / 100) * seconds(last), last));
@@ -87,6 +98,7 @@ test("points are added, moved and deleted, in four digits, and never in place", 
   assert.deepEqual(edited(points, 1, true, [5, 6]), [[0, 1], [5, 6]]);
   assert.deepEqual(edited(points, 0, false, [0, 1]), [[2, 3]]);
   assert.deepEqual(points, [[0, 1], [2, 3]]);
+  assert.deepEqual(edited([[0, 1, 2], [2, 3, 1]], 0, true, [5, 6]), [[5, 6, 2], [2, 3, 1]]);  // its class stays
 });
 
 test("a layout takes the page's colors, and keeps what its axes say themselves", () => {

@@ -165,3 +165,15 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     tab.until(lambda: all(run.name != "my best run" for run in store.all_runs()), "the run is never deleted")
     store.close()
     assert tab.complaints == []
+
+
+def test_charts_follow_their_column_when_the_sidebar_is_folded(server: Server, new_tab: NewTab) -> None:
+    tab = new_tab()
+    tab.open(server.url)
+    tab.chart("task")
+    plot = tab.page.locator('.live-chart[data-name="task"] .main-svg').first
+    before = tab.still(plot)["width"]
+    tab.page.get_by_test_id("stSidebarHeader").hover()  # its button is shown then
+    tab.page.get_by_test_id("stSidebarCollapseButton").locator("button").click()
+    tab.until(lambda: tab.still(plot)["width"] > before + 50, "the chart never takes the room that is there now")
+    assert tab.complaints == []
