@@ -23,6 +23,9 @@ from maml_core.store.checkpoint import load_initialization
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 
+MOST_IN_FILE = 10_000
+"""Points of classes to adapt to."""
+
 
 def add_adapt_options(command: argparse.ArgumentParser) -> None:
     """The run and the two files."""
@@ -69,11 +72,11 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
 
 
 def _classes(start: Initialization, family: PlaneFamily, options: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """Points of classes in the plane: the class of each query, and how probable each is."""
+    """Points of classes in the plane: the class of each query, and each class's share, the softmax of its scores."""
     names = columns_of(family.classes)
     _numbers(options.support, names)  # a sentence that names the file, where there are no such numbers
     try:
-        points = read_points(_bytes(options.support)[0].decode("utf-8-sig"), family.classes)
+        points = read_points(_bytes(options.support)[0].decode("utf-8-sig"), family.classes, MOST_IN_FILE)
     except ConfigError as error:
         raise ConfigError(f"{options.support}: {error}") from None
     asked = _numbers(options.query, names[:2])
@@ -94,7 +97,7 @@ def _classes(start: Initialization, family: PlaneFamily, options: argparse.Names
         "steps": steps,
         "x": [list(point) for point in asked],
         "classes": classes,
-        "probabilities": shares,
+        "shares": shares,
     }
 
 

@@ -81,7 +81,7 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
 def _say(run: Run, iteration: int, result: Evaluation) -> None:
     judge, score = result.judge, result.judge.score
     print(f"{run.id} ({run.name}) after {iteration:,} iterations: {judge.score_name} on {result.tasks} held-out")
-    print(f"tasks ({run.config.tasks.judged_by} each), mean ± 95 %")
+    print(f"tasks ({run.config.tasks.judged_by}), mean ± 95 %")
     print(f"{'steps':>5}  {'learned':>17}  {'random':>17}")
     for step, (learned, ci, random) in enumerate(
         zip(result.learned.error, result.learned.ci95, result.random.error, strict=True)

@@ -170,11 +170,11 @@ class RunConfig(Spec):
         `higher` holds one task at a time.
         """
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
-        points = self.tasks.points(max(self.shots, self.query_shots))
+        points = self.tasks.points_of(max(self.shots, self.query_shots))
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
         sizes = self.tasks.input_size + self.tasks.output_size
         activations = 3 * kept * in_flight * points * (sizes + sum(self.model.widths))
-        tasks = 2 * sizes * self.meta_batch_size * self.tasks.points(self.shots + self.query_shots)
+        tasks = 2 * sizes * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots)
         return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
     def seconds_estimate(self, parameters: int, tensors: int = 6) -> float:
@@ -256,7 +256,7 @@ class RunConfig(Spec):
 
     def multiplications(self, parameters: int) -> float:
         """About how many one meta-iteration takes."""
-        points = self.inner_steps * self.tasks.points(self.shots) + 4 / 3 * self.tasks.points(self.query_shots)
+        points = self.inner_steps * self.tasks.points_of(self.shots) + 4 / 3 * self.tasks.points_of(self.query_shots)
         return 3 * parameters * self.meta_batch_size * points
 
     def to_json(self, indent: int | None = None) -> str:

@@ -79,10 +79,10 @@ LESSONS: dict[str, Lesson] = {
     "classes": Lesson(
         title="Ten labeled points, and the rest of a spiral",
         text="Meta-learning is not about curves. Here a task is a spiral of two arms, turned by chance: five points of "
-        "each arm are labeled (large), and the network is to color the rest (small). Guessing gets half of them right.",
+        "each arm are labeled (large), and the network is to color the rest (small). Guessing gets half of them.",
         preset="spiral",
-        question="Five gradient steps on ten points take an ordinary start to about 55 % of the rest. From the start "
-        "that training finds, the same five steps will get…",
+        question="Five gradient steps on ten points leave an ordinary start where guessing is: at about half of the "
+        "rest. From the start that training finds, the same five steps will get…",
         answers=("about 60 %", "about 75 %", "more than 95 %"),
         right=2,
         explanation=f"This recipe reached {_reached('spiral')}. Before the first step the field says nothing of this "

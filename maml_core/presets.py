@@ -10,7 +10,7 @@ from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning.families import Circles, Line, Sine, Spiral
 from maml_core.learning.models import MLP, FourierMLP, Linear
-from maml_core.learning.problems import PROBLEMS, Regression
+from maml_core.learning.problems import PROBLEMS, Classification, Regression
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Uniform
 from maml_core.words import counted_steps

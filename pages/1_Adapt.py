@@ -61,7 +61,7 @@ def settings(run: Run) -> tuple[int, int, float]:
         ConfigError: what was typed breaks a field's rule.
     """
     config, fields = run.config, RunConfig.model_fields
-    shots = number_in_url("shots", fields["shots"], config.shots, help_text="Support points to adapt to.")
+    shots = number_in_url("shots", fields["shots"], config.shots, help_text="Support points, or so many of each class.")
     steps = number_in_url(
         "steps",
         fields["inner_steps"],
@@ -124,7 +124,7 @@ def replay(
         key="replay",
         revision=f"{run.id}:{task_seed()}:{steps}",
         height=430,
-        alt="A task: true function, support points, and each model at the adaptation step chosen below",
+        alt="A task: what is true, support points, and each model at the adaptation step chosen below",
         on_points=(lambda placed: load_points(placed, classes)) if points is not None else None,
         points=points or (),
         on_pick=(lambda pick: toggle_row(tasks, pick["task"])) if isinstance(tasks, RowTasks) else None,
@@ -159,6 +159,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     at: At = "latest" if iteration is None else iteration
     result = measure(session.store, run, tasks=tasks, steps=steps, at=at, turn=turn)
     bar.empty()
+    score = result.judge.score_name.capitalize()
     reproduction_note(session, run)
     left, right = st.columns(2)
     with left:
@@ -167,7 +168,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             key="quality",
             revision=f"{run.id}:{steps}",
             height=430,
-            alt="Error on held-out tasks against adaptation steps, with 95 % bands, and that of other methods",
+            alt=f"{score} on held-out tasks against adaptation steps, with 95 % bands, and that of other methods",
         )
     with right:
         live_chart(
@@ -175,7 +176,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             key="shots",
             revision=run.id,
             height=430,
-            alt="Error on held-out tasks against the number of support points, with 95 % bands",
+            alt=f"{score} on held-out tasks against the number of support points, with 95 % bands",
         )
     st.markdown(f"##### {result.sentence(run.config.inner_steps)}")
     grid = shots_grid(session.store, run, turn=turn)
@@ -183,18 +184,18 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     if grid is not None:
         st.markdown("###### Runs that differ in nothing but their shots")
         live_chart(
-            shots_grid_figure(grid),
+            shots_grid_figure(grid, result.judge),
             key="shots-grid",
             revision=run.id,
             height=90 + 44 * len(grid),
-            alt="Error by the shots that runs were trained on, against the number of support points",
+            alt=f"{score} by the shots that runs were trained on, against the number of support points",
         )
     with st.expander("The numbers"):
         for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
             st.dataframe(frame, placeholder="–", column_config={str(column): NUMBER for column in frame})
             as_csv(run, frame.to_csv(), name)
     note(
-        f"{result.judge.score_name.capitalize()} on {result.tasks} held-out tasks, {run.config.shots} shots, "
+        f"{score} on {result.tasks} held-out tasks, {run.config.shots} shots, "
         f"{run.config.tasks.judged_by}, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of "
         "the mean. "
         f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
@@ -394,7 +395,7 @@ def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily)
     if learned is None:
         st.info("This run has no checkpoint yet: train it for a moment first.", icon=":material/info:")
         return
-    trained = family.points(run.config.shots)
+    trained = family.points_of(run.config.shots)
     if tasks and points is not None and len(points) < trained:
         st.caption(f"{len(points)} points, where training used {trained} per task.")
     if view == VIEWS[0] and tasks is None:

@@ -129,7 +129,7 @@ def selected(session: TrainingSession, run: Run) -> None:
     """The selected run: its curve, what can be done with it, and what it is."""
     status_line(session, run)
     live_chart(
-        loss_curve(session.store.metrics(run.id), smoothing=SMOOTHING),
+        loss_curve(session.store.metrics(run.id), loss_name=run.config.tasks.problem.loss_name, smoothing=SMOOTHING),
         key="run-loss",
         revision=run.id,
         height=230,

@@ -145,6 +145,7 @@ PAGES_MAY_IMPORT = {
     "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.glossary",
     "maml_core.lessons", "maml_core.presets",
     "maml_core.words", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
+    "maml_core.learning.fits", "maml_core.learning.generated", "maml_core.learning.own_points",
     "maml_core.learning.fresh_rows", "maml_core.learning.fresh_tasks", "maml_core.learning.initialization",
     "maml_core.learning.models", "maml_core.learning.scale",
     "maml_core.learning.formula", "maml_core.learning.table", "maml_core.learning.table_files",

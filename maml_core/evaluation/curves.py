@@ -15,7 +15,6 @@ from maml_core.config import RunConfig
 from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
 from maml_core.learning.adaptation import NORMAL_95
 from maml_core.learning.algorithms import ALGORITHMS
-from maml_core.learning.fresh_tasks import varying
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.problems import PROBLEMS, Classification, Problem, Regression
@@ -136,7 +135,7 @@ class Evaluation:
         """A row per number of support points, a column for each method and its 95 % interval."""
         columns: dict[str, dict[int, float]] = {}
         for name, levels in self.by_shots.items():
-            columns[name] = {shots: level.error for shots, level in levels.items()}
+            columns[name] = {shots: self.judge.score(level.error) for shots, level in levels.items()}
             columns[f"{name}_ci95"] = {shots: level.ci95 for shots, level in levels.items()}
         frame = pd.DataFrame(columns)
         frame.index.name = "support points"
@@ -148,7 +147,8 @@ class Evaluation:
         columns: dict[str, list[float]] = {}
         for name, curve in curves.items():
             if curve:
-                columns |= {name: curve.error, f"{name}_ci95": curve.ci95}
+                score = [self.judge.score(error) for error in curve.error]
+                columns |= {name: score, f"{name}_ci95": curve.ci95}
         frame = pd.DataFrame(columns)
         frame.index.name = "step"
         return frame
@@ -167,10 +167,11 @@ def evaluation_tasks(
     generator = seeded(f"evaluation:{seed}")
     parameters = family.sample_parameters((count,), generator)
     if reach != 1.0:
-        for name in set(varying(family)) - set(family.all_around):
+        for name in filter(family.ends_somewhere, family.distributions):
             middle = sum(family.distributions[name].span) / 2
-            parameters[name] = middle + reach * (parameters[name] - middle)
-    x, y = family.sample_points(parameters, family.points(shots), generator)
+            moved = middle + reach * (parameters[name] - middle)
+            parameters[name] = moved.clamp(min=0.0) if name in family.lengths else moved
+    x, y = family.sample_points(parameters, family.points_of(shots), generator)
     return family.judged(parameters, x, y, generator)
 
 
@@ -245,7 +246,7 @@ def evaluate(
                 by_shots["learned"][shots] = Level.of(start.adapt(some, config.inner_steps).query_loss[-1])
                 for name, rival in others.items():
                     by_shots[name][shots] = Level.of(errors_of(rival, some, start.problem))
-        if set(varying(config.tasks)) - set(config.tasks.all_around):
+        if any(map(config.tasks.ends_somewhere, config.tasks.distributions)):
             with turn(0.99):
                 beyond = evaluation_tasks(config, few, seed, reach=REACH)
                 outside = Level.of(start.adapt(beyond, config.inner_steps).query_loss[-1])

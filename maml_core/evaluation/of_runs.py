@@ -16,6 +16,7 @@ from maml_core.learning.adaptation import fit_tasks
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.problems import Classification
 from maml_core.presets import PRESETS, REPORT_TASKS
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.run import Run
@@ -147,6 +148,8 @@ def measure(
         StoreError: the run has no such checkpoint.
     """
     other, baseline = _baseline(store, run, "latest")
+    if not isinstance(run.config.tasks.problem, Classification):
+        rivals = tuple(name for name in rivals if name != "neighbor")  # it knows classes only
 
     def make(learned: Initialization) -> Evaluation:
         pretrained = load_initialization(baseline, other.config) if baseline and other else None

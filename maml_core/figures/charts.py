@@ -132,17 +132,17 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def shots_grid_figure(grid: pd.DataFrame) -> Figure:
+def shots_grid_figure(grid: pd.DataFrame, judge: Problem) -> Figure:
     """Error by the shots that runs were trained on (up) and the number of support points (across), as colored cells."""
     errors = grid.to_numpy(dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.log10(errors)
+    level = np.log10(np.maximum(errors, LEAST_SHOWN))
+    per_class = isinstance(judge, Classification)
     heat = {
         "type": "heatmap",
         "x": [str(shots) for shots in grid.columns],
         "y": [str(shots) for shots in grid.index],
         "z": [rounded(row) for row in level],
-        "text": [[number(value) for value in row] for row in errors],
+        "text": [[judge.in_words(value) if per_class else number(value) for value in row] for row in errors],
         "texttemplate": "%{text}",
         "colorscale": "Viridis",
         "reversescale": True,
@@ -150,9 +150,9 @@ def shots_grid_figure(grid: pd.DataFrame) -> Figure:
         "zmin": float(np.nanmin(level)),
         "zmax": float(min(np.nanmax(level), np.nanmin(level) + MOST_DECADES)),
         "meta": "error",
-        "hovertemplate": "trained on %{y}, adapted to %{x}: error %{text}<extra></extra>",
+        "hovertemplate": "trained on %{y}, adapted to %{x}: %{text}<extra></extra>",
     }
-    layout = base_layout(x="support points", y="trained on", left=56)
+    layout = base_layout(x=f"support points{' per class' * per_class}", y="trained on", left=56)
     layout["hovermode"] = "closest"
     layout["xaxis"] |= {"type": "category"}
     layout["yaxis"] |= {"type": "category"}
@@ -164,12 +164,12 @@ def _score_axis(judge: Problem, *errors: np.ndarray) -> dict[str, Any]:
     return {"tickformat": ".0%"} if isinstance(judge, Classification) else log_scale(*errors)
 
 
-def _with_band(x: np.ndarray, mse: np.ndarray, half: np.ndarray, meaning: str, name: str) -> list[Trace]:
+def _with_band(x: np.ndarray, y: np.ndarray, half: np.ndarray, meaning: str, name: str) -> list[Trace]:
     """A curve, and the 95 % band around it; where that reaches zero, a logarithmic axis shows a thousandth."""
-    low = np.maximum(mse - half, 1e-3 * np.abs(mse))
+    low = np.maximum(y - half, 1e-3 * np.abs(y))
     band = trace_of(
         np.concatenate([x, x[::-1]]),
-        np.concatenate([mse + half, low[::-1]]),
+        np.concatenate([y + half, low[::-1]]),
         meaning,
         f"{name}, 95 %",
         width=0,
@@ -178,7 +178,7 @@ def _with_band(x: np.ndarray, mse: np.ndarray, half: np.ndarray, meaning: str, n
         legendgroup=meaning,
     )
     curve = trace_of(
-        x, mse, meaning, name, mode="lines+markers", width=3 if meaning == "learned" else 2, legendgroup=meaning
+        x, y, meaning, name, mode="lines+markers", width=3 if meaning == "learned" else 2, legendgroup=meaning
     )
     return [band | {"fill": "toself", "fillcolor": COLORS[meaning] + "30"}, curve]
 

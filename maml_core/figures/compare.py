@@ -74,6 +74,9 @@ def compare_curves(
         layout["yaxis"] |= log_scale(*shown)
     elif shown:
         values = np.concatenate([curve.middle for curve in curves])
+        values = values[values > 0]  # every point of every task right: an error of zero has no place on this axis
+        if not len(values):
+            return {"data": traces, "layout": layout}
         ends = np.array([0.8 * values.min(), 1.25 * min(values.max(), FAR * np.median(values))])
         layout["yaxis"] |= log_scale(ends) | {"range": np.log10(ends).tolist()}
     if shown and logarithmic:

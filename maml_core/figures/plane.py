@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.style import Figure, Moving, Trace, base_layout, plain, rounded, trace_of
+from maml_core.figures.style import Figure, Moving, Trace, base_layout, frames_of, plain, rounded, trace_of
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
 
-CLASS_COLORS = ("#2f80e7", "#e8853d", "#2a9d74", "#9b6dd0", "#c0392b", "#8a8f2a")
-"""Of the classes of a task, in turn; in the plane nothing else has a color."""
+CLASS_COLORS = ("#0e7490", "#c2410c", "#7c9a12", "#a21caf", "#b08900", "#64748b")
+"""Of the classes of a task, in turn; none of them means anything else."""
+
+FIELDS = 20
+"""Steps of adaptation in a replay: a field is a picture, and of more the browser would be sent megabytes."""
 
 LEVELS = 100
 """Of certainty, from a class that is as likely as any to one that is sure."""
@@ -23,7 +26,7 @@ STRONGEST = 0.6
 
 def plane_task(fit: PlaneFit, trained_steps: int) -> Figure:
     """One task before adaptation, and the field beside it that moves from there to the last step."""
-    frames = list(range(fit.steps + 1))
+    frames = frames_of(fit.steps, FIELDS)
     layout = _layout()
     layout["annotations"] = []
     traces: list[Trace] = []
@@ -47,7 +50,7 @@ def plane_task(fit: PlaneFit, trained_steps: int) -> Figure:
 def plane_small(fit: PlaneFit, axis: str) -> list[Trace]:
     """A task after adaptation, in few cells, on the axes of that suffix."""
     place: dict[str, Any] = {"xaxis": "x" + axis, "yaxis": "y" + axis} if axis else {}
-    field = _field(fit, fit.steps, every=2) | place
+    field = _field(fit, fit.steps, every=2) | place | {"hoverinfo": "none"}  # a click on it opens its task
     return [field, *(trace | {"showlegend": False} for trace in _points(fit, small=True, **place))]
 
 
@@ -74,7 +77,7 @@ def plane_replay(fits: Mapping[str, PlaneFit]) -> Figure:
     """One task adapted from several initializations: a field for each, and the accuracy of all against steps."""
     shown = {name: fits[name] for name in NAMES if name in fits}
     steps = max(fit.steps for fit in shown.values())
-    frames = list(range(steps + 1))
+    frames = frames_of(steps, FIELDS)
     layout = _layout()
     layout["annotations"] = []
     traces: list[Trace] = []
@@ -89,11 +92,10 @@ def plane_replay(fits: Mapping[str, PlaneFit]) -> Figure:
     for name, fit in shown.items():
         accuracy = 1 - fit.query_loss
         at = [min(step, fit.steps) for step in frames]
-        look: dict[str, Any] = {"showlegend": False, **right}
-        traces.append(trace_of(np.arange(fit.steps + 1), accuracy, name, NAMES[name], **look))
+        traces.append(trace_of(np.arange(fit.steps + 1), accuracy, name, NAMES[name], **right))
         marks = [rounded(accuracy[step : step + 1]) for step in at]
         moving.append({"trace": len(traces), "x": [[step] for step in at], "y": marks})
-        look |= {"mode": "markers", "size": 11, "hoverinfo": "skip"}
+        look: dict[str, Any] = {"mode": "markers", "size": 11, "hoverinfo": "skip", "showlegend": False, **right}
         traces.append(trace_of(np.array([fit.steps]), accuracy[-1:], name, NAMES[name], **look))
     low, high = _slot(len(shown), len(shown) + 1)
     layout["annotations"].append(_heading((low + 0.05, high), "accuracy"))

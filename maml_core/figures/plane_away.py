@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.plane import CLASS_COLORS, STRONGEST, half_side, sureness
+from maml_core.figures.plane import CLASS_COLORS, FIELDS, STRONGEST, half_side, sureness
+from maml_core.figures.style import frames_of
 from maml_core.learning.plane_fits import PlaneFit
 
 _PAGE = Path(__file__).with_name("plane_page.html")
@@ -24,18 +25,23 @@ SIDE = 360
 def plane_page(fits: Mapping[str, PlaneFit], title: str, caption: str) -> str:
     """The decision fields of a task's adaptation as one HTML page, which needs no network and no other file."""
     fit = fits["learned"]
+    steps = frames_of(max(each.steps for each in fits.values()), FIELDS)
     data: dict[str, Any] = {
         "title": title,
         "caption": caption,
         "half": half_side(fit),
+        "steps": steps,
         "colors": CLASS_COLORS[: fit.classes],
         "support": [fit.support_x.round(4).tolist(), fit.support_class.tolist()],
         "query": [fit.query_x.round(4).tolist(), fit.query_class.tolist()],
         "fits": [
             {
                 "name": NAMES[name],
-                "fields": [_as_url(field_image(fits[name], step)) for step in range(fits[name].steps + 1)],
-                "scores": [fits[name].problem.in_words(float(error)) for error in fits[name].query_loss],
+                "fields": [_as_url(field_image(fits[name], min(step, fits[name].steps))) for step in steps],
+                "scores": [
+                    fits[name].problem.in_words(float(fits[name].query_loss[min(step, fits[name].steps)]))
+                    for step in steps
+                ],
             }
             for name in NAMES
             if name in fits
@@ -47,7 +53,7 @@ def plane_page(fits: Mapping[str, PlaneFit], title: str, caption: str) -> str:
 
 def plane_picture(fit: PlaneFit, title: str) -> bytes:
     """The decision field as it adapts, beside what it was before, as an animated WebP that rests at its end."""
-    pictures = [_picture(fit, title, step) for step in range(fit.steps + 1)]
+    pictures = [_picture(fit, title, step) for step in frames_of(fit.steps, FIELDS)]
     durations = [900, *[350] * max(0, len(pictures) - 2), 2500][: len(pictures)]
     file = io.BytesIO()
     pictures[0].save(

@@ -116,6 +116,15 @@ def trace_of(
     return trace
 
 
+FRAMES = 100
+"""Steps of adaptation in a replay; of more, so many are shown, evenly spaced."""
+
+
+def frames_of(steps: int, most: int = FRAMES) -> list[int]:
+    """The steps of adaptation that a replay shows."""
+    return sorted({round(k) for k in np.linspace(0, steps, min(steps, most) + 1)})
+
+
 def base_layout(*, x: str = "", y: str = "", left: int = 40) -> dict[str, Any]:
     """Margins, legend and axis titles that all figures share."""
     return {

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.plane_away import plane_page, plane_picture
-from maml_core.figures.style import COLORS, number, rounded
+from maml_core.figures.style import COLORS, frames_of, number, rounded
 from maml_core.figures.tasks import value_range
 from maml_core.learning.adaptation import CurveFit
 from maml_core.learning.fits import TaskFit
@@ -78,7 +78,7 @@ def moving_picture(fit: TaskFit, title: str) -> bytes:
         return plane_picture(fit, title)
     assert isinstance(fit, CurveFit)
     last = len(fit.predictions) - 1
-    shown = sorted({round(k) for k in np.linspace(0, last, min(last, MOST_STEPS) + 1)})
+    shown = frames_of(last, MOST_STEPS)
     moments = [
         (1 - share) * a + share * b for a, b in pairwise(shown) for share in np.linspace(0, 1, BETWEEN, endpoint=False)
     ]

@@ -14,6 +14,7 @@ from maml_core.figures.style import (
     Moving,
     Trace,
     base_layout,
+    frames_of,
     log_scale,
     number,
     plain,
@@ -37,7 +38,7 @@ def task_figure(fit: TaskFit, trained_steps: int) -> Figure:
         return plane_task(fit, trained_steps)
     assert isinstance(fit, CurveFit)
     last = len(fit.predictions) - 1
-    frames = _frames(last)
+    frames = frames_of(last)
     traces = [*(band | {"showlegend": False} for band in _band(fit, "after")), *_known(fit), _before(fit)]
     ghosts, behind = _ghosts(fit, frames, len(traces), "after")
     traces += behind
@@ -90,10 +91,6 @@ GHOSTS = 8
 """Earlier steps left standing, faint, behind the current one."""
 
 
-FRAMES = 100
-"""Steps of adaptation in a replay; of more, so many are shown, evenly spaced."""
-
-
 def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
     """One task adapted from several initializations, with all that a browser needs to play it step by step.
 
@@ -106,7 +103,7 @@ def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
     fits = {name: fit for name, fit in found.items() if isinstance(fit, CurveFit)}
     main = fits["learned"]
     steps = max(len(fit.predictions) for fit in fits.values()) - 1
-    frames = _frames(steps)
+    frames = frames_of(steps)
     right: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
     traces: list[Trace] = []
     moving: list[Moving] = []
@@ -190,11 +187,6 @@ def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
         "layout": layout,
         "replay": {"steps": frames, "moving": moving, "ghosts": ghosts, "labels": labels},
     }
-
-
-def _frames(steps: int) -> list[int]:
-    """The steps of adaptation that a replay shows."""
-    return sorted({round(k) for k in np.linspace(0, steps, min(steps, FRAMES) + 1)})
 
 
 def _band(fit: CurveFit, meaning: str) -> list[Trace]:

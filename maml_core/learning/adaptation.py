@@ -218,15 +218,14 @@ def landscape(
     for name in names:
         low, high = family.distributions[name].span
         trained.append((low, high))
-        room = (high - low) / 2 or abs(high) or 1.0
-        axes.append(np.linspace(low - room, high + room, cells))
+        axes.append(np.linspace(*family.around(name), cells))
     across, up = np.meshgrid(*axes)
     count = cells * cells
     whole = {name: value.expand(count, *value.shape).clone() for name, value in drawn.items()}
     for name, value in given.items():
         whole[name] = torch.full((count,), value, dtype=torch.float64)
     whole |= {names[0]: torch.from_numpy(across.ravel()), names[1]: torch.from_numpy(up.ravel())}
-    x, y = family.sample_points(whole, family.points(shots), generator, alike=True)
+    x, y = family.sample_points(whole, family.points_of(shots), generator, alike=True)
     batch = family.judged(whole, x, y, generator, alike=True)
     ends = start.adapt(batch, steps).query_loss[-1]
     error = torch.where(torch.isfinite(ends), ends, torch.nan).reshape(cells, cells).numpy()

@@ -48,8 +48,9 @@ def draw_task(family: GeneratedFamily, seed: int, shots: int, given: Mapping[str
     drawn = {name: value[None] for name, value in family.sample_parameters((), generator).items()}
     for name in given or {}:
         drawn[name] = family.task(**{name: (given or {})[name]})[name][None]
-    x, y = family.sample_points(drawn, family.points(shots), generator)
-    label = ", ".join(f"{name} {float(drawn[name]):.2f}" for name in varying(family))
+    x, y = family.sample_points(drawn, family.points_of(shots), generator)
+    named = [*varying(family), *(name for name in given or {} if name not in varying(family))]
+    label = ", ".join(f"{name} {float(drawn[name]):.2f}" for name in named)
     return Tasks(family, family.judged(drawn, x, y, generator), [label], [seed])
 
 

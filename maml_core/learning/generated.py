@@ -29,8 +29,10 @@ class GeneratedFamily(TaskFamily):
     latex: ClassVar[str]
     of_points: ClassVar[tuple[str, ...]] = ()
     """Ranges that each point is drawn from, and not each task."""
-    all_around: ClassVar[tuple[str, ...]] = ()
-    """Angles whose range is the whole circle, so that nothing lies outside of it."""
+    angles: ClassVar[tuple[str, ...]] = ()
+    """Parameters that come around: where their range is the whole circle, nothing lies outside of it."""
+    lengths: ClassVar[tuple[str, ...]] = ()
+    """Parameters that cannot be negative."""
 
     @property
     def distributions(self) -> dict[str, Uniform | Normal]:
@@ -59,6 +61,20 @@ class GeneratedFamily(TaskFamily):
         alike: bool = False,
     ) -> TaskBatch:
         """Tasks `[tasks]` with the support points x, y, and the query points that adaptation is measured by."""
+
+    def ends_somewhere(self, name: str) -> bool:
+        """Whether there is anything outside of a parameter's range: not of a whole circle, nor of one that is fixed."""
+        low, high = self.distributions[name].span
+        return high > low and not (name in self.angles and high - low >= 2 * math.pi - 1e-9)
+
+    def around(self, name: str) -> tuple[float, float]:
+        """From where to where a parameter is moved outside training: twice its range, or from zero to twice its value.
+
+        A length stays at zero or above.
+        """
+        low, high = self.distributions[name].span
+        room = (high - low) / 2 or abs(high) or 1.0
+        return (max(0.0, low - room) if name in self.lengths else low - room), high + room
 
     def sample_parameters(self, shape: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the parameters of tasks: one tensor of `shape` per name (float64, on the CPU)."""
@@ -94,9 +110,9 @@ class GeneratedFamily(TaskFamily):
     ) -> TaskBatch:
         """As `TaskFamily.sample_batch`; what tells the sets of tasks apart is the generator's seed."""
         parameters = self.sample_parameters(shape, generator)
-        x, y = self.sample_points(parameters, self.points(shots + query_shots), generator)
+        x, y = self.sample_points(parameters, self.points_of(shots + query_shots), generator)
         x, y = x.to(dtype=dtype).to(device), y.to(dtype=dtype).to(device)
-        return TaskBatch.split(x, y, self.points(shots))
+        return TaskBatch.split(x, y, self.points_of(shots))
 
     def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
         """Tasks `[tasks, points, features]` that no run of this family is trained on."""

@@ -13,7 +13,7 @@ from maml_core.learning.tasks import TaskBatch
 
 MOST_POINTS = 100
 POINT_LIMIT = 1e6
-"""What a user's own points may be: no more of them, and none further from zero."""
+"""What a user's own points may be: no more of them in a picture, and none further from zero."""
 
 Points = Sequence[Sequence[float]]
 """x and y of each; in the plane both are coordinates, and the number of its class, from 1 on, comes third."""
@@ -29,7 +29,7 @@ def columns_of(classes: int) -> tuple[str, ...]:
     return ("x", "y", "class") if classes else ("x", "y")
 
 
-def read_points(text: str, classes: int = 0) -> list[tuple[float, ...]]:
+def read_points(text: str, classes: int = 0, most: int = MOST_POINTS) -> list[tuple[float, ...]]:
     """Points from text as people write it: one a line, with any separator and decimal mark (`read_numbers`).
 
     Raises:
@@ -52,8 +52,8 @@ def read_points(text: str, classes: int = 0) -> list[tuple[float, ...]]:
                 f"points, number {number} = {_shown(point)} is not allowed: its class must be a whole number from 1 to "
                 f"{classes}."
             )
-    if not 2 <= len(points) <= MOST_POINTS:
-        raise ConfigError(f"points = {len(points)} of them is not allowed: there must be from 2 to {MOST_POINTS}.")
+    if not 2 <= len(points) <= most:
+        raise ConfigError(f"points = {len(points)} of them is not allowed: there must be from 2 to {most:,}.")
     if classes and len({point[2] for point in points}) == 1:
         raise ConfigError(f"points are all of class {points[0][2]:g}: give at least one of another class.")
     if not classes and len({point[0] for point in points}) == 1:

@@ -30,6 +30,7 @@ class PlaneFamily(GeneratedFamily):
     """A distribution over classifications of points in the plane. Subclasses add parameters and `place`."""
 
     problem: ClassVar[Problem] = Classification()
+    lengths: ClassVar[tuple[str, ...]] = ("noise",)
     judged_by: ClassVar[str] = f"{JUDGED} further points of each class"
     reach: ClassVar[float]
     """Half the side of the square that pictures show."""
@@ -49,7 +50,7 @@ class PlaneFamily(GeneratedFamily):
         """A score for each class."""
         return self.classes
 
-    def points(self, shots: int) -> int:
+    def points_of(self, shots: int) -> int:
         """So many of each class."""
         return shots * self.classes
 
@@ -85,7 +86,7 @@ class PlaneFamily(GeneratedFamily):
         alike: bool = False,
     ) -> TaskBatch:
         """As `GeneratedFamily.judged`: by `JUDGED` more points of each class."""
-        query = self.sample_points(parameters, self.points(JUDGED), generator, alike=alike)
+        query = self.sample_points(parameters, self.points_of(JUDGED), generator, alike=alike)
         return TaskBatch(*(tensor.float() for tensor in (x, y, *query)))
 
 
@@ -97,7 +98,7 @@ class Spiral(PlaneFamily):
         r"\text{angle} = 2\pi\,\text{turns}\cdot\tfrac{r}{R} + \text{phase} + 2\pi\tfrac{\text{class}}{\text{classes}}"
     )
     order: ClassVar[int] = 1
-    all_around: ClassVar[tuple[str, ...]] = ("phase",)
+    angles: ClassVar[tuple[str, ...]] = ("phase",)
     reach: ClassVar[float] = 1.8
     radius: ClassVar[float] = 5 / 3
     """R: a third of the playground's, so that inputs have unit scale."""
@@ -121,7 +122,8 @@ class Circles(PlaneFamily):
         r"\lVert x - \text{distance}\,(\cos\text{direction}, \sin\text{direction})\rVert < \text{radius}"
     )
     order: ClassVar[int] = 1
-    all_around: ClassVar[tuple[str, ...]] = ("direction",)
+    angles: ClassVar[tuple[str, ...]] = ("direction",)
+    lengths: ClassVar[tuple[str, ...]] = ("noise", "radius", "distance")
     reach: ClassVar[float] = 1.15
 
     family: Literal["circles"] = "circles"

@@ -15,6 +15,12 @@ from maml_core.learning.tasks import TaskBatch
 CELLS = 40
 """On each side of the square in which the decision field is found."""
 
+CLOSE = 1.1
+"""Times the reach of a square that points may have before it grows; what noise moves out by a little stays unseen."""
+
+WIDEST = 10.0
+"""Times a family's own square, to which it grows for a reader's points: those further out are said to be far."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneFit(TaskFit):
@@ -41,7 +47,8 @@ class PlaneFit(TaskFit):
 
 def fit_plane(start: Initialization, family: PlaneFamily, tasks: Tasks, steps: int) -> list[PlaneFit]:
     """Adapt to every task, and follow its decision field."""
-    axis, batch = plane_axis(family), tasks.batch
+    batch = tasks.batch
+    axis = plane_axis(family, torch.cat([batch.support_x, batch.query_x], dim=1))
     count, judged = batch.query_x.shape[:2]
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(1, -1, 2).expand(count, -1, -1)
     unknown = torch.zeros(count, grid.shape[1], family.classes)
@@ -76,7 +83,9 @@ def fit_plane(start: Initialization, family: PlaneFamily, tasks: Tasks, steps: i
     return made
 
 
-def plane_axis(family: PlaneFamily) -> torch.Tensor:
-    """The middles of the cells `[CELLS]` along one side of the family's square."""
-    half = family.reach * (1 - 1 / CELLS)
+def plane_axis(family: PlaneFamily, x: torch.Tensor) -> torch.Tensor:
+    """The middles of the cells `[CELLS]` along one side of the square: the family's, or as large as x asks for."""
+    extent = float(x.abs().max())
+    reach = family.reach if extent <= CLOSE * family.reach else min(CLOSE * extent, WIDEST * family.reach)
+    half = reach * (1 - 1 / CELLS)
     return torch.linspace(-half, half, CELLS)

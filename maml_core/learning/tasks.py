@@ -181,7 +181,7 @@ class TaskFamily(Spec):
     def output_size(self) -> int:
         """How many numbers the model gives back for each point."""
 
-    def points(self, shots: int) -> int:
+    def points_of(self, shots: int) -> int:
         """How many points so many shots are: in classification, shots are counted per class."""
         return shots
 
@@ -197,7 +197,7 @@ class TaskFamily(Spec):
         *,
         task_set: TaskSet = TaskSet.TRAINING,
     ) -> TaskBatch:
-        """Draw tasks of `shape` with `points(shots)` support and `points(query_shots)` query points each.
+        """Draw tasks of `shape` with `points_of(shots)` support and `points_of(query_shots)` query points each.
 
         Numbers are drawn on the CPU, so that a seed means the same tasks on every device.
         """
@@ -261,8 +261,8 @@ class TaskStream:
         self.dtype = dtype
         self._task_set = task_set
         self._seed = f"{task_set}:{seed}"
-        points = meta_batch_size * family.points(shots + query_shots)
-        self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time
+        points = meta_batch_size * family.points_of(shots + query_shots)
+        self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time, of a curve
         self._cached: tuple[int, TaskBatch] | None = None
 
     def take(self, start: int, count: int) -> TaskBatch:

@@ -159,8 +159,8 @@ def main():
 
 _CLASS_USAGE = """support.csv has a point x, y, class in each line (trained with {shots} of each class), query.csv
 x, y; classes are numbers from 1 to {ways}. Numbers stand apart by commas, semicolons, tabs or spaces; decimals have a
-point or a comma; with a header, columns are found by it. Prints "x,y,class" for each query, and how probable each class
-is. Needs torch and safetensors only."""
+point or a comma; with a header, columns are found by it. Prints "x,y,class" for each query, and each class's share: the
+softmax of its scores. Needs torch and safetensors only."""
 
 _CLASS_READING = (
     _FILE_READING

@@ -98,7 +98,7 @@ def tasks_part(session: TrainingSession, groups: list[Group]) -> None:
             key=f"fresh-{run.id}",
             revision=f"{run.id}:{seed}",
             height=140,
-            alt=f"Fresh tasks before and after adaptation by {run.name}, with the error of each",
+            alt=f"Fresh tasks before and after adaptation by {run.name}, with what each comes to",
         )
     left_out = len(groups) - len(shown)
     if left_out:

@@ -219,7 +219,7 @@ export function csv(traces) {
     const text = value === null || value === undefined || Number.isNaN(value) ? "" : String(value);
     return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  const shown = traces.filter((trace) => trace.visible !== false && trace.hoverinfo !== "skip");
+  const shown = traces.filter((trace) => trace.visible !== false && !["skip", "none"].includes(trace.hoverinfo));
   const isField = shown.length > 0 && shown.every((trace) => trace.type === "heatmap");
   const lines = [isField ? "x,y,value" : "trace,x,y"];
   for (const trace of shown) {

@@ -64,14 +64,14 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
             key="task",
             revision=f"{name}:{seed}",
             height=PICTURE_HEIGHT,
-            alt="A fresh task: true function, support points, and the model as it adapts step by step",
+            alt="A fresh task: what is true, support points, and the model as it adapts step by step",
         )
     live_chart(
         _at_most_every(SMALL_SECONDS, f"{name}:{seed}", run, lambda: task_grid(small, columns=SMALL_TASKS)),
         key="small-tasks",
         revision=f"{name}:{seed}",
         height=150,
-        alt="Six more fresh tasks before and after adaptation, with the error of each",
+        alt="Six more fresh tasks before and after adaptation, with what each comes to",
     )
 
 
@@ -92,7 +92,10 @@ def _earlier_run(session: TrainingSession, run: Run) -> Run | None:
     if not earlier or earlier == run.id:
         return None
     try:
-        return session.store.run(earlier)
+        other = session.store.run(earlier)
+        return (
+            other if other.config.tasks.problem.name == run.config.tasks.problem.name else None
+        )  # else its loss is another
     except RunNotFoundError:  # deleted meanwhile: there is nothing to compare with
         del st.query_params["against"]
         return None

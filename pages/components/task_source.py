@@ -6,7 +6,7 @@ import streamlit as st
 
 from maml_core.errors import ConfigError
 from maml_core.fields import label
-from maml_core.learning.fresh_tasks import Tasks, draw_task, drawn_parameters, varying
+from maml_core.learning.fresh_tasks import Tasks, draw_task, drawn_parameters, movable, varying
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.own_points import (
     classes_of,
@@ -92,18 +92,19 @@ def _sliders(family: GeneratedFamily) -> dict[str, float]:
         on_click=lambda: load_task(task_seed() + STRIDE),
     )
     given = {}
-    for name in varying(family):
+    chosen = [name for name in movable(family) if name not in varying(family) and _PREFIX + name in st.query_params]
+    for name in [*varying(family), *chosen]:  # one that is the same in all tasks is there once the map has moved it
         low, high = family.distributions[name].span
-        room = (high - low) / 2
-        start = query_number(_PREFIX + name, drawn[name], low - room, high + room)
+        least, most = family.around(name)
+        start = query_number(_PREFIX + name, drawn[name], least, most)
         key = f"slider.{name}"
         if key not in st.session_state:
-            st.session_state[key] = float(min(max(start, low - room), high + room))
+            st.session_state[key] = float(min(max(start, least), most))
         value = st.slider(
             label(name),
-            low - room,
-            high + room,
-            step=(high - low) / 200,
+            least,
+            most,
+            step=(most - least) / 400,
             key=key,
             format="%.3g",
             help=f"Trained on {low:g} to {high:g}.",
@@ -114,7 +115,8 @@ def _sliders(family: GeneratedFamily) -> dict[str, float]:
     outside = [
         name
         for name, value in given.items()
-        if not family.distributions[name].span[0] <= value <= family.distributions[name].span[1]
+        if (name in chosen or family.ends_somewhere(name))
+        and not family.distributions[name].span[0] <= value <= family.distributions[name].span[1]
     ]
     if outside:
         st.caption(f"Beyond the training range: {', '.join(outside)}.")

@@ -31,7 +31,7 @@ def test_evaluation_says_accuracy(run_id: str, capsys: pytest.CaptureFixture[str
     assert main(["evaluate", run_id, "--tasks", "20", "--steps", "2", "--baselines", "neighbor"]) == 0
     said = capsys.readouterr().out
     assert "accuracy on 20 held-out" in said
-    assert "50 further points of each class" in said
+    assert "tasks (50 further points of each class), mean" in said
     assert "nearest support point" in said
     assert main(["evaluate", run_id, "--tasks", "20", "--steps", "2", "--baselines", "neighbor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -66,7 +66,7 @@ def test_adapt_and_the_exported_script_name_the_same_classes(
     [
         ("0 0 1\n1 1 9\n", "its class must be a whole number from 1 to 3"),
         ("0 0\n1 1\n", "3 must be"),
-        ("0 0 1\n", "there must be from 2 to 100"),
+        ("0 0 1\n", "there must be from 2 to 10,000"),
     ],
 )
 def test_a_bad_support_gets_one_sentence_that_names_the_file(

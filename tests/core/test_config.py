@@ -112,7 +112,7 @@ def test_null_is_refused_where_it_means_nothing(name: str) -> None:
         ({"tasks.amplitude": [3, 1]}, ["tasks.amplitude", "low <= high must hold, but got (low=3, high=1)"]),
         ({"tasks.amplitude": [3]}, ["tasks.amplitude", "[low, high]"]),
         ({"tasks.amplitude": ["a", 1]}, ["tasks.amplitude", "'a'"]),
-        ({"tasks.family": "spiral"}, ["tasks.family", "'spiral'", "line, sine"]),
+        ({"tasks.family": "moons"}, ["tasks.family", "'moons'", "line, sine"]),
         ({"model.kind": "transformer"}, ["model.kind", "'transformer'", "linear, mlp"]),
         ({"model.hidden_sizes": [0]}, ["model.hidden_sizes", "1 to 65,536"]),
         ({"model.hidden_sizes": "wide"}, ["model.hidden_sizes", "'wide'"]),

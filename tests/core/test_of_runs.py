@@ -13,6 +13,7 @@ from maml_core.evaluation.curves import SHOTS, ErrorCurve, Evaluation, evaluate
 from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction, shots_grid, shots_group
 from maml_core.evaluation.published import PARTS, PROTOCOL, PUBLISHED, comparable, comparison
 from maml_core.figures import shots_grid_figure
+from maml_core.learning.problems import Classification
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
 from maml_core.processes import this_process
 from maml_core.store.run import Run
@@ -69,7 +70,7 @@ def test_runs_that_differ_in_their_shots_alone_stand_side_by_side(
     assert tuple(map(int, grid.columns)) == SHOTS
     expected = measure(store, twin, tasks=10, steps=twin.config.inner_steps, at="best", rivals=()).by_shots["learned"]
     assert grid.loc[shots + 2, 10] == expected[10].error
-    cells = shots_grid_figure(grid)["data"][0]
+    cells = shots_grid_figure(grid, run.config.tasks.problem)["data"][0]
     assert cells["z"][1][SHOTS.index(10)] == pytest.approx(math.log10(expected[10].error), abs=1e-3)
     assert other.id not in [each.id for each in shots_group(store, twin)]
 
@@ -109,6 +110,10 @@ def test_every_preset_carries_what_it_reached_and_the_readme_says_the_same() -> 
         if preset.config.meta_iterations == 70_000:
             errors = ", ".join(f"{error:g}" for error in reached.errors)
             row = f"| `{name}` | {preset.config.shots} | {reached.steps} | {errors} | {reached.mean:.3g} |"
+            assert row in readme, row
+        if isinstance(preset.config.tasks.problem, Classification):
+            right = [*(f"{100 * (1 - error):.1f}" for error in reached.errors), f"{100 * (1 - reached.mean):.1f}"]
+            row = f"| `{name}` | {preset.config.shots} | {', '.join(right[:-1])} | {right[-1]} |"
             assert row in readme, row
 
 

@@ -52,9 +52,24 @@ def test_every_view_opens_from_its_link(classes: Run, view: str, store: Store) -
     page = open_page("pages/1_Adapt.py", run=classes.id, view=view, tasks="20")
     assert not page.error
     if view == "How good, really":
-        assert page.dataframe[0].value["learned"].tolist() == measure(store, classes, tasks=20).learned.error
+        found = measure(store, classes, tasks=20).learned.error
+        assert page.dataframe[0].value["learned"].tolist() == [1 - error for error in found]
     if view == "Where it breaks":
         assert {page.selectbox(key="across").value, page.selectbox(key="up").value} == {"noise", "turns"}
+
+
+def test_a_cell_of_the_map_opens_the_task_that_it_says(classes: Run) -> None:
+    plain, moved = (
+        open_page("pages/1_Adapt.py", run=classes.id, task="3", **given)
+        for given in ({}, {"p.turns": "1.5", "p.noise": "0.05"})
+    )
+    assert [slider.label for slider in plain.slider if "phase" in slider.label.lower()] == ["Phase"]
+    assert moved.slider(key="slider.turns").value == 1.5
+    assert moved.slider(key="slider.noise").value == 0.05
+    assert [metric.value for metric in moved.metric] != [metric.value for metric in plain.metric]
+    assert any("Beyond the training range: noise, turns" in caption.value for caption in moved.caption)
+    moved.slider(key="slider.phase").set_value(7.0).run()
+    assert not any("phase" in caption.value for caption in moved.caption)  # an angle that comes around
 
 
 def test_points_of_ones_own_have_a_class(classes: Run) -> None:

@@ -132,7 +132,7 @@ def test_changes_go_into_the_url_and_come_back_from_it() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("preset", "nope"), ("inner_lr", "-1"), ("inner_lr", "many"), ("wings", "2"), ("tasks.family", "spiral")],
+    [("preset", "nope"), ("inner_lr", "-1"), ("inner_lr", "many"), ("wings", "2"), ("tasks.family", "moons")],
 )
 def test_a_bad_link_gets_a_sentence_and_the_page_works(name: str, value: str) -> None:
     page = open_page("app.py", **{name: value})
