@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ class Background:
                 thread.name = f"{THREADS}: {name}"
                 thread.start()
             if is_newest and question.error:
-                raise question.error
+                raise copy(question.error)  # itself it would collect the frames of every page that was refused
             return Answer(question.value, is_newest)
 
     def _find(self, question: _Question, version: Hashable, make: Callable[[Any], Any]) -> None:
@@ -87,7 +88,7 @@ class Background:
         except StoreAwayError:  # which the page says of itself, and which passes: it is looked for again
             found_for = None
         except MamlError as refused:
-            error = refused
+            error = refused.with_traceback(None)
         except Exception as bug:
             LOG.exception("an answer could not be found because of a bug")
             error = MamlError(

@@ -178,3 +178,17 @@ def test_points_of_a_chosen_class_are_placed_by_hand(server: Server, new_tab: Ne
     x, y, _ = (float(value) for value in points()[0].split(","))
     assert x < 0 < y  # left and above the middle, where it was placed
     assert tab.complaints == []
+
+
+def test_a_field_on_the_wall_opens_its_task_wherever_it_is_clicked(
+    server: Server, new_tab: NewTab, spiral: str
+) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={spiral}&view=A wall of fresh tasks&task=0")
+    wall = tab.page.locator('.live-chart[data-name="wall"] .chart')
+    tab.until(lambda: wall.locator(".heatmaplayer image").count() == 12, "the wall is never drawn")
+    box = tab.still(wall.locator(".heatmaplayer image").nth(2))
+    tab.page.mouse.click(box["x"] + 0.08 * box["width"], box["y"] + 0.08 * box["height"])  # a corner without points
+    tab.page.get_by_text("Meta-learned, after").wait_for()
+    tab.until(lambda: parse_qs(urlparse(tab.page.url).query)["task"] == ["3"], "another task is opened")
+    assert tab.complaints == []

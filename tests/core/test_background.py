@@ -1,6 +1,9 @@
 """Answers found in the background: the newest at hand, one search a second, errors as sentences."""
 
+import gc
 import threading
+import weakref
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -52,6 +55,35 @@ def test_a_refusal_is_raised_for_its_version_and_a_bug_is_a_sentence(monkeypatch
 
     wait_for(lambda: raised(1) == "no such thing")
     wait_for(lambda: "ZeroDivisionError" in raised(2))
+
+
+def test_a_refusal_keeps_nothing_of_the_pages_that_it_is_told_to() -> None:
+    """The same exception raised again and again would hold the frames, and with them all that a page had, for good."""
+    answers = Background()
+
+    class Held:
+        pass
+
+    def page() -> weakref.ref[Held]:
+        held = Held()
+        with pytest.raises(MamlError, match="no map"):
+            answers.latest("map", 1, refuse)
+        return weakref.ref(held)
+
+    def refuse(_before: object) -> None:
+        raise MamlError("no map")
+
+    wait_for(lambda: _is_refused(answers, refuse))
+    told = [page() for _ in range(5)]
+    gc.collect()
+    assert [ref() for ref in told] == [None] * 5
+
+
+def _is_refused(answers: Background, make: Callable[[object], None]) -> bool:
+    try:
+        return answers.latest("map", 1, make).is_newest
+    except MamlError:
+        return True
 
 
 def test_old_questions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
