@@ -58,7 +58,7 @@ COLORS = {
     "pretrained": "#2a9d74",
     "random": "#9b6dd0",
     "gp": "#b8860b",
-    "neighbor": "#c98a2b",
+    "neighbor": "#7a8450",
     "features": "#4a9fb5",
     "oracle": "#c05f8e",
 }
