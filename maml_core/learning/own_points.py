@@ -43,8 +43,9 @@ def read_points(text: str, classes: int = 0, most: int = MOST_POINTS) -> list[tu
         raise ConfigError(f"points, {error}; write {numbers} numbers a line, such as {example}.") from None
     for number, point in enumerate(points, start=1):
         if not all(abs(value) <= POINT_LIMIT for value in point):
+            whole = "all" if classes else "both"
             raise ConfigError(
-                f"points, number {number} = {_shown(point)} is not allowed: numbers must be at most "
+                f"points, number {number} = {_shown(point)} is not allowed: {whole} numbers must be at most "
                 f"{POINT_LIMIT:,.0f} in size; scale them down."
             )
         if classes and point[2] not in range(1, classes + 1):
