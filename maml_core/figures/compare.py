@@ -19,6 +19,7 @@ from maml_core.figures.style import (
     number,
     packed,
     plain,
+    rgb,
     rounded,
     thin,
 )
@@ -90,7 +91,7 @@ def _line(x: np.ndarray, y: np.ndarray, color: str, *, width: float = 2.2, **ext
 
 
 def _see_through(color: str) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = rgb(color)
     return f"rgba({red},{green},{blue},0.16)"
 
 

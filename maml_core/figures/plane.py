@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.style import Figure, Moving, Trace, base_layout, frames_of, plain, rounded, trace_of
+from maml_core.figures.style import Figure, Moving, Trace, base_layout, frames_of, plain, rgb, rounded, slot, trace_of
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
@@ -16,6 +16,9 @@ CLASS_COLORS = ("#0e7490", "#c2410c", "#7c9a12", "#a21caf", "#b08900", "#64748b"
 
 FIELDS = 20
 """Steps of adaptation in a replay: a field is a picture, and of more the browser would be sent megabytes."""
+
+GAP = 0.03
+"""Between two squares, of the picture's width."""
 
 LEVELS = 100
 """Of certainty, from a class that is as likely as any to one that is sure."""
@@ -32,7 +35,7 @@ def plane_task(fit: PlaneFit, trained_steps: int) -> Figure:
     traces: list[Trace] = []
     endings = (f"before: {_said(fit, 0)}", f"after {counted_steps(fit.steps)}: {_ending(fit)}")
     for number, (step, words) in enumerate(zip((0, fit.steps), endings, strict=True)):
-        place = _panel(layout, number, _slot(number, 2), words, fit)
+        place = _panel(layout, number, slot(number, 2, GAP), words, fit)
         traces.append(_field(fit, step) | place)
         traces += [trace | {"showlegend": not number and trace["showlegend"]} for trace in _points(fit, **place)]
     per_panel = len(traces) // 2
@@ -83,7 +86,7 @@ def plane_replay(fits: Mapping[str, PlaneFit]) -> Figure:
     traces: list[Trace] = []
     moving: list[Moving] = []
     for number, (name, fit) in enumerate(shown.items()):
-        place = _panel(layout, number, _slot(number, len(shown) + 1), NAMES[name], fit)
+        place = _panel(layout, number, slot(number, len(shown) + 1, GAP), NAMES[name], fit)
         moving.append({"trace": len(traces), "z": [_cells(fit, min(step, fit.steps)) for step in frames]})
         traces.append(_field(fit, fit.steps) | place)
         traces += [trace | {"showlegend": not number and trace["showlegend"]} for trace in _points(fit, **place)]
@@ -97,7 +100,7 @@ def plane_replay(fits: Mapping[str, PlaneFit]) -> Figure:
         moving.append({"trace": len(traces), "x": [[step] for step in at], "y": marks})
         look: dict[str, Any] = {"mode": "markers", "size": 11, "hoverinfo": "skip", "showlegend": False, **right}
         traces.append(trace_of(np.array([fit.steps]), accuracy[-1:], name, NAMES[name], **look))
-    low, high = _slot(len(shown), len(shown) + 1)
+    low, high = slot(len(shown), len(shown) + 1, GAP)
     layout["annotations"].append(_heading((low + 0.05, high), "accuracy"))
     layout["xaxis" + suffix] = {
         "domain": [low + 0.05, high],
@@ -151,7 +154,7 @@ def _field(fit: PlaneFit, step: int, *, every: int = 1) -> Trace:
     """Which class the model takes each place for, and how surely, as a color."""
     stops: list[tuple[float, str]] = []
     for number in range(fit.classes):
-        red, green, blue = (int(CLASS_COLORS[number][at : at + 2], 16) for at in (1, 3, 5))
+        red, green, blue = rgb(CLASS_COLORS[number])
         ends = number / fit.classes, (number + 1) / fit.classes - (1e-6 if number + 1 < fit.classes else 0)
         stops += [(ends[0], f"rgba({red},{green},{blue},0.04)"), (ends[1], f"rgba({red},{green},{blue},{STRONGEST})")]
     axis = fit.axis[::every]
@@ -224,11 +227,6 @@ def _layout() -> dict[str, Any]:
     layout |= {"hovermode": "closest", "margin": {"l": 10, "r": 10, "t": 56, "b": 34}}
     layout["legend"] |= {"y": 1.09}
     return layout
-
-
-def _slot(number: int, count: int) -> tuple[float, float]:
-    width = (1 - 0.03 * (count - 1)) / count
-    return number * (width + 0.03), number * (width + 0.03) + width
 
 
 def _percent(fit: PlaneFit, step: int) -> str:

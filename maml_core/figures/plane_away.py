@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.plane import CLASS_COLORS, FIELDS, STRONGEST, half_side, sureness
-from maml_core.figures.style import frames_of
+from maml_core.figures.style import filled, frames_of, rgb
 from maml_core.learning.plane_fits import PlaneFit
 
 _PAGE = Path(__file__).with_name("plane_page.html")
@@ -47,8 +46,7 @@ def plane_page(fits: Mapping[str, PlaneFit], title: str, caption: str) -> str:
             if name in fits
         ],
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    return _PAGE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
+    return filled(_PAGE, data)
 
 
 def plane_picture(fit: PlaneFit, title: str) -> bytes:
@@ -64,7 +62,7 @@ def plane_picture(fit: PlaneFit, title: str) -> bytes:
 
 def field_image(fit: PlaneFit, step: int) -> Image.Image:
     """The decision field at a step, a pixel for each cell, transparent where no class is likelier than another."""
-    colors = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in CLASS_COLORS])
+    colors = np.array([rgb(color) for color in CLASS_COLORS])
     field = fit.fields[step][::-1]  # pictures count their rows from the top
     alpha = (255 * STRONGEST * sureness(field))[..., None]
     return Image.fromarray(np.concatenate([colors[field.argmax(-1)], alpha], axis=-1).astype(np.uint8), "RGBA")

@@ -5,6 +5,8 @@ the training step it shows. Arrays travel as base64 float32, a third of their si
 """
 
 import base64
+import json
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -114,6 +116,23 @@ def trace_of(
     if "markers" in mode:
         trace["marker"] = {"color": color, "size": size, "line": {"color": "rgba(255,255,255,0.85)", "width": 1}}
     return trace
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """The parts of a color written #rrggbb, from 0 to 255."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def slot(index: int, count: int, gap: float) -> tuple[float, float]:
+    """From where to where the picture of that number goes, of `count` side by side in a width of 1."""
+    width = (1 - gap * (count - 1)) / count
+    return index * (width + gap), index * (width + gap) + width
+
+
+def filled(template: Path, data: dict[str, Any]) -> str:
+    """A page with its data in it, which no text in them can leave."""
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    return template.read_text(encoding="utf-8").replace("/*DATA*/null", text)
 
 
 FRAMES = 100

@@ -1,7 +1,6 @@
 """One task's adaptation to take away: a page that plays anywhere, and a moving picture. No browser is needed."""
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.plane_away import plane_page, plane_picture
-from maml_core.figures.style import COLORS, frames_of, number, rounded
+from maml_core.figures.style import COLORS, filled, frames_of, number, rounded
 from maml_core.figures.tasks import value_range
 from maml_core.learning.adaptation import CurveFit
 from maml_core.learning.fits import TaskFit
@@ -68,8 +67,7 @@ def replay_page(found: Mapping[str, TaskFit], title: str, caption: str = "") -> 
         "y_range": value_range(fit),
         "colors": {name: COLORS[name] for name in ("truth", "support", "before")},
     }
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    return _PAGE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
+    return filled(_PAGE, data)
 
 
 def moving_picture(fit: TaskFit, title: str) -> bytes:

@@ -19,6 +19,7 @@ from maml_core.figures.style import (
     number,
     plain,
     rounded,
+    slot,
     trace_of,
 )
 from maml_core.learning.adaptation import CurveFit, ends
@@ -289,8 +290,8 @@ def small_axes(i: int, count: int, columns: int) -> tuple[str, dict[str, Any], d
     """Number `i` of `count` small pictures in a grid: the suffix of its axes, both axes, and where its title stands."""
     rows = -(-count // columns)
     suffix = str(i + 1) if i else ""
-    left, right = _slot(i % columns, columns, 0.035)
-    bottom, top = _slot(rows - 1 - i // columns, rows, 0.2 if rows > 1 else 0)
+    left, right = slot(i % columns, columns, 0.035)
+    bottom, top = slot(rows - 1 - i // columns, rows, 0.2 if rows > 1 else 0)
     axes = {"zeroline": False, "nticks": 4, "showgrid": True}
     title = {
         "x": (left + right) / 2,
@@ -304,11 +305,6 @@ def small_axes(i: int, count: int, columns: int) -> tuple[str, dict[str, Any], d
     }
     x_axis = {"domain": [left, right], "anchor": "y" + suffix, **axes}
     return suffix, x_axis, {"domain": [bottom, top], "anchor": "x" + suffix, **axes}, title
-
-
-def _slot(index: int, count: int, gap: float) -> tuple[float, float]:
-    width = (1 - gap * (count - 1)) / count
-    return index * (width + gap), index * (width + gap) + width
 
 
 def _ending(fit: CurveFit) -> str:

@@ -9,7 +9,6 @@ from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.plane import PlaneFamily
-from maml_core.learning.problems import Classification
 from maml_core.learning.tasks import TaskBatch
 
 CELLS = 40
@@ -71,7 +70,7 @@ def fit_plane(start: Initialization, family: PlaneFamily, tasks: Tasks, steps: i
                 support_loss=found.support_loss[: last + 1, i].numpy(),
                 query_loss=errors[: last + 1, i],
                 blew_up_at=last + 1 if last < steps else None,
-                problem=Classification(),
+                problem=start.problem,
                 axis=axis.numpy(),
                 fields=fields[: last + 1, i],
                 support_x=batch.support_x[i].numpy(),

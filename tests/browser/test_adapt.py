@@ -1,6 +1,7 @@
 """The Adapt page in a real browser: replay, points placed by hand, links, both themes."""
 
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -14,15 +15,20 @@ from tests.lab import Server, Tab
 NewTab = Callable[..., Tab]
 
 
-@pytest.fixture(scope="module")
-def run_id(server: Server) -> str:
+def trained(server: Server, preset: str, settings: dict[str, Any]) -> str:
+    """A run of a preset with changes, trained here and now."""
     store = Store(server.store_url)
-    config = PRESETS["sine"].config.with_settings({"meta_iterations": 30, "engine": "vectorized"})
-    run_id = store.create_run(config, preset="sine")
+    config = PRESETS[preset].config.with_settings({"engine": "vectorized"} | settings)
+    run_id = store.create_run(config, preset=preset)
     claimed = store.claim(this_process(), run_id)
     assert claimed is not None
     train_run(store, claimed, this_process())
     return run_id
+
+
+@pytest.fixture(scope="module")
+def run_id(server: Server) -> str:
+    return trained(server, "sine", {"meta_iterations": 30})
 
 
 def test_replay_plays_without_asking_the_server(server: Server, new_tab: NewTab, run_id: str) -> None:
@@ -119,13 +125,7 @@ def test_a_cell_of_the_map_and_a_picture_of_the_wall_open_their_task(
 
 @pytest.fixture(scope="module")
 def spiral(server: Server) -> str:
-    store = Store(server.store_url)
-    settings = {"meta_iterations": 60, "engine": "vectorized", "model.hidden_sizes": [16], "tasks.classes": 3}
-    run_id = store.create_run(PRESETS["spiral"].config.with_settings(settings), preset="spiral")
-    claimed = store.claim(this_process(), run_id)
-    assert claimed is not None
-    train_run(store, claimed, this_process())
-    return run_id
+    return trained(server, "spiral", {"meta_iterations": 60, "model.hidden_sizes": [16], "tasks.classes": 3})
 
 
 def test_a_decision_field_is_scrubbed_without_asking_the_server(server: Server, new_tab: NewTab, spiral: str) -> None:
