@@ -48,6 +48,11 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
         ConfigError: a file cannot be read, or adaptation diverges; in one sentence.
         StoreError: the run has no such checkpoint.
     """
+    if not run.config.tasks.problem.predicts:
+        raise ConfigError(
+            f"run {run.id} cannot predict points: its tasks, {run.config.tasks.family}, ask for actions; measure it "
+            f"with evaluate {run.id}, or watch it on the Adapt page."
+        )
     _, saved = checkpoint_at(store, run, options.checkpoint)
     start = load_initialization(saved, run.config)
     steps = run.config.inner_steps if options.steps is None else options.steps

@@ -146,6 +146,32 @@ class RunConfig(Spec):
         return self
 
     @model_validator(mode="after")
+    def _suits_the_problem(self) -> Self:
+        problem, least = self.tasks.problem, self.tasks.least_shots
+        for name in ("shots", "query_shots"):
+            if getattr(self, name) < least:
+                raise explained(
+                    f"{name} = {getattr(self, name)} is not allowed with tasks.family = {self.tasks.family}: rollouts "
+                    f"are judged by each other; it must be at least {least}."
+                )
+        if self.model.is_policy and problem.predicts:
+            raise explained(
+                f"model.kind = {self.model.kind} is not allowed with tasks.family = {self.tasks.family}: it acts, and "
+                "these tasks ask for predictions; choose mlp."
+            )
+        if self.method.solves and not problem.predicts:
+            raise explained(
+                f"algorithm = {self.algorithm} is not allowed with tasks.family = {self.tasks.family}: it solves for "
+                "outputs that are known, and of an action none is; choose fomaml."
+            )
+        if self.engine == "native" and problem.calls > 1:
+            raise explained(
+                f"engine = native is not allowed with tasks.family = {self.tasks.family}: each of its "
+                f"{self.tasks.problem.calls} steps would be code of its own; choose auto, which takes vectorized."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
         try:
             self.check_memory(self.parameter_count())
@@ -170,23 +196,30 @@ class RunConfig(Spec):
         `higher` holds one task at a time.
         """
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
-        points = self.tasks.points_of(max(self.shots, self.query_shots))
+        points = self.tasks.points_of(max(self.shots, self.query_shots)) * self.tasks.problem.calls
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
         sizes = self.tasks.input_size + self.tasks.output_size
         activations = 3 * kept * in_flight * points * (sizes + sum(self.model.widths))
-        tasks = 2 * sizes * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots)
+        tasks = (
+            2
+            * sizes
+            * self.meta_batch_size
+            * self.tasks.points_of(self.shots + self.query_shots)
+            * self.tasks.problem.calls
+        )
         return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
     def seconds_estimate(self, parameters: int, tensors: int = 6) -> float:
         """Seconds of one meta-iteration on one CPU core, within a factor of three.
 
         Work at 40 GFLOP/s, the adapted parameters moved at 10 GB/s, and 0.1 ms for each of the network's `tensors` at
-        each call of a gradient: once per inner step for all tasks together, or with `higher` for each task.
+        each call of a gradient: once per inner step for all tasks together, or with `higher` for each task. In a
+        rollout every step is such a call.
         """
         tasks = self.meta_batch_size
         work = 2 * self.multiplications(parameters)
         moved = 24 * parameters * tasks * (self.inner_steps + 1)
-        calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1)
+        calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1) * self.tasks.problem.calls
         return work / 40e9 + moved / 10e9 + 1e-4 * tensors * calls
 
     @property
@@ -257,7 +290,7 @@ class RunConfig(Spec):
     def multiplications(self, parameters: int) -> float:
         """About how many one meta-iteration takes."""
         points = self.inner_steps * self.tasks.points_of(self.shots) + 4 / 3 * self.tasks.points_of(self.query_shots)
-        return 3 * parameters * self.meta_batch_size * points
+        return 3 * parameters * self.meta_batch_size * points * self.tasks.problem.calls
 
     def to_json(self, indent: int | None = None) -> str:
         """The configuration as JSON text; `from_json` gives it back equal."""

@@ -8,8 +8,8 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
-from maml_core.learning.families import Circles, Line, Sine, Spiral
-from maml_core.learning.models import MLP, FourierMLP, Linear
+from maml_core.learning.families import Circles, Line, Navigation, Sine, Spiral, Steering
+from maml_core.learning.models import MLP, FourierMLP, Linear, Policy
 from maml_core.learning.problems import PROBLEMS, Classification, Regression
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Uniform
@@ -110,6 +110,18 @@ _CLASSES: dict[str, Any] = {
     "clip_norm": 1.0,
     "schedule": "cosine",
 }
+_CONTROL: dict[str, Any] = {
+    "model": Policy(),
+    "shots": 20,
+    "query_shots": 20,
+    "inner_lr": 0.1,
+    "inner_steps": 3,
+    "meta_lr": 0.003,
+    "meta_batch_size": 20,
+    "meta_iterations": 150,
+    "clip_norm": 1.0,
+    "schedule": "cosine",
+}
 _ANY_FREQUENCY = Sine(frequency=Uniform(low=0.5, high=2.0), phase=Uniform(low=0.0, high=2 * math.pi))
 
 
@@ -122,6 +134,11 @@ def _paper(shots: int, title: str, description: str, reached: Reached | None = N
 def _plane(title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
     """Classes in the plane, by first-order MAML."""
     return Preset(title, description, RunConfig(**(_CLASSES | changes)), reached)
+
+
+def _control(title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
+    """Control by first-order MAML with REINFORCE, as arXiv:1703.03400, section 5.3, has it with second derivatives."""
+    return Preset(title, description, RunConfig(**(_CONTROL | changes)), reached)
 
 
 PRESETS: dict[str, Preset] = {
@@ -313,6 +330,23 @@ PRESETS: dict[str, Preset] = {
         tasks=Circles(),
         shots=5,
         reached=Reached(5, (0.08, 0.0814, 0.0831), Classification.name),
+    ),
+    "navigation": _control(
+        "Navigation, 20 rollouts",
+        "Control: three steps of policy gradient, and the way to a goal that only the reward tells of is known.",
+        tasks=Navigation(),
+    ),
+    "navigation-1-step": _control(
+        "Navigation, a single step",
+        "Control: the MAML paper's own setting, one step of policy gradient on twenty rollouts.",
+        tasks=Navigation(),
+        inner_lr=0.2,
+        inner_steps=1,
+    ),
+    "steering": _control(
+        "Turned controls, 20 rollouts",
+        "Control: the goal is known, but left may be up; three steps of policy gradient find out.",
+        tasks=Steering(),
     ),
     "joint-10-shot": _paper(
         10,

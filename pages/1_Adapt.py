@@ -15,6 +15,7 @@ from maml_core.evaluation.of_runs import (
     pretrained_run,
     shots_grid,
     shown_steps,
+    usual_tasks,
 )
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
@@ -29,6 +30,7 @@ from maml_core.figures import (
     worth_figure,
 )
 from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
+from maml_core.learning.control import aimed, can_aim
 from maml_core.learning.fresh_rows import NewRows, RowTasks
 from maml_core.learning.fresh_tasks import Tasks, draw_tasks, movable
 from maml_core.learning.generated import GeneratedFamily
@@ -107,6 +109,7 @@ def replay(
 ) -> None:
     """The task, adapted from every initialization, to be played step by step."""
     classes = 0 if isinstance(tasks, RowTasks) else classes_of(tasks.family)
+    aims = isinstance(tasks, Tasks) and can_aim(tasks.family)
     with computing():
         fits = fit_all(starts(session.store, run, learned), tasks, steps, inner_lr)
     shown = endings(fits)
@@ -119,6 +122,13 @@ def replay(
             "Try a smaller inner learning rate.",
             icon=":material/warning:",
         )
+
+    def picked(pick: Pick) -> None:
+        if isinstance(tasks, RowTasks):
+            toggle_row(tasks, pick["task"])
+        else:
+            load_task(task_seed(), aimed(tasks.family, pick["x"], pick["y"]))
+
     live_chart(
         replay_figure(fits),
         key="replay",
@@ -127,8 +137,11 @@ def replay(
         alt="A task: what is true, support points, and each model at the adaptation step chosen below",
         on_points=(lambda placed: load_points(placed, classes)) if points is not None else None,
         points=points or (),
-        on_pick=(lambda pick: toggle_row(tasks, pick["task"])) if isinstance(tasks, RowTasks) else None,
+        on_pick=picked if aims or isinstance(tasks, RowTasks) else None,
+        drags=aims,
     )
+    if aims:
+        note("Drag the star, or press anywhere in the first square, to put the goal there.")
     with st.container(horizontal=True, gap="small"):
         with st.popover("Share", icon=":material/share:"):
             share_task(lambda: fits, run.name)
@@ -147,7 +160,7 @@ def as_csv(run: Run, text: str, name: str) -> None:
 
 def quality(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
     """Error against steps on many held-out tasks."""
-    tasks = query_number("tasks", 600, 10, 5000)
+    tasks = query_number("tasks", usual_tasks(run.config), 10, 5000)
     bar = st.progress(0.0, text=f"Adapting to {tasks} held-out tasks…")
 
     @contextmanager
@@ -176,7 +189,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             key="shots",
             revision=run.id,
             height=430,
-            alt=f"{score} on held-out tasks against the number of support points, with 95 % bands",
+            alt=f"{score} on held-out tasks against the number of {result.judge.supports}, with 95 % bands",
         )
     st.markdown(f"##### {result.sentence(run.config.inner_steps)}")
     grid = shots_grid(session.store, run, turn=turn)
@@ -188,17 +201,18 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             key="shots-grid",
             revision=run.id,
             height=90 + 44 * len(grid),
-            alt=f"{score} by the shots that runs were trained on, against the number of support points",
+            alt=f"{score} by the shots that runs were trained on, against the number of {result.judge.supports}",
         )
     with st.expander("The numbers"):
         for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
             st.dataframe(frame, placeholder="–", column_config={str(column): NUMBER for column in frame})
             as_csv(run, frame.to_csv(), name)
     note(
-        f"{score} on {result.tasks} held-out tasks, {run.config.shots} shots, "
+        f"{score} on {result.tasks} held-out tasks, {run.config.shots} {result.judge.supports}, "
         f"{run.config.tasks.judged_by}, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of "
         "the mean. "
-        f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
+        f"The same numbers as `python -m maml_core evaluate {run.id} --tasks {tasks} --steps {steps} --checkpoint "
+        f"{at}`."
     )
     pretraining_button(session, run)
 

@@ -144,7 +144,7 @@ PAGES_MAY_IMPORT = {
     "streamlit", "streamlit.components.v1", "streamlit.errors", "plotly", "pydantic", "pydantic.fields",
     "maml_core.config", "maml_core.errors", "maml_core.fields", "maml_core.figures", "maml_core.glossary",
     "maml_core.lessons", "maml_core.presets",
-    "maml_core.words", "maml_core.learning.adaptation", "maml_core.learning.algorithms",
+    "maml_core.words", "maml_core.learning.adaptation", "maml_core.learning.algorithms", "maml_core.learning.control",
     "maml_core.learning.fits", "maml_core.learning.generated", "maml_core.learning.own_points",
     "maml_core.learning.fresh_rows", "maml_core.learning.fresh_tasks", "maml_core.learning.initialization",
     "maml_core.learning.models", "maml_core.learning.scale",
@@ -161,6 +161,7 @@ PAGES_MAY_IMPORT = {
 ONLY = {
     "maml_core.learning.models": {"MODELS"},  # the form's choices; no network is built
     "maml_core.learning.algorithms": {"ALGORITHMS"},  # for their titles and formulas
+    "maml_core.learning.control": {"aimed", "can_aim"},  # what the reader moves; nothing is rolled out
     "maml_core.learning.initialization": {"Initialization"},  # to pass on
     "maml_core.store.store": {"UNDO_SECONDS"},
 }

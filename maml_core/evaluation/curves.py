@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,7 +18,7 @@ from maml_core.learning.adaptation import NORMAL_95
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.problems import PROBLEMS, Classification, Problem, Regression
+from maml_core.learning.problems import PROBLEMS, Problem, Regression
 from maml_core.learning.tasks import TaskBatch, seeded
 from maml_core.words import counted_steps
 
@@ -124,7 +125,7 @@ class Evaluation:
         if others:
             best = min(others, key=others.__getitem__)
             said += f"; {RIVAL_NAMES[best]} {words(others[best])}"
-        if isinstance(self.judge, Classification):
+        if self.judge.scale != "decades":
             return said + (f". Outside the training ranges {words(self.outside.error)}." if self.outside else ".")
         strain = self.strain(steps)
         if self.coverage is not None:
@@ -175,6 +176,11 @@ def evaluation_tasks(
     return family.judged(parameters, x, y, generator)
 
 
+def _guess_error(problem: Problem, support_y: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """What doing without a model comes to, in one task."""
+    return problem.error(problem.guessed(support_y, x, y), y)
+
+
 def random_start(config: RunConfig) -> Initialization:
     """A random initialization that is not the run's own, which would be a baseline of one; plain gradient descent."""
     untrained = config.untrained(seed=config.seed + 1)
@@ -223,7 +229,6 @@ def evaluate(
                 errors[name].append(each.adapt(batch.at(slice(first, first + AT_ONCE)), steps).query_loss)
             done += 1
     curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
-    mean = batch.support_y.mean(dim=1, keepdim=True)
     inside: list[Tensor] = []
     has_band = start.algorithm.has_deviation and isinstance(start.problem, Regression)
     for first in parts if has_band else ():
@@ -240,7 +245,8 @@ def evaluate(
     few, by_shots = min(tasks, SHOTS_TASKS), {name: dict[int, Level]() for name in ("learned", *others)}
     outside = None
     if isinstance(config.tasks, GeneratedFamily):
-        for number, shots in enumerate(sorted({*SHOTS, config.shots})):
+        known = {shots for shots in SHOTS if shots >= config.tasks.least_shots}
+        for number, shots in enumerate(sorted({*known, config.shots})):
             with turn(0.6 + 0.4 * number / (1 + len(SHOTS))):
                 some = evaluation_tasks(config, few, seed, shots=shots)
                 by_shots["learned"][shots] = Level.of(start.adapt(some, config.inner_steps).query_loss[-1])
@@ -253,7 +259,7 @@ def evaluate(
     return Evaluation(
         tasks,
         seed,
-        predict_mean=float(vmap(start.problem.error)(mean.expand_as(batch.query_y), batch.query_y).mean()),
+        predict_mean=float(vmap(partial(_guess_error, start.problem))(*batch[1:]).mean()),
         problem=start.problem.name,
         rivals=levels,
         by_shots=by_shots,

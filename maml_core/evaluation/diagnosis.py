@@ -91,7 +91,7 @@ class _Case:
     def sharpness(self) -> float:
         """inner_lr times the curvature at the start of adaptation, in the middle of a dozen tasks."""
         config = self.run.config
-        if self.solves:
+        if self.solves or not config.tasks.problem.predicts:  # of a policy's gradient there is no such curvature
             return 0.0
         start = learned_by(self.store, self.run) or config.untrained()
         with self.turn(0.5):

@@ -10,13 +10,12 @@ import pandas as pd
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
 from maml_core.evaluation.curves import SHOTS, SHOTS_TASKS, Evaluation, evaluate, pretraining
-from maml_core.evaluation.rivals import RIVAL_NAMES
+from maml_core.evaluation.rivals import RIVAL_NAMES, applies
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import fit_tasks
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.problems import Classification
 from maml_core.presets import PRESETS, REPORT_TASKS
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.run import Run
@@ -70,8 +69,20 @@ def learned_by(store: Store, run: Run, iteration: int | None = None) -> Initiali
     return load_initialization(data, run.config) if data else None
 
 
+def usual_tasks(config: RunConfig) -> int:
+    """Held-out tasks that the screen measures an error on, if not told otherwise: fewer where rollouts take long."""
+    return REPORT_TASKS if config.tasks.problem.calls == 1 else FEW_TASKS
+
+
+FEW_TASKS = 100
+LEAST_ADAPTED = 3
+"""The same of rollouts, each of which takes a thousandth of what a picture may."""
+
+
 def shown_steps(config: RunConfig, least: int = LEAST_SHOWN_STEPS) -> int:
     """How many steps of adaptation pictures show: as many as trained for, at least some; one where that is all."""
+    if config.tasks.problem.calls > 1:
+        least = LEAST_ADAPTED
     return 1 if config.method.solves else max(config.inner_steps, least)
 
 
@@ -148,8 +159,7 @@ def measure(
         StoreError: the run has no such checkpoint.
     """
     other, baseline = _baseline(store, run, "latest")
-    if not isinstance(run.config.tasks.problem, Classification):
-        rivals = tuple(name for name in rivals if name != "neighbor")  # it knows classes only
+    rivals = tuple(name for name in rivals if applies(name, run.config.tasks))
 
     def make(learned: Initialization) -> Evaluation:
         pretrained = load_initialization(baseline, other.config) if baseline and other else None

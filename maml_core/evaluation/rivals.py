@@ -12,10 +12,11 @@ from torch.func import vmap
 from maml_core.config import RunConfig
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.control import HORIZON, STRIDE, ControlFamily
 from maml_core.learning.generated import FunctionFamily
 from maml_core.learning.problems import Classification, Problem
 from maml_core.learning.ridge_head import NOISE, PENALTY
-from maml_core.learning.tasks import TaskBatch, seeded
+from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
 
 Rival = Callable[[TaskBatch], Tensor]
 """rival(tasks) -> predictions `[tasks, points, outputs]` at the query inputs, from the support alone."""
@@ -25,6 +26,7 @@ RIVAL_NAMES = {
     "neighbor": "nearest support point",
     "features": "ridge on random features",
     "oracle": "its own parameters, fitted",
+    "straight": "straight to the goal",
 }
 """What each is called on screen, by the name it has in code."""
 
@@ -42,9 +44,19 @@ def make_rivals(config: RunConfig, names: tuple[str, ...] = tuple(RIVAL_NAMES)) 
         "neighbor": nearest_point,
         "features": random_features,
         "oracle": own_parameters,
+        "straight": straight_way,
     }
-    made = {name: makers[name](config) for name in names}
+    made = {name: makers[name](config) for name in names if applies(name, config.tasks)}
     return {name: rival for name, rival in made.items() if rival is not None}
+
+
+def applies(name: str, family: TaskFamily) -> bool:
+    """Whether there is such a rival for tasks of this problem."""
+    if name == "straight":
+        return isinstance(family, ControlFamily)
+    if name == "neighbor":
+        return isinstance(family.problem, Classification)
+    return family.problem.predicts
 
 
 def gaussian_process(config: RunConfig) -> Rival:
@@ -121,14 +133,26 @@ def own_parameters(config: RunConfig) -> Rival | None:
     return predict
 
 
-def nearest_point(config: RunConfig) -> Rival | None:
-    """The class of the support point that is nearest, where there are classes."""
-    if not isinstance(config.tasks.problem, Classification):
-        return None
+def nearest_point(config: RunConfig) -> Rival:
+    """The class of the support point that is nearest."""
 
     def predict(batch: TaskBatch) -> Tensor:
         nearest = torch.cdist(batch.query_x, batch.support_x).argmin(-1)
         return batch.support_y.gather(1, nearest[..., None].expand(-1, -1, batch.support_y.shape[-1]))
+
+    return predict
+
+
+def straight_way(config: RunConfig) -> Rival:
+    """What knows the goal and the controls: as far as a step goes toward the goal, and there to stay."""
+
+    def predict(batch: TaskBatch) -> Tensor:
+        goal, turn = batch.query_y[..., :2], batch.query_y[..., 2]
+        across, up = goal.unbind(-1)
+        asked = torch.stack([across * turn.cos() + up * turn.sin(), up * turn.cos() - across * turn.sin()], -1)
+        steps = torch.arange(HORIZON + 1, dtype=goal.dtype)[:, None]
+        share = (STRIDE * steps / asked.abs().amax(-1)[..., None, None].clamp(min=1e-9)).clamp(max=1.0)
+        return (share * goal[..., None, :]).flatten(2)  # [tasks, rollouts, 2 (HORIZON + 1)]
 
     return predict
 

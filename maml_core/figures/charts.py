@@ -26,7 +26,7 @@ from maml_core.figures.style import (
     trace_of,
 )
 from maml_core.learning.adaptation import Landscape
-from maml_core.learning.problems import Classification, Problem, Regression
+from maml_core.learning.problems import Problem, Regression
 
 LEAST_SHOWN = 1e-6
 """An error below it is zero but for rounding: a line there would make the axis all decades and no curve."""
@@ -92,9 +92,9 @@ def error_curves(result: Evaluation) -> Figure:
     traces.append(trace_of(steps, guess, "truth", f"{judge.guess} of the support", dash="dash"))
     shown = [curve.error for curve in curves.values() if curve]
     for name, level in result.rivals.items():
-        if level.error >= LEAST_SHOWN or isinstance(judge, Classification):
+        if level.error >= LEAST_SHOWN or judge.scale != "decades":
             flat = np.full(len(steps), judge.score(level.error))
-            said = number(level.error) if isinstance(judge, Regression) else judge.in_words(level.error)
+            said = number(level.error) if judge.scale == "decades" else judge.in_words(level.error)
             traces.append(trace_of(steps, flat, name, f"{RIVAL_NAMES[name]} {said}", dash="dot"))
             shown.append([level.error])
     layout = base_layout(x="adaptation step", y=judge.score_name, left=56)
@@ -110,13 +110,14 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
         shots = np.array(list(levels))
         found = result.judge.score(np.array([level.error for level in levels.values()]))
         traces += _with_band(shots, found, np.array([level.ci95 for level in levels.values()]), name, names[name])
-    per_class = isinstance(result.judge, Classification)
-    layout = base_layout(x=f"support points{' per class' * per_class}", y=result.judge.score_name, left=56)
+    layout = base_layout(x=result.judge.supports, y=result.judge.score_name, left=56)
     layout["xaxis"] |= {"type": "log", "tickvals": list(SHOTS), "ticktext": [str(shots) for shots in SHOTS]}
     errors = np.array([level.error for levels in result.by_shots.values() for level in levels.values()])
     shown = errors[(errors > 0) & (errors < WILD * result.predict_mean)]
     layout["yaxis"] |= _score_axis(result.judge, shown)
-    if len(shown) < len(errors) and len(shown) and not per_class:  # what diverges from so few points leaves the picture
+    if (
+        len(shown) < len(errors) and len(shown) and result.judge.scale == "decades"
+    ):  # what diverges from so few points leaves the picture
         layout["yaxis"]["range"] = [float(np.log10(shown.min() / 2)), float(np.log10(shown.max() * 2))]
     layout["shapes"] = [
         {
@@ -136,13 +137,13 @@ def shots_grid_figure(grid: pd.DataFrame, judge: Problem) -> Figure:
     """Error by the shots that runs were trained on (up) and the number of support points (across), as colored cells."""
     errors = grid.to_numpy(dtype=np.float64)
     level = np.log10(np.maximum(errors, LEAST_SHOWN))
-    per_class = isinstance(judge, Classification)
+    in_words = number if judge.scale == "decades" else judge.in_words
     heat = {
         "type": "heatmap",
         "x": [str(shots) for shots in grid.columns],
         "y": [str(shots) for shots in grid.index],
         "z": [rounded(row) for row in level],
-        "text": [[judge.in_words(value) if per_class else number(value) for value in row] for row in errors],
+        "text": [[in_words(value) for value in row] for row in errors],
         "texttemplate": "%{text}",
         "colorscale": "Viridis",
         "reversescale": True,
@@ -152,7 +153,7 @@ def shots_grid_figure(grid: pd.DataFrame, judge: Problem) -> Figure:
         "meta": "error",
         "hovertemplate": "trained on %{y}, adapted to %{x}: %{text}<extra></extra>",
     }
-    layout = base_layout(x=f"support points{' per class' * per_class}", y="trained on", left=56)
+    layout = base_layout(x=judge.supports, y="trained on", left=56)
     layout["hovermode"] = "closest"
     layout["xaxis"] |= {"type": "category"}
     layout["yaxis"] |= {"type": "category"}
@@ -160,13 +161,13 @@ def shots_grid_figure(grid: pd.DataFrame, judge: Problem) -> Figure:
 
 
 def _score_axis(judge: Problem, *errors: np.ndarray) -> dict[str, Any]:
-    """Decades of an error; shares of what is right."""
-    return {"tickformat": ".0%"} if isinstance(judge, Classification) else log_scale(*errors)
+    """Decades of an error, shares of what is right, or plain numbers."""
+    return {"decades": log_scale(*errors), "share": {"tickformat": ".0%"}, "plain": {}}[judge.scale]
 
 
 def _with_band(x: np.ndarray, y: np.ndarray, half: np.ndarray, meaning: str, name: str) -> list[Trace]:
     """A curve, and the 95 % band around it; where that reaches zero, a logarithmic axis shows a thousandth."""
-    low = np.maximum(y - half, 1e-3 * np.abs(y))
+    low = np.where(y > 0, np.maximum(y - half, 1e-3 * np.abs(y)), y - half)
     band = trace_of(
         np.concatenate([x, x[::-1]]),
         np.concatenate([y + half, low[::-1]]),
@@ -187,15 +188,16 @@ def landscape_figure(found: Landscape) -> Figure:
     """Error after adaptation over two task parameters, the training range outlined."""
     across, up = found.values
     (x0, x1), (y0, y1) = found.trained
-    name = found.problem.score_name if isinstance(found.problem, Classification) else "error"
-    if isinstance(found.problem, Classification):
+    scale = found.problem.scale
+    name = "error" if scale == "decades" else found.problem.score_name
+    if scale != "decades":
         level = found.problem.score(found.error)
-        low, high = min(0.5, float(np.nanmin(level))), 1.0
-        bar: dict[str, Any] = {"title": {"text": name}, "tickformat": ".0%"}
+        low, high = (min(0.5, float(np.nanmin(level))), 1.0) if scale == "share" else _middle(level)
+        bar: dict[str, Any] = {"title": {"text": name}, "tickformat": ".0%" if scale == "share" else ""}
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
             level = np.log10(found.error)
-        low, high = (float(np.nanpercentile(level, q)) for q in (1, 99)) if np.isfinite(level).any() else (-1.0, 1.0)
+        low, high = _middle(level)
         ticks = list(range(math.floor(low), math.ceil(high) + 1))
         bar = {"title": {"text": name}, "tickvals": ticks, "ticktext": [f"{10.0**k:g}" for k in ticks]}
     heat = {
@@ -231,6 +233,13 @@ def landscape_figure(found: Landscape) -> Figure:
         }
     ]
     return {"data": [heat], "layout": layout}
+
+
+def _middle(level: np.ndarray) -> tuple[float, float]:
+    """From where to where all but the wildest values lie."""
+    if not np.isfinite(level).any():
+        return -1.0, 1.0
+    return float(np.nanpercentile(level, 1)), float(np.nanpercentile(level, 99))
 
 
 def cosine_figure(frame: pd.DataFrame) -> Figure:

@@ -20,7 +20,7 @@ class Moving(TypedDict):
     """A trace that moves in a replay: its values at every frame."""
 
     trace: int
-    x: NotRequired[list[list[int]]]
+    x: NotRequired[list[list[float | None]]]
     y: NotRequired[list[list[float | None]]]
     z: NotRequired[list[list[list[int]]]]  # of a field, by frame and row, in place of x and y
 
@@ -63,6 +63,7 @@ COLORS = {
     "neighbor": "#7a8450",
     "features": "#4a9fb5",
     "oracle": "#c05f8e",
+    "straight": "#c05f8e",
 }
 """One meaning per color, on every page and in both themes; what is learned is shown after adaptation."""
 

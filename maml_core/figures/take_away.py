@@ -11,12 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.plane_away import plane_page, plane_picture
+from maml_core.figures.squares_away import SquareFit, squares_page, squares_picture
 from maml_core.figures.style import COLORS, filled, frames_of, number, rounded
 from maml_core.figures.tasks import value_range
 from maml_core.learning.adaptation import CurveFit
 from maml_core.learning.fits import TaskFit
-from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
 
 _PAGE = Path(__file__).with_name("replay_page.html")
@@ -38,9 +37,9 @@ def replay_page(found: Mapping[str, TaskFit], title: str, caption: str = "") -> 
     `found` maps the names of initializations ("learned", and others to compare it with) to the fit from each.
     """
     caption = " ".join(part for part in (_ending(found["learned"]), caption) if part)
-    planes = {name: fit for name, fit in found.items() if isinstance(fit, PlaneFit)}
-    if planes:
-        return plane_page(planes, title, caption)
+    squares = {name: fit for name, fit in found.items() if isinstance(fit, SquareFit)}
+    if squares:
+        return squares_page(squares, title, caption)
     fits = {name: fit for name, fit in found.items() if isinstance(fit, CurveFit)}
     fit = fits["learned"]
     is_alone = len(fits) == 1
@@ -72,8 +71,8 @@ def replay_page(found: Mapping[str, TaskFit], title: str, caption: str = "") -> 
 
 def moving_picture(fit: TaskFit, title: str) -> bytes:
     """A task's adaptation as an animated WebP, from before to after, which then rests and begins again."""
-    if isinstance(fit, PlaneFit):
-        return plane_picture(fit, title)
+    if isinstance(fit, SquareFit):
+        return squares_picture(fit, title)
     assert isinstance(fit, CurveFit)
     last = len(fit.predictions) - 1
     shown = frames_of(last, MOST_STEPS)

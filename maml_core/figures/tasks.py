@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.plane import plane_axes, plane_points, plane_replay, plane_small, plane_task, plane_title
+from maml_core.figures.arena import Arena
+from maml_core.figures.plane import Fields, plane_points
+from maml_core.figures.squares import Squares
 from maml_core.figures.style import (
     COLORS,
     Figure,
@@ -25,9 +27,13 @@ from maml_core.figures.style import (
 from maml_core.learning.adaptation import CurveFit, ends
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.generated import FunctionFamily, GeneratedFamily
+from maml_core.learning.path_fits import PathFit
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
+
+_SQUARES: dict[type[TaskFit], Squares[Any]] = {PlaneFit: Fields(), PathFit: Arena()}
+"""How fits are drawn whose tasks lie in the plane; all others are curves."""
 
 
 def task_figure(fit: TaskFit, trained_steps: int) -> Figure:
@@ -35,8 +41,8 @@ def task_figure(fit: TaskFit, trained_steps: int) -> Figure:
 
     `trained_steps` is how many steps training took; what lies beyond is said to.
     """
-    if isinstance(fit, PlaneFit):
-        return plane_task(fit, trained_steps)
+    if type(fit) in _SQUARES:
+        return _SQUARES[type(fit)].task(fit, trained_steps)
     assert isinstance(fit, CurveFit)
     last = len(fit.predictions) - 1
     frames = frames_of(last)
@@ -73,9 +79,10 @@ def task_grid(fits: Sequence[TaskFit], *, columns: int = 3, mark_ends: bool = Fa
     layout.pop("yaxis")
     for i, fit in enumerate(fits):
         suffix, x_axis, y_axis, title = small_axes(i, len(fits), columns)
-        if isinstance(fit, PlaneFit):
-            across, up = plane_axes(fit)
-            small, said = plane_small(fit, suffix), plane_title(fit)
+        squares = _SQUARES.get(type(fit))
+        if squares:
+            across, up = squares.axes(fit)
+            small, said = squares.small(fit, suffix), squares.title(fit)
             up["scaleanchor"] = "x" + suffix
         else:
             assert isinstance(fit, CurveFit)
@@ -98,9 +105,9 @@ def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
     `found` maps the names of initializations ("learned", "pretrained", "random") to the fit from each. Curves on the
     left, loss at each step on the right.
     """
-    planes = {name: fit for name, fit in found.items() if isinstance(fit, PlaneFit)}
-    if planes:
-        return plane_replay(planes)
+    squares = _SQUARES.get(type(found["learned"]))
+    if squares:
+        return squares.replay(found)
     fits = {name: fit for name, fit in found.items() if isinstance(fit, CurveFit)}
     main = fits["learned"]
     steps = max(len(fit.predictions) for fit in fits.values()) - 1

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from maml_core.learning.control import ControlFamily
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_rows import NewRows, RowTask, RowTasks, curve_inputs
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.generated import GRID_POINTS, GeneratedFamily
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.path_fits import fit_paths
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.plane_fits import fit_plane
 from maml_core.learning.problems import Problem, Regression
@@ -55,6 +57,8 @@ def fit_tasks(start: Initialization, tasks: Tasks | RowTasks, steps: int) -> Seq
         return [_fit_rows(start, tasks, task, steps) for task in tasks.tasks]
     if isinstance(tasks.family, PlaneFamily):
         return fit_plane(start, tasks.family, tasks, steps)
+    if isinstance(tasks.family, ControlFamily):
+        return fit_paths(start, tasks, steps)
     return _fit_functions(start, tasks, steps)
 
 
@@ -197,6 +201,10 @@ class Landscape:
         return float(self.error[known & ~inside].mean() / self.error[known & inside].mean())
 
 
+CELLS, FEW_CELLS = 25, 15
+"""On each side of a landscape; the few where each cell takes many rollouts."""
+
+
 def landscape(
     start: Initialization,
     family: GeneratedFamily,
@@ -206,12 +214,13 @@ def landscape(
     given: Mapping[str, float],
     shots: int,
     steps: int,
-    cells: int = 25,
+    cells: int | None = None,
 ) -> Landscape:
     """Move two parameters of one task over twice their training ranges; its other parameters and inputs stay.
 
     One that is the same in all tasks is moved from zero to twice its value.
     """
+    cells = cells or (CELLS if family.problem.calls == 1 else FEW_CELLS)
     generator = seeded(f"fresh:{seed}")
     drawn = family.sample_parameters((), generator)
     axes, trained = [], []

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from maml_core.fields import Real
+from maml_core.learning.control import Navigation, Steering
 from maml_core.learning.formula import FormulaFamily
 from maml_core.learning.generated import FunctionFamily
 from maml_core.learning.plane import Circles, Spiral
@@ -26,9 +27,11 @@ __all__ = [
     "Harmonic",
     "Line",
     "Mixture",
+    "Navigation",
     "Quadratic",
     "Sine",
     "Spiral",
+    "Steering",
     "TableFamily",
     "Tanh",
 ]  # all that a configuration can name, wherever they are written

@@ -7,17 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from maml_core.learning.binding import call
+from maml_core.learning.binding import bound
 from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Theta
 from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.tasks import TaskBatch
+
+MOST_CALLS = 100_000
+"""Times that the model of a policy is called at once, in all rollouts of all tasks."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """Adaptation of one initialization to many tasks, step by step; step 0 is before adaptation."""
 
-    predictions: Tensor  # [steps + 1, tasks, points, outputs] at the query inputs
+    predictions: Tensor  # [steps + 1, tasks, points, outputs]: the problem's answers at the query points
     support_loss: Tensor  # [steps + 1, tasks]
     query_loss: Tensor  # [steps + 1, tasks]: the problem's error on the query points
 
@@ -62,12 +65,19 @@ class Initialization:
 
         The inner loop is that of training: the algorithm's own, on the whole support set at once.
         """
+        if self.problem.calls > 1:  # a rollout of very many tasks at once would fill the memory
+            at_once = max(1, MOST_CALLS // (tasks.support_x.shape[1] * self.problem.calls))
+            if len(tasks.support_x) > at_once:
+                starts = range(0, len(tasks.support_x), at_once)
+                parts = [self.adapt(tasks.at(slice(first, first + at_once)), steps) for first in starts]
+                values = zip(*((p.predictions, p.support_loss, p.query_loss) for p in parts), strict=True)
+                return Trajectory(*(torch.cat(each, dim=1) for each in values))
         theta, loss = self.theta, Loss(self.model, self.problem)
 
         def judge(phi: Phi, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             whole = theta.parameters | phi.parameters
-            predictions = call(self.model, whole, qx)
-            return predictions, loss(whole, sx, sy), self.problem.error(predictions, qy)
+            answer = bound(self.model, whole, lambda predict: self.problem.answer(predict, qx, qy))
+            return answer, loss(whole, sx, sy), self.problem.error(answer, qy)
 
         seen = [vmap(judge)(phi, *tasks) for phi in self._steps(tasks, steps)]
         return Trajectory(*(torch.stack(values) for values in zip(*seen, strict=True)))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from maml_core.learning.binding import call
+from maml_core.learning.binding import bound, call
 from maml_core.learning.problems import Problem
 from maml_core.learning.tasks import TaskBatch
 
@@ -52,7 +52,7 @@ class Loss:
 
     def __call__(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
         """A scalar, from x `[points, features]` and y `[points, outputs]`."""
-        return self.problem.loss(lambda inputs: call(self.model, parameters, inputs), x, y)
+        return bound(self.model, parameters, lambda predict: self.problem.loss(predict, x, y))
 
     def layer(self, name: str, parameters: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
         """What goes into the layer of that name `[points, width]`, and the predictions `[points, outputs]`."""

@@ -54,6 +54,8 @@ class ModelSpec(Spec):
     """Where it stands in a list."""
     needs_values: ClassVar[bool] = False
     """Whether it can only be made for real, not on the meta device."""
+    is_policy: ClassVar[bool] = False
+    """Whether its outputs are means and spreads of actions, which no other problem asks for."""
 
     kind: str
 
@@ -134,6 +136,44 @@ class MLP(ModelSpec):
             modules += [nn.Linear(input_size, width), ACTIVATIONS[self.activation]()]
             input_size = width
         return nn.Sequential(*modules, nn.Linear(input_size, output_size))
+
+
+class GaussianPolicy(nn.Module):
+    """A network for the mean of an action, and a standard deviation that is a parameter, the same for all inputs."""
+
+    def __init__(self, mean: nn.Module, actions: int) -> None:
+        """`mean` gives `actions` numbers."""
+        super().__init__()
+        self.log_std = nn.Parameter(torch.zeros(actions))
+        self.mean = mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[points, inputs]` to `[points, 2 actions]`: the means, then the logarithms of the standard deviations."""
+        mean: Tensor = self.mean(x)
+        return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
+
+
+class Policy(MLP):
+    """A perceptron for the mean of an action, and a standard deviation beside it that depends on nothing."""
+
+    title: ClassVar[str] = "Policy (perceptron and a standard deviation)"
+    is_policy: ClassVar[bool] = True
+
+    kind: Literal["policy"] = "policy"  # type: ignore[assignment]
+    hidden_sizes: tuple[Annotated[Integer, Field(ge=1, le=65536)], ...] = Field(
+        (64, 64),
+        min_length=1,
+        max_length=16,
+        description="Widths of the hidden layers, in order.",
+        json_schema_extra={"rule": "a list of 1 to 16 whole numbers, each from 1 to 65,536"},
+    )
+    activation: Literal["relu", "tanh", "silu", "sine"] = Field(
+        "tanh", description="Nonlinearity after each hidden layer."
+    )
+
+    def layers(self, input_size: int, output_size: int) -> nn.Module:
+        """The perceptron for half of the outputs, and a parameter for each of the others."""
+        return GaussianPolicy(super().layers(input_size, output_size // 2), output_size // 2)
 
 
 class FourierMLP(MLP):

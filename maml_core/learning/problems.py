@@ -6,7 +6,7 @@ with its parameters bound, and the task's tensors, so that a problem may call th
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, TypeVar, final
+from typing import Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
 from torch import Tensor
@@ -30,15 +30,36 @@ class Problem(ABC):
     negligible: ClassVar[float] = 0.0
     """An error that is as good as none; 0 where there is no telling."""
     guess: ClassVar[str]
-    """What it is called to predict the mean of the support, whatever is asked."""
+    """What it is called to do without a model: to predict the mean of the support, whatever is asked."""
+    scale: ClassVar[Literal["decades", "share", "plain"]]
+    """How a score is drawn: an error by its decades, a share in percent, any other number as it is."""
+    supports: ClassVar[str] = "support points"
+    """What shots are counted in."""
+    predicts: ClassVar[bool] = True
+    """Whether the outputs stand for a y that is known: what other methods, and a reader's own points, need."""
+    calls: ClassVar[int] = 1
+    """How often the model is asked about one point, each time after what came of the last."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a problem under its name."""
+        super().__init_subclass__(**kwargs)
+        PROBLEMS[cls.name] = cls()
 
     @abstractmethod
     def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
         """What an inner step and the meta-gradient minimize, for one task's x `[points, inputs]` and y: a scalar."""
 
+    def answer(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
+        """What the model does with a task's x `[points, inputs]` and y, `[points, outputs]`: its predictions."""
+        return predict(x)
+
     @abstractmethod
-    def error(self, predictions: Tensor, y: Tensor) -> Tensor:
-        """What is measured, from predictions and y `[points, outputs]`: a scalar, lower is better."""
+    def error(self, answer: Tensor, y: Tensor) -> Tensor:
+        """What is measured, from an answer and y `[points, outputs]`: a scalar, lower is better."""
+
+    def guessed(self, support_y: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The answer that takes no model, for a task's support and its query points: the mean of the support."""
+        return support_y.mean(dim=0, keepdim=True).expand_as(y)
 
     @abstractmethod
     def score(self, error: Number) -> Number:
@@ -53,6 +74,10 @@ class Problem(ABC):
         """The score with half the width of its interval, as text."""
 
 
+PROBLEMS: dict[str, Problem] = {}
+"""Every problem by its name; a subclass of `Problem` registers itself."""
+
+
 @final
 class Regression(Problem):
     """Numbers to be predicted: mean squared error over points and outputs, as loss and as error."""
@@ -62,14 +87,15 @@ class Regression(Problem):
     score_name: ClassVar[str] = "mean squared error"
     loss_name: ClassVar[str] = "MSE"
     guess: ClassVar[str] = "predict the mean"
+    scale: ClassVar[Literal["decades", "share", "plain"]] = "decades"
 
     def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
         """Mean squared error."""
         return mse_loss(predict(x), y)
 
-    def error(self, predictions: Tensor, y: Tensor) -> Tensor:
+    def error(self, answer: Tensor, y: Tensor) -> Tensor:
         """Mean squared error."""
-        return mse_loss(predictions, y)
+        return mse_loss(answer, y)
 
     def score(self, error: Number) -> Number:
         """The error itself."""
@@ -97,15 +123,17 @@ class Classification(Problem):
     loss_name: ClassVar[str] = "cross-entropy"
     negligible: ClassVar[float] = 0.02
     guess: ClassVar[str] = "name one class"
+    scale: ClassVar[Literal["decades", "share", "plain"]] = "share"
+    supports: ClassVar[str] = "support points per class"
 
     def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy, in nats, averaged over the points."""
         return -(y * log_softmax(predict(x), dim=-1)).sum(-1).mean()
 
-    def error(self, predictions: Tensor, y: Tensor) -> Tensor:
+    def error(self, answer: Tensor, y: Tensor) -> Tensor:
         """One minus the accuracy; where a prediction is not a number, neither is the error."""
-        wrong = (predictions.argmax(-1) != y.argmax(-1)).to(predictions.dtype)
-        return (wrong + 0 * predictions.sum(-1)).mean()
+        wrong = (answer.argmax(-1) != y.argmax(-1)).to(answer.dtype)
+        return (wrong + 0 * answer.sum(-1)).mean()
 
     def score(self, error: Number) -> Number:
         """The accuracy."""
@@ -118,7 +146,3 @@ class Classification(Problem):
     def with_interval(self, error: float, half: float) -> str:
         """97.2 ± 0.4 %."""
         return f"{100 * (1 - error):.3g} ± {100 * half:.2g} %"
-
-
-PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (Regression(), Classification())}
-"""Every problem by its name."""

@@ -161,6 +161,8 @@ class TaskFamily(Spec):
     """What the outputs mean, and how predictions are judged."""
     judged_by: ClassVar[str]
     """The query points of an evaluation, in words."""
+    least_shots: ClassVar[int] = 1
+    """Support and query points that a task must have at least, to have a gradient at all."""
 
     family: str
 
@@ -261,7 +263,7 @@ class TaskStream:
         self.dtype = dtype
         self._task_set = task_set
         self._seed = f"{task_set}:{seed}"
-        points = meta_batch_size * family.points_of(shots + query_shots)
+        points = meta_batch_size * family.points_of(shots + query_shots) * family.problem.calls
         self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time, of a curve
         self._cached: tuple[int, TaskBatch] | None = None
 

@@ -170,6 +170,8 @@ def _code(config: RunConfig) -> dict[str, bytes]:
     if isinstance(config.model, OwnModel):
         text = config.model.file_text()
         return {SOURCE: text.encode()} if text and len(text) <= _SOURCE_LIMIT else {}
+    if not config.tasks.problem.predicts:
+        return {}
     return {"adapt.py": adapt_script(config).encode()}
 
 

@@ -29,6 +29,11 @@ def adapt_script(config: RunConfig) -> str:
             f"model.kind = {config.model.kind!r} cannot go into a script: export the weights as .safetensors and load "
             "them into your class."
         )
+    if not config.tasks.problem.predicts:
+        raise ConfigError(
+            f"tasks.family = {config.tasks.family!r} cannot go into a script: its model acts, and a script predicts; "
+            "export the weights as .safetensors or .zip."
+        )
     model = config.structure()
     adapted = _adapted(config, model)
     usage, reading = _POINT_USAGE, _POINT_READING

@@ -362,6 +362,8 @@ def _training_engine(config: RunConfig, model: torch.nn.Module) -> Engine:
 
 def _is_worth_compiling(config: RunConfig) -> bool:
     """Whether the whole run would take the vectorized engine longer than making the native loop takes."""
+    if config.tasks.problem.calls > 1:
+        return False
     return config.seconds_estimate(config.parameter_count()) * config.meta_iterations > WORTH_SECONDS
 
 

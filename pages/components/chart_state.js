@@ -3,7 +3,7 @@
 // The types are the browser's half of the contract in maml_core/figures.
 
 /**
- * @typedef {{trace: number, x?: number[][], y?: (number | null)[][], z?: number[][][]}} Moving a trace's values at every frame; a field's have rows
+ * @typedef {{trace: number, x?: (number | null)[][], y?: (number | null)[][], z?: number[][][]}} Moving a trace's values at every frame; a field's have rows
  * @typedef {{trace: number, frame: number}} Ghost a trace that stays behind once its frame is over
  * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[], autoplay?: boolean}} Replay
  * @typedef {Record<string, any>} Trace
@@ -25,9 +25,8 @@ export function held(figure, at) {
   const [dx, dy] = [at.x - home.x[0], at.y - home.y[0]];
   const data = figure.data.slice();
   data[figure.handle] = { ...home, x: [at.x], y: [at.y] };
-  const annotations = (figure.layout.annotations || []).map((/** @type {any} */ arrow) => ({
-    ...arrow, x: arrow.x + dx, y: arrow.y + dy, ax: arrow.ax + dx, ay: arrow.ay + dy,
-  }));
+  const annotations = (figure.layout.annotations || []).map((/** @type {any} */ one) => one.showarrow
+    ? { ...one, x: one.x + dx, y: one.y + dy, ax: one.ax + dx, ay: one.ay + dy } : one);
   return { ...figure, data, layout: { ...figure.layout, annotations } };
 }
 

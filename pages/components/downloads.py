@@ -36,13 +36,6 @@ def downloads(session: TrainingSession, run: Run) -> None:
                 "The learned initialization by parameter name, as safetensors.",
             ),
             (
-                "Python script",
-                "adapt.py",
-                lambda: adapt_script(run.config),
-                True,
-                "Adapts the weights to new data with nothing but torch and safetensors.",
-            ),
-            (
                 "Metrics CSV",
                 f"run-{run.id}-metrics.csv",
                 lambda: store.metrics(run.id).to_csv(index=False),
@@ -57,6 +50,15 @@ def downloads(session: TrainingSession, run: Run) -> None:
                 "Every setting of the run.",
             ),
         ]
+        if run.config.tasks.problem.predicts:
+            script = (
+                "Python script",
+                "adapt.py",
+                lambda: adapt_script(run.config),
+                True,
+                "Adapts the weights to new data with nothing but torch and safetensors.",
+            )
+            files.insert(2, script)
         if is_on_table:
             whole = (
                 "The whole run, with its table",

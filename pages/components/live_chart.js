@@ -121,8 +121,9 @@ function move(chart, host, position) {
     const axis = (/** @type {string} */ id) => _fullLayout[id.replace(/^(.)/, "$1axis")];
     const [across, up] = [axis(trace.xaxis).c2p, axis(trace.yaxis).c2p];
     const x = change.x[i] ?? trace.x, y = change.y[i];
-    const line = group.querySelector(".js-line");
-    if (line) line.setAttribute("d", pathOf(x, y, across, up));
+    group.querySelectorAll(".js-line").forEach((line, k) => {  // Plotly gives each unbroken part one of its own
+      line.setAttribute("d", k ? "" : pathOf(x, y, across, up));
+    });
     group.querySelectorAll(".points .point").forEach((point, k) => {
       point.setAttribute("transform", `translate(${across(x[k])},${up(y[k] ?? NaN)})`);
     });

@@ -61,15 +61,7 @@ def load_points(points: list[list[float]], classes: int = 0) -> None:
 
 def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
     """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
-    has_points = "points" in st.query_params
-    source = st.segmented_control(
-        "Task",
-        [DRAWN, OWN],
-        default=OWN if has_points else DRAWN,
-        key="source",
-        label_visibility="collapsed",
-        width="stretch",
-    )
+    source = _source() if family.problem.predicts else DRAWN
     tasks, points, given = None, None, {}
     if source == OWN:
         tasks, points = _own_points(family)
@@ -79,6 +71,18 @@ def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[l
         tasks = draw_task(family, task_seed(), shots, given)
     _kept(tasks)
     return tasks, points, given
+
+
+def _source() -> str | None:
+    """Whether the task is a drawn one or the reader's own."""
+    return st.segmented_control(
+        "Task",
+        [DRAWN, OWN],
+        default=OWN if "points" in st.query_params else DRAWN,
+        key="source",
+        label_visibility="collapsed",
+        width="stretch",
+    )
 
 
 def _sliders(family: GeneratedFamily) -> dict[str, float]:

@@ -23,7 +23,7 @@ from maml_core.figures import (
 )
 from maml_core.figures.charts import error_curves, shots_curves
 from maml_core.figures.plane import CLASS_COLORS, LEVELS
-from maml_core.figures.plane_away import field_image
+from maml_core.figures.squares_away import field_image
 from maml_core.learning.adaptation import fit_tasks, landscape
 from maml_core.learning.families import Circles, Sine, Spiral
 from maml_core.learning.fresh_tasks import draw_task, draw_tasks, movable

@@ -65,6 +65,10 @@ class NativeEngine(Engine):
         if self._shapes == shapes:
             return
         self.close()
+        if self.problem.calls > 1:
+            raise EngineError(
+                f"engine = 'native' takes no rollouts: each of {self.problem.calls} steps would be code of its own."
+            )
         dtype = next(self.model.parameters()).dtype
         if dtype not in TOLERANCE:
             raise EngineError(f"engine = 'native' takes float32 and float64 only, and this model is of {dtype}.")

@@ -1,0 +1,65 @@
+"""How one initialization learns the way in tasks of control, as plain arrays for pictures of its paths."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from maml_core.learning.control import HORIZON, distances
+from maml_core.learning.fits import TaskFit
+from maml_core.learning.fresh_tasks import Tasks
+from maml_core.learning.initialization import Initialization
+
+SHOWN = 10
+"""Query rollouts whose paths are kept."""
+
+LEAST_REACH = 0.75
+"""Half the side of the square that pictures show, where the goal asks for no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathFit(TaskFit):
+    """One task of control, and the paths that a policy takes as it adapts to it."""
+
+    paths: np.ndarray  # [steps + 1, rollouts, HORIZON + 1, 2]: a path rests where it has reached the goal
+    goal: np.ndarray  # [2]
+
+    @property
+    def half(self) -> float:
+        """Half the side of the square that shows the start and the goal."""
+        return max(LEAST_REACH, 1.3 * float(np.abs(self.goal).max()))
+
+    def mean_error(self) -> float:
+        """The error of standing still."""
+        return HORIZON * float(np.hypot(*self.goal))
+
+
+def fit_paths(start: Initialization, tasks: Tasks, steps: int) -> list[PathFit]:
+    """Adapt to every task, and follow the paths of its query rollouts."""
+    found = start.adapt(tasks.batch, steps)
+    made = []
+    for i, (label, seed) in enumerate(zip(tasks.labels, tasks.seeds, strict=True)):
+        last = found.last_finite_step(i)
+        y = tasks.batch.query_y[i, :SHOWN]
+        paths = found.predictions[: last + 1, i, :SHOWN].unflatten(-1, (HORIZON + 1, 2))
+        made.append(
+            PathFit(
+                label=label,
+                seed=seed,
+                support_loss=found.support_loss[: last + 1, i].numpy(),
+                query_loss=found.query_loss[: last + 1, i].numpy(),
+                blew_up_at=last + 1 if last < steps else None,
+                problem=start.problem,
+                paths=torch.stack([_rested(path, y) for path in paths]).numpy(),
+                goal=y[0, :2].numpy(),
+            )
+        )
+    return made
+
+
+def _rested(places: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Places `[rollouts, HORIZON + 1, 2]`, the same from where the goal was reached."""
+    _, is_going = distances(places, y)
+    last = is_going.sum(1).long()  # the step that reached it, or the last
+    steps = torch.arange(HORIZON + 1).expand(len(places), -1).minimum(last[:, None])
+    return places.gather(1, steps[..., None].expand(-1, -1, 2))
