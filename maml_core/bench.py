@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "paper-10-shot, 1 step": ("paper-10-shot", {}),
     "paper-10-shot, 5 steps": ("paper-10-shot", {"inner_steps": 5}),
     "spiral": ("spiral", {}),
+    "navigation": ("navigation", {}),
 }
 SCALING: dict[str, list[dict[str, Any]]] = {
     "meta_batch_size": [{"meta_batch_size": n} for n in (5, 25, 200, 1000)],
@@ -54,7 +55,9 @@ class Result:
 
 def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
     """Measure every engine on `config`, in interleaved rounds."""
-    names = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
+    names: tuple[str, ...] = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
+    if config.tasks.problem.calls > 1:
+        names = tuple(name for name in names if name != "native")  # it takes no rollouts
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
         workers = {name: _Process(config, name, environment) for name in names}
@@ -66,9 +69,11 @@ def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
         peaks = {name: worker.ask("go")["peak_mib"] for name, worker in workers.items()}
         for worker in workers.values():
             worker.end()
-        again = _Process(config, "native", environment)
-        warm = ready | {"native": again.ask()}
-        again.end()
+        warm = dict(ready)
+        if "native" in names:
+            again = _Process(config, "native", environment)
+            warm["native"] = again.ask()
+            again.end()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return [
         Result(

@@ -6,7 +6,7 @@ from typing import Any
 
 from maml_core.evaluation.curves import SHOTS_TASKS, Evaluation, Level
 from maml_core.evaluation.of_runs import measure, reproduction
-from maml_core.evaluation.published import comparable, comparison
+from maml_core.evaluation.published import comparable, comparison, published_returns
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.learning.problems import Regression
 from maml_core.store.run import Run
@@ -46,6 +46,10 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
         _say(run, iteration, result)
         if published:
             print(f"\n{comparison(run.config, result)}")
+        for curve in published_returns(run.config):
+            print(
+                f"published, {curve.method}: {', '.join(f'{value:g}' for value in curve.returns)} after 0, 1, … steps"
+            )
         if said:
             print(f"\n{said}")
     key = "mse" if isinstance(result.judge, Regression) else "error"
@@ -88,19 +92,20 @@ def _say(run: Run, iteration: int, result: Evaluation) -> None:
     ):
         print(f"{step:>5}  {score(learned):>9.4g} ± {ci:<5.2g}  {score(random):>17.4g}")
     print("\nthe same tasks by other methods, none of which takes a gradient step")
-    print(f"{f'{judge.guess} of the support':<32}  {score(result.predict_mean):>9.4g}")
+    print(f"{judge.guess_in_full:<32}  {score(result.predict_mean):>9.4g}")
     for name, level in result.rivals.items():
         print(f"{RIVAL_NAMES[name]:<32}  {score(level.error):>9.4g} ± {level.ci95:<5.2g}")
     steps = counted_steps(run.config.inner_steps)
     levels = result.by_shots["learned"]
-    short, per_class = ("error", "") if isinstance(judge, Regression) else (judge.score_name, " per class")
-    print(f"\n{short} after {steps} against support points{per_class} ({min(result.tasks, SHOTS_TASKS)} tasks each)")
-    print(f"{'points':<10}" + "".join(f"{shots:>9}" for shots in levels))
+    has_decades = judge.scale == "decades"
+    short = "error" if has_decades else judge.score_name
+    print(f"\n{short} after {steps} against {judge.supports} ({min(result.tasks, SHOTS_TASKS)} tasks each)")
+    print(f"{judge.supports.split()[1]:<10}" + "".join(f"{shots:>9}" for shots in levels))
     print(f"{'learned':<10}" + "".join(f"{score(level.error):>9.3g}" for level in levels.values()))
     if result.coverage is not None:
         print(f"\nthe 95 % band holds {result.coverage:.1%} of the points")
     strain = result.strain(run.config.inner_steps)
-    if result.outside and per_class:
+    if result.outside and not has_decades:
         level = result.outside
         print(f"\non tasks from twice the training ranges {score(level.error):.4g} ± {level.ci95:.2g}")
     elif strain is not None and result.outside:

@@ -90,6 +90,22 @@ LESSONS: dict[str, Lesson] = {
         "spirals; ten points say how this one is turned. *Where it breaks* on the Adapt page winds it tighter than any "
         "in training: then the prior knowledge misleads.",
     ),
+    "control": Lesson(
+        title="A goal that nobody tells",
+        text="Here a task is a point in the plane that can go anywhere, and a goal (the star) that it does not know: all "
+        "it is told is how far from the goal each step ended. It tries twenty times, takes a step of policy gradient, "
+        "tries again: three times in all. Standing still costs about 38.",
+        preset="navigation",
+        question="An untrained policy is hardly better after three such steps. From the start that training finds, the "
+        "same three steps of the same rule will bring the mean return to…",
+        answers=("about −30", "about −15", "above −8"),
+        right=2,
+        explanation=f"This recipe reached {_reached('navigation')}. The learned start does not know where the goal is; "
+        "look at its paths before the first step. What it has learned is to try in a way that twenty paths tell the "
+        "direction, and to be so disposed that one step of policy gradient turns all of them that way. On the Adapt "
+        "page, drag the star: outside the square that goals were drawn from, it still goes the right way, and stops "
+        "too early or too late.",
+    ),
     "no-step": Lesson(
         title="No step at all, and a gradient that cannot be left out",
         text="A ridge head takes no gradient step: the network's last layer is solved for on a task's points, exactly. "

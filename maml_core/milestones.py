@@ -7,8 +7,11 @@ FULL_DETAIL = 500
 """So many first iterations get a metric row each; the rest of a run shares as many as `MORE_ROWS` rows."""
 MORE_ROWS = 1500
 
-SNAPSHOTS = 100
-"""A run keeps at most this many checkpoints of its history."""
+SNAPSHOTS, FEW_SNAPSHOTS = 100, 20
+"""A run keeps at most this many checkpoints of its history; the few where judging one takes rollouts."""
+
+FEW_HELD_OUT = 40
+"""Tasks that judge a snapshot by rollouts: with more, a short run would spend most of its time on being judged."""
 
 
 class MetricRow(NamedTuple):
@@ -32,18 +35,22 @@ def row_spacing(meta_iterations: int) -> int:
     return max(1, math.ceil((meta_iterations - FULL_DETAIL) / MORE_ROWS))
 
 
-def snapshot_iterations(meta_iterations: int) -> list[int]:
+def snapshot_iterations(meta_iterations: int, calls: int = 1) -> list[int]:
     """Iterations whose checkpoint is kept: 0, the last, and at most `SNAPSHOTS` in all, dense at the start.
+
+    Fewer where the model is called more often than once for a point.
 
     Half are spaced evenly in the logarithm, so that the first steps can be looked at one by one, and half evenly,
     so that the end of a long run can be too.
     """
-    half = SNAPSHOTS // 2 - 1
+    half = (SNAPSHOTS if calls == 1 else FEW_SNAPSHOTS) // 2 - 1
     spaced = {round(meta_iterations ** (k / half)) for k in range(half + 1)}
     even = {round(meta_iterations * k / half) for k in range(1, half + 1)}
     return sorted({0} | spaced | even)
 
 
-def held_out_count(meta_iterations: int) -> int:
+def held_out_count(meta_iterations: int, calls: int = 1) -> int:
     """How many tasks judge a run's snapshots: a longer run can afford a finer judge."""
+    if calls > 1:
+        return FEW_HELD_OUT
     return min(400, max(100, meta_iterations // 100))

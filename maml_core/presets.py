@@ -118,7 +118,7 @@ _CONTROL: dict[str, Any] = {
     "inner_steps": 3,
     "meta_lr": 0.003,
     "meta_batch_size": 20,
-    "meta_iterations": 150,
+    "meta_iterations": 100,
     "clip_norm": 1.0,
     "schedule": "cosine",
 }
@@ -342,11 +342,13 @@ PRESETS: dict[str, Preset] = {
         tasks=Navigation(),
         inner_lr=0.2,
         inner_steps=1,
+        meta_iterations=200,
     ),
     "steering": _control(
         "Turned controls, 20 rollouts",
         "Control: the goal is known, but left may be up; three steps of policy gradient find out.",
         tasks=Steering(),
+        meta_iterations=150,
     ),
     "joint-10-shot": _paper(
         10,

@@ -17,6 +17,7 @@ from maml_core.evaluation.of_runs import (
     shown_steps,
     usual_tasks,
 )
+from maml_core.evaluation.published import published_returns
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
     error_curves,
@@ -177,7 +178,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     left, right = st.columns(2)
     with left:
         live_chart(
-            error_curves(result),
+            error_curves(result, {each.method: each.returns for each in published_returns(run.config)}),
             key="quality",
             revision=f"{run.id}:{steps}",
             height=430,

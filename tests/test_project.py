@@ -152,7 +152,7 @@ PAGES_MAY_IMPORT = {
     "maml_core.learning.table_roles", "maml_core.learning.table_tasks", "maml_core.learning.tasks",
     "maml_core.evaluation.adapted", "maml_core.evaluation.compare", "maml_core.evaluation.curves",
     "maml_core.evaluation.diagnosis", "maml_core.evaluation.gradients",
-    "maml_core.evaluation.listing", "maml_core.evaluation.paths",
+    "maml_core.evaluation.listing", "maml_core.evaluation.paths", "maml_core.evaluation.published",
     "maml_core.evaluation.of_runs", "maml_core.evaluation.side_by_side", "maml_core.evaluation.toy",
     "maml_core.store.exchange", "maml_core.store.people", "maml_core.store.run", "maml_core.store.script",
     "maml_core.store.store", "maml_core.store.tables",

@@ -128,7 +128,13 @@ class Cosines:
     by_layer: pd.DataFrame  # index: parameter names, at the run's own number of inner steps
 
 
-def cosines(config: RunConfig, start: Initialization, most_steps: int = 10, turn: Turn = nullcontext) -> Cosines:
+MOST_STEPS, FEW_STEPS = 10, 3
+"""Inner steps that gradients are compared over; the few where a step takes rollouts."""
+
+
+def cosines(
+    config: RunConfig, start: Initialization, most_steps: int = MOST_STEPS, turn: Turn = nullcontext
+) -> Cosines:
     """Compare algorithms at `start`, over 0 to `most_steps` inner steps, and by layer."""
     with turn():
         layout = Layout(start.model, ALGORITHMS["fomaml"])
@@ -208,7 +214,8 @@ def gradients_of(store: Store, run: Run, iteration: int | None, turn: Turn = nul
         learned = learned_by(store, run, iteration)
     if learned is None:
         return None
-    engines, found = compare_engines(run.config, learned, turn), cosines(run.config, learned, turn=turn)
+    most = MOST_STEPS if run.config.tasks.problem.calls == 1 else FEW_STEPS
+    engines, found = compare_engines(run.config, learned, turn), cosines(run.config, learned, most, turn)
     with turn():
         return Gradients(engines, found, through_the_solution(run.config, learned))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from maml_core.config import RunConfig
 from maml_core.evaluation.curves import Evaluation, Level
 from maml_core.evaluation.rivals import RIVAL_NAMES
-from maml_core.learning.families import Sine
+from maml_core.learning.families import Navigation, Sine
 from maml_core.learning.models import MLP
 from maml_core.presets import PRESETS
 from maml_core.words import counted_steps
@@ -48,6 +48,28 @@ PUBLISHED = (
     Published(10, "arXiv:1810.03642", "CAVIA", 2, "0.19", is_quoted=True),
 )
 
+
+@dataclass(frozen=True)
+class PublishedReturns:
+    """Mean returns on the 2D navigation of arXiv:1703.03400 before adaptation and after each step of it."""
+
+    method: str
+    returns: tuple[float, ...]
+
+
+PUBLISHED_RETURNS = (
+    PublishedReturns("MAML by TRPO, second order (arXiv:1703.03400)", (-40.4, -11.7, -3.33, -3.23)),
+    PublishedReturns("random start, as published", (-82.7, -58.0, -53.8, -46.8)),
+)
+"""The curves that the authors released (40 goals, 20 rollouts a step); the rate is halved after the first step."""
+
+
+def published_returns(config: RunConfig) -> tuple[PublishedReturns, ...]:
+    """The published curves for a run's tasks; none if they are not the paper's."""
+    return PUBLISHED_RETURNS if config.tasks == Navigation() and config.shots == PAPER_ROLLOUTS else ()
+
+
+PAPER_ROLLOUTS = 20
 
 PARTS = ("gradient steps, first order", "gradient steps, second order", "any method")
 """Three claims that are not to be mixed: what is best among methods of one kind says nothing of another."""

@@ -1,6 +1,7 @@
 """Charts of losses and errors: over training, over steps, over parameters; and of gradients."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,11 @@ def _smoothed(frame: pd.DataFrame, column: str, smoothing: float) -> np.ndarray:
     return values.to_numpy(dtype=np.float64)
 
 
-def error_curves(result: Evaluation) -> Figure:
-    """Error on held-out tasks against adaptation steps, each with its 95 % band."""
+def error_curves(result: Evaluation, published: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """Error on held-out tasks against adaptation steps, each with its 95 % band.
+
+    `published` are scores that others have reported before the first step and after each, by what they are called.
+    """
     traces = []
     judge = result.judge
     curves = {"random": result.random, "pretrained": result.pretrained, "learned": result.learned}
@@ -89,7 +93,7 @@ def error_curves(result: Evaluation) -> Figure:
             traces += _with_band(np.arange(len(found)), found, np.asarray(curve.ci95), meaning, NAMES[meaning])
     steps = np.arange(len(result.learned.error))
     guess = np.full(len(steps), judge.score(result.predict_mean))
-    traces.append(trace_of(steps, guess, "truth", f"{judge.guess} of the support", dash="dash"))
+    traces.append(trace_of(steps, guess, "truth", judge.guess_in_full, dash="dash"))
     shown = [curve.error for curve in curves.values() if curve]
     for name, level in result.rivals.items():
         if level.error >= LEAST_SHOWN or judge.scale != "decades":
@@ -97,6 +101,10 @@ def error_curves(result: Evaluation) -> Figure:
             said = number(level.error) if judge.scale == "decades" else judge.in_words(level.error)
             traces.append(trace_of(steps, flat, name, f"{RIVAL_NAMES[name]} {said}", dash="dot"))
             shown.append([level.error])
+    for name, scores in (published or {}).items():
+        known = np.asarray(scores[: len(steps)])
+        look: dict[str, Any] = {"mode": "lines+markers", "dash": "dashdot", "width": 1.5}
+        traces.append(trace_of(np.arange(len(known)), known, "truth", name, **look))
     layout = base_layout(x="adaptation step", y=judge.score_name, left=56)
     layout["yaxis"] |= _score_axis(judge, *(np.asarray(errors) for errors in shown))
     return {"data": traces, "layout": layout}

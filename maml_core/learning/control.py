@@ -59,6 +59,7 @@ class Control(Problem):
     score_name: ClassVar[str] = "return"
     loss_name: ClassVar[str] = "minus the return"
     guess: ClassVar[str] = "stand still"
+    guess_in_full: ClassVar[str] = "stand still"
     scale: ClassVar[Literal["decades", "share", "plain"]] = "plain"
     supports: ClassVar[str] = "support rollouts"
     predicts: ClassVar[bool] = False

@@ -50,14 +50,14 @@ def fit_paths(start: Initialization, tasks: Tasks, steps: int) -> list[PathFit]:
                 query_loss=found.query_loss[: last + 1, i].numpy(),
                 blew_up_at=last + 1 if last < steps else None,
                 problem=start.problem,
-                paths=torch.stack([_rested(path, y) for path in paths]).numpy(),
+                paths=torch.stack([rested(path, y) for path in paths]).numpy(),
                 goal=y[0, :2].numpy(),
             )
         )
     return made
 
 
-def _rested(places: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def rested(places: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Places `[rollouts, HORIZON + 1, 2]`, the same from where the goal was reached."""
     _, is_going = distances(places, y)
     last = is_going.sum(1).long()  # the step that reached it, or the last

@@ -31,6 +31,8 @@ class Problem(ABC):
     """An error that is as good as none; 0 where there is no telling."""
     guess: ClassVar[str]
     """What it is called to do without a model: to predict the mean of the support, whatever is asked."""
+    guess_in_full: ClassVar[str]
+    """The same where it stands by itself."""
     scale: ClassVar[Literal["decades", "share", "plain"]]
     """How a score is drawn: an error by its decades, a share in percent, any other number as it is."""
     supports: ClassVar[str] = "support points"
@@ -87,6 +89,7 @@ class Regression(Problem):
     score_name: ClassVar[str] = "mean squared error"
     loss_name: ClassVar[str] = "MSE"
     guess: ClassVar[str] = "predict the mean"
+    guess_in_full: ClassVar[str] = "predict the mean of the support"
     scale: ClassVar[Literal["decades", "share", "plain"]] = "decades"
 
     def loss(self, predict: Predict, x: Tensor, y: Tensor) -> Tensor:
@@ -123,6 +126,7 @@ class Classification(Problem):
     loss_name: ClassVar[str] = "cross-entropy"
     negligible: ClassVar[float] = 0.02
     guess: ClassVar[str] = "name one class"
+    guess_in_full: ClassVar[str] = "name one class of the support"
     scale: ClassVar[Literal["decades", "share", "plain"]] = "share"
     supports: ClassVar[str] = "support points per class"
 

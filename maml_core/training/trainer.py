@@ -95,9 +95,10 @@ class Trainer:
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device)
-        self._held_out = held_out_tasks(config, held_out_count(config.meta_iterations), self.device)
+        calls = config.tasks.problem.calls
+        self._held_out = held_out_tasks(config, held_out_count(config.meta_iterations, calls), self.device)
         self._judge = self._make_judge()
-        self._snapshots = snapshot_iterations(config.meta_iterations)
+        self._snapshots = snapshot_iterations(config.meta_iterations, calls)
         self._seconds_each = 0.0
 
     def run(self) -> Iterator[Progress]:

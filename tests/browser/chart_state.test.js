@@ -7,7 +7,7 @@ import { atFrame, between, csv, edited, frameAt, framed, held, home, near, numbe
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
-  layout: { xaxis: { range: [-3, 3] }, yaxis: { range: [-3, 3] }, annotations: [{ x: 2, y: 3, ax: 1, ay: 2 }] },
+  layout: { xaxis: { range: [-3, 3] }, yaxis: { range: [-3, 3] }, annotations: [{ showarrow: true, x: 2, y: 3, ax: 1, ay: 2 }, { x: 0.5, y: 1 }] },
   handle: 1,
 });
 
@@ -15,7 +15,7 @@ test("a held handle moves, and its arrows with it; nothing is changed in place",
   const before = figure();
   const after = held(before, { x: 1.5, y: 1 });
   assert.deepEqual([after.data[1].x, after.data[1].y, after.data[1].name], [[1.5], [1], "handle"]);
-  assert.deepEqual(after.layout.annotations, [{ x: 2.5, y: 2, ax: 1.5, ay: 1 }]);
+  assert.deepEqual(after.layout.annotations, [{ showarrow: true, x: 2.5, y: 2, ax: 1.5, ay: 1 }, { x: 0.5, y: 1 }]);  // no heading
   assert.deepEqual(before, figure());
   assert.equal(after.data[0], before.data[0]);
 });

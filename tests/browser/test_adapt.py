@@ -192,3 +192,76 @@ def test_a_field_on_the_wall_opens_its_task_wherever_it_is_clicked(
     tab.page.get_by_text("Meta-learned, after").wait_for()
     tab.until(lambda: parse_qs(urlparse(tab.page.url).query)["task"] == ["3"], "another task is opened")
     assert tab.complaints == []
+
+
+@pytest.fixture(scope="module")
+def navigation(server: Server) -> str:
+    small = {"meta_iterations": 2, "meta_batch_size": 2, "shots": 4, "query_shots": 4, "model.hidden_sizes": [8]}
+    return trained(server, "navigation", small)
+
+
+STAR = """element => {
+    const trace = element.data[element.latest.figure.handle];
+    const { xaxis, yaxis } = element._fullLayout;
+    const box = element.getBoundingClientRect();
+    const [x, y] = [trace.x[0], trace.y[0]];
+    return { x, y, px: box.left + xaxis._offset + xaxis.d2p(x), py: box.top + yaxis._offset + yaxis.d2p(y) };
+}"""
+
+
+def test_the_goal_is_dragged_and_the_paths_answer(server: Server, new_tab: NewTab, navigation: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={navigation}&p.goal_x=0.2&p.goal_y=0.1")
+    tab.chart("replay")
+    chart = tab.page.locator('.live-chart[data-name="replay"] .chart')
+    tab.page.get_by_text("Drag the star").wait_for()
+    tab.still(chart)
+    start, said = chart.evaluate(STAR), tab.page.get_by_test_id("stMetricValue").all_inner_texts()
+    assert (start["x"], start["y"]) == (pytest.approx(0.2), pytest.approx(0.1))
+    headings = chart.evaluate("element => element.layout.annotations.map((one) => [one.x, one.y])")
+    mouse = tab.page.mouse
+    mouse.move(start["px"], start["py"])
+    mouse.down()
+    mouse.move(start["px"] - 90, start["py"] + 60, steps=6)
+    tab.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    held = chart.evaluate(STAR)
+    assert held["x"] < 0 < 0.1 > held["y"]  # at once, before the server has been asked
+    assert chart.evaluate("element => element.layout.annotations.map((one) => [one.x, one.y])") == headings
+    mouse.up()
+    tab.page.wait_for_function(
+        """x => Math.abs(Number(new URL(location.href).searchParams.get("p.goal_x")) - x) < 0.02""", arg=held["x"]
+    )
+    tab.page.wait_for_function("() => document.querySelector(\"[data-name='replay'] .chart\").held === null")
+    tab.until(lambda: tab.page.get_by_test_id("stMetricValue").all_inner_texts() != said, "the returns never change")
+    assert tab.page.get_by_text("Goal x").count() == 1  # and the sliders are where they were
+    assert tab.complaints == []
+
+
+def test_paths_are_replayed_whole_without_asking_the_server(server: Server, new_tab: NewTab, navigation: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={navigation}&task=3")
+    tab.chart("replay")
+    chart = tab.page.locator('.live-chart[data-name="replay"] .chart')
+    updates = chart.get_attribute("data-updates")
+    lines = chart.locator(".subplot.xy .scatterlayer .trace").first.locator(".js-line")
+    tab.until(lambda: lines.count() == 10, "the paths of ten rollouts are never drawn")
+
+    def drawn() -> str:
+        return "".join(lines.nth(i).get_attribute("d") or "" for i in range(lines.count()))
+
+    after = drawn()
+    slider = tab.page.get_by_role("slider", name="Adaptation step")
+    slider.fill("0")
+    tab.page.get_by_text("step 0 of 3").wait_for()
+    tab.until(lambda: drawn() != after, "the paths never move")
+    assert drawn().count("M") == 10  # each begins at the start, and none is drawn twice
+    frames = int(chart.get_attribute("data-frames") or 0)
+    tab.page.get_by_role("button", name="Play the replay", exact=True).click()
+    tab.page.wait_for_function(
+        "n => Number(document.querySelector(`.live-chart[data-name='replay'] .chart`).dataset.frames) > n",
+        arg=frames + 3,
+    )
+    tab.page.get_by_role("button", name="Play the replay", exact=True).wait_for()  # it has come to its end
+    tab.until(lambda: drawn() == after, "the paths do not end where they did")
+    assert chart.get_attribute("data-updates") == updates
+    assert tab.complaints == []

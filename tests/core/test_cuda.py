@@ -96,6 +96,27 @@ def test_a_captured_graph_gives_the_numbers_of_the_cpu(algorithm: str, extra: di
     assert is_captured or algorithm == "ridge-head"  # the gradient of a solve cannot be captured
 
 
+PROBLEMS_TRIED: dict[str, dict[str, object]] = {
+    "classes": {"tasks.family": "spiral", "model.hidden_sizes": [16], "shots": 3, "query_shots": 4},
+    "control": {"tasks.family": "navigation", "model.kind": "policy", "model.hidden_sizes": [8], "inner_steps": 2},
+}
+
+
+@needs_cuda
+@pytest.mark.parametrize("problem", PROBLEMS_TRIED)
+@pytest.mark.parametrize("algorithm", ["fomaml", "maml"])
+def test_every_problem_has_the_numbers_of_the_cpu(problem: str, algorithm: str) -> None:
+    config = SMALL.with_settings({"algorithm": algorithm, "meta_batch_size": 3, **PROBLEMS_TRIED[problem]})
+    state, metrics, _ = on("cpu", config, [3], torch.float64)
+    captured, rows, is_captured = on("cuda", config, [3], torch.float64)
+    torch.testing.assert_close(captured.parameters, state.parameters, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(rows, metrics, rtol=1e-8, atol=1e-10)
+    assert is_captured
+    again, others, _ = on("cuda", config, [1, 2], torch.float64)
+    assert torch.equal(captured.parameters, again.parameters)
+    assert torch.equal(rows, others)
+
+
 @needs_cuda
 @pytest.mark.parametrize("algorithm", ["fomaml", "ridge-head", "meta-sgd"])
 def test_chunks_do_not_show_on_cuda(algorithm: str) -> None:
