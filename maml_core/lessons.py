@@ -92,9 +92,9 @@ LESSONS: dict[str, Lesson] = {
     ),
     "control": Lesson(
         title="A goal that nobody tells",
-        text="Here a task is a point in the plane that can go anywhere, and a goal (the star) that it does not know: all "
-        "it is told is how far from the goal each step ended. It tries twenty times, takes a step of policy gradient, "
-        "tries again: three times in all. Standing still costs about 38.",
+        text="Here a task is a point in the plane that can go anywhere, and a goal (the star) that it does not know: "
+        "all it is told is how far from the goal each step ended. It tries twenty times, takes a step of policy "
+        "gradient, tries again: three times in all. Standing still has a return of about −38.",
         preset="navigation",
         question="An untrained policy is hardly better after three such steps. From the start that training finds, the "
         "same three steps of the same rule will bring the mean return to…",

@@ -132,7 +132,8 @@ def layer_names(parameters: Sequence[str]) -> list[str]:
     prefixes = _layers(parameters)
     if len(prefixes) > 1 and all(prefix.isdigit() for prefix in prefixes):
         return [f"layer {k}" for k in range(1, len(prefixes))] + ["head"]
-    return [prefix or "network" for prefix in prefixes]
+    bare = [name for name in parameters if "." not in name]  # parameters of the model itself
+    return [prefix or (bare[0] if len(bare) == 1 else "network") for prefix in prefixes]
 
 
 def _layers(parameters: Sequence[str]) -> list[str]:
@@ -197,6 +198,8 @@ def _adapted(
         sizes[layers.index(name.rpartition(".")[0])] += float(value.double().square().sum())
     moved = torch.cat(squares).sqrt()
     moved = moved[torch.isfinite(moved).all(1)]
-    ratio = moved.mean(0) / torch.tensor(sizes, dtype=torch.float64).sqrt() if len(moved) else torch.zeros(len(layers))
+    size_of = torch.tensor(sizes, dtype=torch.float64).sqrt()
+    size_of[size_of == 0] = torch.nan  # of what is all zeros, a change has no share
+    ratio = moved.mean(0) / size_of if len(moved) else torch.zeros(len(layers))
     found = torch.cat(ends).numpy().astype(np.float64)
     return found[np.isfinite(found).all(axis=1)], ratio.tolist()

@@ -16,6 +16,9 @@ FEW = 5
 """Paths in a small picture."""
 
 
+FRAME = {"showline": True, "mirror": True}
+
+
 class Arena(Squares[PathFit]):
     """The plane that a policy moves in: where it starts, where it should go, and how it went."""
 
@@ -24,6 +27,11 @@ class Arena(Squares[PathFit]):
     def half(self, fit: PathFit) -> float:
         """What shows start and goal."""
         return fit.half
+
+    def axes(self, fit: PathFit) -> tuple[dict[str, Any], dict[str, Any]]:
+        """With a frame: nothing else says where the square ends."""
+        across, up = super().axes(fit)
+        return across | FRAME, up | FRAME
 
     def at(self, fit: PathFit, step: int, meaning: str) -> Trace:
         """All paths as one line that breaks between them."""

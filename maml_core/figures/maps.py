@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from maml_core.evaluation.paths import PathMap
-from maml_core.figures.style import COLORS, Figure, Trace, base_layout, plain, trace_of
+from maml_core.figures.style import COLORS, Figure, Trace, base_layout, plain, rounded, trace_of
 
 NAMES = {"before": "before training", "after": "after training"}
 
@@ -37,7 +37,7 @@ def layers_figure(found: PathMap) -> Figure:
         {
             "type": "bar",
             "x": [plain(layer) for layer in found.layers],
-            "y": [round(100 * ratio, 4) for ratio in found.moved[name]],
+            "y": rounded(100 * np.asarray(found.moved[name])),
             "name": NAMES[name],
             "meta": name,
             "marker": {"color": COLORS[name]},

@@ -119,7 +119,8 @@ class Squares(ABC, Generic[Fit]):
 
     def title(self, fit: Fit) -> str:
         """What stands above a small picture."""
-        return f"{_score(fit, 0).removesuffix(' %')} → <b>{_ending(fit, short=True)}</b>"
+        before, after = (fit.problem.in_short(float(fit.query_loss[step])) for step in (0, fit.steps))
+        return f"{before.removesuffix(' %')} → <b>{after if fit.blew_up_at is None else 'diverged'}</b>"
 
     def axes(self, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the axes of a picture need beside their places: the square, as high as it is wide."""
@@ -191,7 +192,5 @@ def _said(fit: TaskFit, step: int) -> str:
     return f"{fit.problem.score_name} {_score(fit, step)}"
 
 
-def _ending(fit: TaskFit, *, short: bool = False) -> str:
-    if fit.blew_up_at is not None:
-        return "diverged"
-    return _score(fit, fit.steps) if short else _said(fit, fit.steps)
+def _ending(fit: TaskFit) -> str:
+    return "diverged" if fit.blew_up_at is not None else _said(fit, fit.steps)

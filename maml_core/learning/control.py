@@ -102,6 +102,10 @@ class Control(Problem):
         """The return, with a true minus sign."""
         return f"{-error:.3g}".replace("-", "−")
 
+    def in_short(self, error: float) -> str:
+        """Two digits, or whole numbers."""
+        return f"{-error:.0f}".replace("-", "−") if error >= 10 else f"{-error:.2g}".replace("-", "−")
+
     def with_interval(self, error: float, half: float) -> str:
         """−8.21 ± 0.4."""
         return f"{self.in_words(error)} ± {half:.2g}"

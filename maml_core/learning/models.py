@@ -156,7 +156,7 @@ class GaussianPolicy(nn.Module):
 class Policy(MLP):
     """A perceptron for the mean of an action, and a standard deviation beside it that depends on nothing."""
 
-    title: ClassVar[str] = "Policy (perceptron and a standard deviation)"
+    title: ClassVar[str] = "Gaussian policy"
     is_policy: ClassVar[bool] = True
 
     kind: Literal["policy"] = "policy"  # type: ignore[assignment]

@@ -71,6 +71,10 @@ class Problem(ABC):
     def in_words(self, error: float) -> str:
         """The score as text."""
 
+    def in_short(self, error: float) -> str:
+        """The score as text where there is little room."""
+        return self.in_words(error)
+
     @abstractmethod
     def with_interval(self, error: float, half: float) -> str:
         """The score with half the width of its interval, as text."""

@@ -1,6 +1,7 @@
 """Control: rollouts beside a plain loop, REINFORCE beside sums written out, every engine and algorithm, pictures."""
 
 import io
+import json
 import math
 from typing import Any
 
@@ -16,9 +17,11 @@ from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.native import NativeEngine
 from maml_core.errors import ConfigError, EngineError
 from maml_core.evaluation.curves import evaluate
+from maml_core.evaluation.paths import path_map
 from maml_core.evaluation.rivals import make_rivals
 from maml_core.figures import landscape_figure, moving_picture, replay_figure, replay_page, task_figure, task_grid
 from maml_core.figures.charts import error_curves, shots_curves
+from maml_core.figures.maps import layers_figure
 from maml_core.learning.adaptation import fit_tasks, landscape
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.control import DISCOUNT, HORIZON, Control, aimed, can_aim, distances, roll_out
@@ -284,6 +287,7 @@ def test_pictures_show_paths_and_a_goal_to_move() -> None:
     assert paths["x"][0].count(None) == 10  # a gap after each path
     assert "return −" in task_figure(fit, 2)["replay"]["labels"][0]
     assert "trained for 2" in task_figure(fit, 2)["replay"]["labels"][3]
+    assert (PROBLEM.in_short(47.63), PROBLEM.in_short(3.034)) == ("−48", "−3")
     grid = task_grid([fit, other], mark_ends=True)
     assert {trace["customdata"][0] for trace in grid["data"]} == {3, 4}
     page = replay_page({"learned": fit, "random": other}, "<b>a run</b>")
@@ -320,3 +324,7 @@ def test_a_run_is_exported_without_a_script_and_comes_back(store: Store) -> None
     other = import_run(store, export_run(store, run_id))
     assert store.run(other).config == CONFIG
     assert store.run(run_id).status == "finished"
+    bars = json.loads(json.dumps(layers_figure(path_map(store, store.run(run_id))), allow_nan=False))["data"]
+    assert bars[0]["x"][0] == "log_std"
+    assert bars[0]["y"][0] is None  # before training it is zero: no change is a share of that
+    assert bars[1]["y"][0] > 0

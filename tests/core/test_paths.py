@@ -112,4 +112,5 @@ def test_a_path_that_never_moved_can_be_drawn(store: Store) -> None:
 
 def test_layers_are_called_by_their_place_or_their_own_name() -> None:
     assert layer_names(["0.weight", "0.bias", "2.weight", "2.bias"]) == ["layer 1", "head"]
-    assert layer_names(["body.weight", "body.bias", "scale"]) == ["body", "network"]
+    assert layer_names(["body.weight", "body.bias", "scale"]) == ["body", "scale"]
+    assert layer_names(["body.weight", "scale", "shift"]) == ["body", "network"]
