@@ -304,8 +304,8 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
             print(f"{case}\n{'engine':<16} {'it/s':>9} {'ratio':>7} {'ready s':>8} {'warm s':>7} {'MiB':>6}")
             for row in rows:
                 print(
-                    f"{row.engine:<16} {row.iterations_per_second:>9,.0f} {row.ratio:>6.0f}x {row.ready_seconds:>8.1f} "
-                    f"{row.warm_seconds:>7.1f} {row.peak_mib:>6.0f}"
+                    f"{row.engine:<16} {_rate(row.iterations_per_second):>9} {row.ratio:>6.0f}x "
+                    f"{row.ready_seconds:>8.1f} {row.warm_seconds:>7.1f} {row.peak_mib:>6.0f}"
                 )
     answer: dict[str, Any] = {"engines": results}
     if options.scaling:
@@ -316,6 +316,11 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
                     cost = f"{point['ms_per_iteration']:>9.2f} ms {point['peak_mib']:>6.0f} MiB"
                     print(f"{quantity:<16} {point['value']!s:>10} {cost}")
     return answer
+
+
+def _rate(value: float) -> str:
+    """Iterations per second: whole, or where there are few with two digits."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

@@ -77,7 +77,7 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
         },
         "coverage": result.coverage,
         "outside": level_of(result.outside) if result.outside else None,
-        "published": [asdict(row) for row in published],
+        "published": [asdict(row) for row in published] + [asdict(row) for row in published_returns(run.config)],
         "reproduction": said,
     }
 

@@ -43,14 +43,16 @@ class RunConfig(Spec):
         10,
         ge=1,
         le=1000,
-        description="Support points per task (K), used to adapt; with classes, so many of each class.",
+        description="Support points per task (K), used to adapt; with classes, so many of each class; of control, "
+        "rollouts.",
         json_schema_extra={"tried": [1, 40]},
     )
     query_shots: Integer = Field(
         10,
         ge=1,
         le=1000,
-        description="Query points per task, used to judge the adapted model; with classes, so many of each.",
+        description="Query points per task, used to judge the adapted model; with classes, so many of each; of "
+        "control, rollouts.",
     )
     algorithm: Literal[
         "fomaml",
@@ -167,7 +169,7 @@ class RunConfig(Spec):
         if self.engine == "native" and problem.calls > 1:
             raise explained(
                 f"engine = native is not allowed with tasks.family = {self.tasks.family}: each of its "
-                f"{self.tasks.problem.calls} steps would be code of its own; choose auto, which takes vectorized."
+                f"{problem.calls} steps would be code of its own; choose auto, which takes vectorized."
             )
         return self
 
@@ -252,8 +254,13 @@ class RunConfig(Spec):
         return self._tried(build_structure(self.model, self.seed, self.tasks.input_size, self.tasks.output_size))
 
     def trial_points(self) -> Tensor:
-        """Points of a task, `[points, features]`, as the run's tasks have them; of a table that is not here, any."""
+        """What the model is asked about, `[points, features]`, as in the run's tasks; of a table that is not here, any.
+
+        Of control these are places.
+        """
         try:
+            if self.tasks.problem.calls > 1:
+                return torch.linspace(-1, 1, 20 * self.tasks.input_size).reshape(20, -1)
             return self.tasks.validation(tasks=1, shots=max(2, self.shots), query_shots=1).support_x[0]
         except ConfigError:
             return torch.linspace(-1, 1, 2 * self.tasks.input_size).reshape(2, -1)

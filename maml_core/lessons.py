@@ -96,8 +96,8 @@ LESSONS: dict[str, Lesson] = {
         "all it is told is how far from the goal each step ended. It tries twenty times, takes a step of policy "
         "gradient, tries again: three times in all. Standing still has a return of about −38.",
         preset="navigation",
-        question="An untrained policy is hardly better after three such steps. From the start that training finds, the "
-        "same three steps of the same rule will bring the mean return to…",
+        question="An untrained policy does about as badly as standing still after three such steps. From the start "
+        "that training finds, the same three steps of the same rule will bring the mean return to…",
         answers=("about −30", "about −15", "above −8"),
         right=2,
         explanation=f"This recipe reached {_reached('navigation')}. The learned start does not know where the goal is; "

@@ -36,9 +36,9 @@ def row_spacing(meta_iterations: int) -> int:
 
 
 def snapshot_iterations(meta_iterations: int, calls: int = 1) -> list[int]:
-    """Iterations whose checkpoint is kept: 0, the last, and at most `SNAPSHOTS` in all, dense at the start.
+    """Iterations whose checkpoint is kept: 0, the last, and some between, dense at the start.
 
-    Fewer where the model is called more often than once for a point.
+    At most `SNAPSHOTS` in all, or `FEW_SNAPSHOTS` where the model is called more often than once for a point.
 
     Half are spaced evenly in the logarithm, so that the first steps can be looked at one by one, and half evenly,
     so that the end of a long run can be too.

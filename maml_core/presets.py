@@ -30,8 +30,9 @@ REPORT_SEEDS = (21, 22, 23)
 class Reached:
     """What training a preset came to: its error after `steps` steps of adaptation, for each of `REPORT_SEEDS`.
 
-    The error on `REPORT_TASKS` held-out tasks (evaluation seed 0, a noise-free grid of 100 points, or 50 further points
-    of each class) at the checkpoint with the lowest held-out loss, which is computed on yet other tasks.
+    The error on `REPORT_TASKS` held-out tasks (evaluation seed 0, a noise-free grid of 100 points, 50 further points
+    of each class, or 20 further rollouts) at the checkpoint with the lowest held-out loss, which is computed on yet
+    other tasks.
     """
 
     steps: int
@@ -137,7 +138,7 @@ def _plane(title: str, description: str, reached: Reached | None = None, **chang
 
 
 def _control(title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
-    """Control by first-order MAML with REINFORCE, as arXiv:1703.03400, section 5.3, has it with second derivatives."""
+    """Control by first-order MAML with REINFORCE; arXiv:1703.03400, section 5.3, has TRPO and second derivatives."""
     return Preset(title, description, RunConfig(**(_CONTROL | changes)), reached)
 
 
@@ -338,7 +339,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "navigation-1-step": _control(
         "Navigation, a single step",
-        "Control: the MAML paper's own setting, one step of policy gradient on twenty rollouts.",
+        "Control as in the MAML paper: one step of policy gradient on twenty rollouts.",
         tasks=Navigation(),
         inner_lr=0.2,
         inner_steps=1,

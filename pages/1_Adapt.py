@@ -64,7 +64,8 @@ def settings(run: Run) -> tuple[int, int, float]:
         ConfigError: what was typed breaks a field's rule.
     """
     config, fields = run.config, RunConfig.model_fields
-    shots = number_in_url("shots", fields["shots"], config.shots, help_text="Support points, or so many of each class.")
+    supports = config.tasks.problem.supports
+    shots = number_in_url("shots", fields["shots"], config.shots, help_text=f"{supports.capitalize()}.")
     steps = number_in_url(
         "steps",
         fields["inner_steps"],
@@ -77,6 +78,7 @@ def settings(run: Run) -> tuple[int, int, float]:
         config.inner_lr,
         help_text="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
     )
+    config.with_settings({"shots": shots})  # which some tasks need more of than others
     if config.method.solves:
         note("The head is solved for: one step is all, whatever the rate.")
     elif steps > config.inner_steps or inner_lr > config.inner_lr:
@@ -135,7 +137,7 @@ def replay(
         key="replay",
         revision=f"{run.id}:{task_seed()}:{steps}",
         height=430,
-        alt="A task: what is true, support points, and each model at the adaptation step chosen below",
+        alt="A task, and what each model makes of it at the adaptation step chosen below",
         on_points=(lambda placed: load_points(placed, classes)) if points is not None else None,
         points=points or (),
         on_pick=picked if aims or isinstance(tasks, RowTasks) else None,
@@ -178,7 +180,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
     left, right = st.columns(2)
     with left:
         live_chart(
-            error_curves(result, {each.method: each.returns for each in published_returns(run.config)}),
+            error_curves(result, published_returns(run.config)),
             key="quality",
             revision=f"{run.id}:{steps}",
             height=430,
@@ -205,7 +207,7 @@ def quality(session: TrainingSession, run: Run, iteration: int | None, steps: in
             alt=f"{score} by the shots that runs were trained on, against the number of {result.judge.supports}",
         )
     with st.expander("The numbers"):
-        for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "support-points")):
+        for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "shots")):
             st.dataframe(frame, placeholder="–", column_config={str(column): NUMBER for column in frame})
             as_csv(run, frame.to_csv(), name)
     note(
@@ -235,16 +237,16 @@ def breaking(
     columns = st.columns(2)
     across = columns[0].selectbox("Across", names, key="across")
     up = columns[1].selectbox("Up", [name for name in names if name != across], key="up")
-    with computing():
-        found = landscape(
-            learned.at_rate(inner_lr),
-            family,
-            (across, up),
-            seed=task_seed(),
-            given=given,
-            shots=shots,
-            steps=steps,
-        )
+    found = landscape(
+        learned.at_rate(inner_lr),
+        family,
+        (across, up),
+        seed=task_seed(),
+        given=given,
+        shots=shots,
+        steps=steps,
+        turn=computing,
+    )
 
     def open_cell(pick: Pick) -> None:
         load_task(task_seed(), given | {across: float(pick["x"]), up: float(pick["y"])})
@@ -256,7 +258,8 @@ def breaking(
         revision=f"{run.id}:{across}:{up}",
         height=520,
         on_pick=open_cell,
-        alt=f"Error or accuracy after {steps} steps over {across} and {up}; the training range is outlined",
+        alt=f"{found.problem.score_name.capitalize()} after {steps} steps over {across} and {up}; the training range "
+        "is outlined",
     )
     strain = f" Outside the training range it is {found.strain:.3g} times as high." if found.strain else ""
     note(

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from maml_core.errors import MamlError, RunNotFoundError
-from maml_core.evaluation.gradients import Gradients, gradients_of, gradients_seconds
+from maml_core.evaluation.gradients import Gradients, compared_tasks, gradients_of, gradients_seconds
 from maml_core.evaluation.toy import TOY_RANGE, TOY_RATE, toy
 from maml_core.figures import cosine_figure, toy_figure
 from maml_core.store.run import Run
@@ -66,7 +66,7 @@ def show_gradients(run: Run, gradients: Gradients) -> None:
         },
     )
     note(
-        f"FOMAML on {run.config.meta_batch_size} held-out tasks, after {counted_steps(run.config.inner_steps)}, "
+        f"FOMAML on {compared_tasks(run.config)} held-out tasks, after {counted_steps(run.config.inner_steps)}, "
         "computed by each. `higher` goes task by task; the others must agree with it to rounding. "
         "Where there is no number, the inner steps diverge."
     )
@@ -89,6 +89,9 @@ def show_gradients(run: Run, gradients: Gradients) -> None:
             placeholder="–",
             column_config={str(name): st.column_config.NumberColumn(format="%.4f") for name in found.by_layer},
         )
+    if not run.config.tasks.problem.predicts:
+        note("1 is the same direction, 0 a right angle. Gradients of sampled rollouts differ by chance, too.")
+        return
     note(
         "1 is the same direction, 0 a right angle. Below 0, with a zigzag over the steps, the inner steps overshoot: "
         "inner_lr times the curvature is above 1, and the first-order gradient has the opposite sign there. That is "

@@ -22,6 +22,8 @@ SHOTS = (1, 2, 3, 5, 10, 20, 50)
 """Support points that runs on generated tasks are tried on."""
 TASKS, QUERY = 100, 20
 """Held-out tasks, the same for all runs of one family, and query points in each."""
+FEW_STEPS, FEW_SHOTS, FEW_TASKS = 3, (2, 5, 10, 20), 20
+"""The same of runs on control, where each point takes a rollout."""
 MOST_ADAPTED = 60
 """Runs that are adapted together."""
 
@@ -29,8 +31,9 @@ MOST_ADAPTED = 60
 class Adapted(NamedTuple):
     """The mean error of one run's best checkpoint on held-out tasks; NaN where it is not finite."""
 
-    step_errors: np.ndarray  # [STEPS + 1] after so many steps, or fewer where an algorithm takes but one
-    shot_errors: np.ndarray  # [len(SHOTS)] after the steps that it was trained for; empty for a run on a table
+    step_errors: np.ndarray  # [steps + 1] after so many steps, or fewer where an algorithm takes but one
+    shots: tuple[int, ...]  # numbers of support points; none for a run on a table
+    shot_errors: np.ndarray  # [shots] after the steps that it was trained for
 
 
 class Adaptations:
@@ -63,8 +66,7 @@ class Adaptations:
             adapted = None
             if run.iteration and not run.config.uses_own_model:
                 try:
-                    with turn():
-                        adapted = adapt_run(store, run)
+                    adapted = adapt_run(store, run, turn)
                 except MamlError:  # a damaged checkpoint, a table that is not at hand: said where the run is opened
                     adapted = None
             self._known[_key(store, run)] = adapted
@@ -76,8 +78,8 @@ def _key(store: Store, run: Run) -> tuple[str, str, int]:
     return store.url, run.id, run.iteration if run.best_iteration is None else run.best_iteration
 
 
-def adapt_run(store: Store, run: Run) -> Adapted:
-    """Adapt a run's best checkpoint to held-out tasks.
+def adapt_run(store: Store, run: Run, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> Adapted:
+    """Adapt a run's best checkpoint to held-out tasks, in turns.
 
     Raises:
         StoreError: it has no checkpoint.
@@ -86,16 +88,19 @@ def adapt_run(store: Store, run: Run) -> Adapted:
     """
     config = run.config
     start = load_initialization(checkpoint_at(store, run, "best")[1], config)
+    is_quick = config.tasks.problem.calls == 1
+    count, most, numbers = (TASKS, STEPS, SHOTS) if is_quick else (FEW_TASKS, FEW_STEPS, FEW_SHOTS)
 
     def errors(shots: int, steps: int) -> np.ndarray:
-        tasks = config.tasks.held_out(tasks=TASKS, shots=shots, query_shots=QUERY)
-        found: np.ndarray = start.adapt(tasks, steps).query_loss.mean(1).double().numpy()
+        with turn():
+            tasks = config.tasks.held_out(tasks=count, shots=shots, query_shots=QUERY)
+            found: np.ndarray = start.adapt(tasks, steps).query_loss.mean(1).double().numpy()
         return np.where(np.isfinite(found), found, np.nan)
 
-    step_errors = errors(config.shots, 1 if config.method.solves else STEPS)
+    step_errors = errors(config.shots, 1 if config.method.solves else most)
     if not isinstance(config.tasks, GeneratedFamily):
-        return Adapted(step_errors, np.zeros(0))
-    return Adapted(step_errors, np.array([errors(shots, config.inner_steps)[-1] for shots in SHOTS]))
+        return Adapted(step_errors, (), np.zeros(0))
+    return Adapted(step_errors, numbers, np.array([errors(shots, config.inner_steps)[-1] for shots in numbers]))
 
 
 def adapted_curves(
@@ -106,7 +111,7 @@ def adapted_curves(
     for group in groups:
         known = [(run.name, found[run.id]) for run in group.runs if run.id in found]
         steps = [(name, np.arange(len(each.step_errors), dtype=float), each.step_errors) for name, each in known]
-        shots = [(name, np.array(SHOTS, float), each.shot_errors) for name, each in known if len(each.shot_errors)]
+        shots = [(name, np.array(each.shots, float), each.shot_errors) for name, each in known if each.shots]
         step_errors.append(curve_of(group.name, steps, spread))
         shot_errors.append(curve_of(group.name, shots, spread))
     return step_errors, shot_errors

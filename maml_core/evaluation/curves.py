@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from maml_core.config import RunConfig
-from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
+from maml_core.evaluation.rivals import RIVAL_NAMES, TOLD, errors_of, make_rivals
 from maml_core.learning.adaptation import NORMAL_95
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.generated import GeneratedFamily
@@ -25,11 +25,14 @@ from maml_core.words import counted_steps
 AT_ONCE = 200
 """Tasks adapted together, so that memory does not grow with the number of tasks."""
 
+FEW_AT_ONCE = 10
+"""The same where each point takes a rollout: no turn may keep a screen waiting for long."""
+
 SHOTS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Support points that the error is measured for, beside the trained number."""
 
-SHOTS_TASKS = 200
-"""Tasks of each such measurement."""
+SHOTS_TASKS, FEW_SHOTS_TASKS = 200, 40
+"""Tasks of each such measurement; the few where each point takes a rollout."""
 
 REACH = 2.0
 """How many times as wide the ranges are that tasks outside of training are drawn from."""
@@ -48,6 +51,15 @@ class ErrorCurve:
         count = errors.shape[1]
         spread = errors.std(dim=1) if count > 1 else torch.zeros(errors.shape[0])
         return cls(errors.mean(1).tolist(), (1.96 * spread / count**0.5).tolist())
+
+    def to_json(self) -> str:
+        """As JSON text; NaN and infinity as Python writes them."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ErrorCurve":
+        """What `to_json` wrote."""
+        return cls(**json.loads(text))
 
 
 class Level(NamedTuple):
@@ -121,7 +133,7 @@ class Evaluation:
         """What it comes to, beside the best of the other methods."""
         words = self.judge.in_words
         said = f"After {counted_steps(steps)}: {words(self.after(steps).error)}"
-        others = {name: level.error for name, level in self.rivals.items() if name != "oracle"}
+        others = {name: level.error for name, level in self.rivals.items() if name not in TOLD}
         if others:
             best = min(others, key=others.__getitem__)
             said += f"; {RIVAL_NAMES[best]} {words(others[best])}"
@@ -139,7 +151,7 @@ class Evaluation:
             columns[name] = {shots: self.judge.score(level.error) for shots, level in levels.items()}
             columns[f"{name}_ci95"] = {shots: level.ci95 for shots, level in levels.items()}
         frame = pd.DataFrame(columns)
-        frame.index.name = "support points"
+        frame.index.name = self.judge.supports
         return frame
 
     def table(self) -> pd.DataFrame:
@@ -192,6 +204,29 @@ def pretraining(config: RunConfig) -> RunConfig:
     return config.with_settings({"algorithm": "joint"})
 
 
+Turn = Callable[[float], AbstractContextManager[None]]
+"""Entered for a short piece of work, and told the fraction of the whole that is done."""
+
+
+def learned_curve(
+    start: Initialization, config: RunConfig, tasks: int, steps: int, seed: int, *, turn: Turn
+) -> ErrorCurve:
+    """The error of `start` alone, as `evaluate` measures it."""
+    with turn(0.0):
+        batch = evaluation_tasks(config, tasks, seed)
+    return ErrorCurve.of(_errors(start, batch, steps, turn, 0.0, 1.0))
+
+
+def _errors(start: Initialization, batch: TaskBatch, steps: int, turn: Turn, done: float, share: float) -> Tensor:
+    """Each task's error `[steps + 1, tasks]`, found in turns; `share` of the whole work, of which `done` is done."""
+    at_once, count = AT_ONCE if start.problem.calls == 1 else FEW_AT_ONCE, len(batch.support_x)
+    found = []
+    for first in range(0, count, at_once):
+        with turn(done + share * first / count):
+            found.append(start.adapt(batch.at(slice(first, first + at_once)), steps).query_loss)
+    return torch.cat(found, dim=1)
+
+
 def evaluate(
     start: Initialization,
     config: RunConfig,
@@ -201,7 +236,7 @@ def evaluate(
     seed: int = 0,
     pretrained: Initialization | None = None,
     rivals: tuple[str, ...] = tuple(RIVAL_NAMES),
-    turn: Callable[[float], AbstractContextManager[None]] = lambda done: nullcontext(),
+    turn: Turn = lambda done: nullcontext(),
 ) -> Evaluation:
     """Measure how `start` adapts to `tasks` held-out tasks of `config` in 0 to `steps` steps, beside its baselines.
 
@@ -220,18 +255,14 @@ def evaluate(
         starts = {"learned": start, "random": random_start(config)}
     if pretrained is not None:
         starts["pretrained"] = pretrained
-    parts = range(0, tasks, AT_ONCE)
-    done = 0
-    errors: dict[str, list[Tensor]] = {name: [] for name in starts}
-    for name, each in starts.items():
-        for first in parts:
-            with turn(0.5 * done / (len(starts) * len(parts))):
-                errors[name].append(each.adapt(batch.at(slice(first, first + AT_ONCE)), steps).query_loss)
-            done += 1
-    curves = {name: ErrorCurve.of(torch.cat(parts_of, dim=1)) for name, parts_of in errors.items()}
+    share = 0.5 / len(starts)
+    curves = {
+        name: ErrorCurve.of(_errors(each, batch, steps, turn, share * number, share))
+        for number, (name, each) in enumerate(starts.items())
+    }
     inside: list[Tensor] = []
     has_band = start.algorithm.has_deviation and isinstance(start.problem, Regression)
-    for first in parts if has_band else ():
+    for first in range(0, tasks, AT_ONCE) if has_band else ():
         with turn(0.5):
             some = batch.at(slice(first, first + AT_ONCE))
             off = (start.adapt(some, 1).predictions[1] - some.query_y).abs().amax(-1)
@@ -241,21 +272,26 @@ def evaluate(
     with turn(0.5):
         others = make_rivals(config, rivals)
         levels = {name: Level.of(errors_of(rival, batch, start.problem)) for name, rival in others.items()}
-    others.pop("oracle", None)  # from few points it is no curve: exact from as many as it has parameters, else lost
-    few, by_shots = min(tasks, SHOTS_TASKS), {name: dict[int, Level]() for name in ("learned", *others)}
+    for name in TOLD:
+        others.pop(name, None)  # from few points it is no curve: exact from as many as it has parameters, else lost
+    few = min(tasks, SHOTS_TASKS if start.problem.calls == 1 else FEW_SHOTS_TASKS)
+    by_shots = {name: dict[int, Level]() for name in ("learned", *others)}
     outside = None
     if isinstance(config.tasks, GeneratedFamily):
         known = {shots for shots in SHOTS if shots >= config.tasks.least_shots}
         for number, shots in enumerate(sorted({*known, config.shots})):
-            with turn(0.6 + 0.4 * number / (1 + len(SHOTS))):
+            done, share = 0.6 + 0.4 * number / (1 + len(SHOTS)), 0.4 / (1 + len(SHOTS))
+            with turn(done):
                 some = evaluation_tasks(config, few, seed, shots=shots)
-                by_shots["learned"][shots] = Level.of(start.adapt(some, config.inner_steps).query_loss[-1])
+            found = _errors(start, some, config.inner_steps, turn, done, share)
+            by_shots["learned"][shots] = Level.of(found[-1])
+            with turn(done + share):
                 for name, rival in others.items():
                     by_shots[name][shots] = Level.of(errors_of(rival, some, start.problem))
         if any(map(config.tasks.ends_somewhere, config.tasks.distributions)):
             with turn(0.99):
                 beyond = evaluation_tasks(config, few, seed, reach=REACH)
-                outside = Level.of(start.adapt(beyond, config.inner_steps).query_loss[-1])
+            outside = Level.of(_errors(start, beyond, config.inner_steps, turn, 0.99, 0.01)[-1])
     return Evaluation(
         tasks,
         seed,

@@ -91,13 +91,18 @@ class _Case:
     def sharpness(self) -> float:
         """inner_lr times the curvature at the start of adaptation, in the middle of a dozen tasks."""
         config = self.run.config
-        if self.solves or not config.tasks.problem.predicts:  # of a policy's gradient there is no such curvature
+        if not self.bends:
             return 0.0
         start = learned_by(self.store, self.run) or config.untrained()
         with self.turn(0.5):
             tasks = config.tasks.held_out(tasks=TASKS_FOR_CURVATURE, shots=config.shots, query_shots=1)
             found = config.inner_lr * curvature(start, tasks)
         return float(found[torch.isfinite(found)].median()) if torch.isfinite(found).any() else math.inf
+
+    @property
+    def bends(self) -> bool:
+        """Whether there is such a curvature: not where the head is solved for, nor of a policy's sampled gradient."""
+        return not self.solves and self.run.config.tasks.problem.predicts
 
     @property
     def solves(self) -> bool:
@@ -146,7 +151,7 @@ def _diverged(case: _Case) -> Finding:
         remedy["meta_lr"] = _one_digit(config.meta_lr / 10)
     sharp = (
         ""
-        if config.uses_own_model
+        if config.uses_own_model or not case.bends
         else f", and inner_lr times the curvature of the support loss is {case.sharpness:.2g}"
     )
     text = f"The loss is no longer finite after iteration {case.run.iteration:,}{sharp}."
@@ -215,7 +220,7 @@ def _drifted(case: _Case) -> Finding | None:
         f"The best checkpoint, at iteration {at:,}, has a held-out loss of {best:.3g}, the last ones {now:.3g}: the "
         "initialization drifts"
     )
-    if not case.solves:
+    if case.bends:
         text += f"; inner_lr times the curvature of the support loss is {case.sharpness:.2g}"
     if case.sharpness > 1:
         return Finding("drift", text + ", above 1.", case.slower())
@@ -227,7 +232,7 @@ def _overshoots(case: _Case) -> Finding | None:
     """More steps than the run was trained for make the error worse."""
     config = case.run.config
     start = learned_by(case.store, case.run)
-    if start is None or not config.inner_steps or config.is_on_table:
+    if start is None or not config.inner_steps or config.is_on_table or not config.tasks.problem.predicts:
         return None
     steps = max(2 * config.inner_steps, config.inner_steps + 5)
     with case.turn(0.2):

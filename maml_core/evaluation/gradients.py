@@ -38,9 +38,17 @@ class EnginesCompared:
     absent: dict[str, str]  # why an engine takes no part, by its name
 
 
+def compared_tasks(config: RunConfig) -> int:
+    """How many there are in it: a meta-batch, or of rollouts a few."""
+    return config.meta_batch_size if config.tasks.problem.calls == 1 else min(config.meta_batch_size, FEW_TASKS)
+
+
+FEW_TASKS = 4
+
+
 def gradient_tasks(config: RunConfig) -> TaskBatch:
     """The meta-batch that gradients are compared on: held-out tasks, in the shapes that the run was trained with."""
-    shape, generator = (config.meta_batch_size,), seeded("gradients:0")
+    shape, generator = (compared_tasks(config),), seeded("gradients:0")
     return config.tasks.sample_batch(shape, config.shots, config.query_shots, generator, task_set=TaskSet.HELD_OUT)
 
 
@@ -125,7 +133,7 @@ class Cosines:
     """Cosine of each algorithm's meta-gradient with FOMAML's."""
 
     by_step: pd.DataFrame  # index: inner steps; a column per algorithm; NaN where a gradient is zero
-    by_layer: pd.DataFrame  # index: parameter names, at the run's own number of inner steps
+    by_layer: pd.DataFrame  # index: parameter names, at the run's own inner steps, or the most that are compared
 
 
 MOST_STEPS, FEW_STEPS = 10, 3

@@ -9,7 +9,15 @@ import pandas as pd
 
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
-from maml_core.evaluation.curves import SHOTS, SHOTS_TASKS, Evaluation, evaluate, pretraining
+from maml_core.evaluation.curves import (
+    SHOTS,
+    SHOTS_TASKS,
+    ErrorCurve,
+    Evaluation,
+    evaluate,
+    learned_curve,
+    pretraining,
+)
 from maml_core.evaluation.rivals import RIVAL_NAMES, applies
 from maml_core.evaluation.worth import MOST_TASKS, Worth, measure_worth
 from maml_core.learning.adaptation import fit_tasks
@@ -52,7 +60,15 @@ def reproduction(
     if run.config != preset.config.with_settings(free):
         return None
     reached = preset.reached
-    curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
+    if run.config.tasks.problem.calls == 1:
+        curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
+    else:  # an evaluation with all that belongs to it would take minutes
+        asked = usual_tasks(run.config), reached.steps, 0
+
+        def make(learned: Initialization) -> ErrorCurve:
+            return learned_curve(learned, run.config, *asked, turn=turn)
+
+        curve = _remembered(store, run, "best", None, ("curve", *asked), ErrorCurve.from_json, make)
     found, half = curve.error[-1], curve.ci95[-1]
     verdict = "reproduced." if found - half <= max(reached.errors) else "not reproduced: try another seed."
     own = run.config.tasks.problem.with_interval(found, half)
@@ -75,14 +91,16 @@ def usual_tasks(config: RunConfig) -> int:
 
 
 FEW_TASKS = 100
-LEAST_ADAPTED = 3
-"""The same of rollouts, each of which takes a thousandth of what a picture may."""
+"""Held-out tasks of rollouts that the screen measures an error on."""
+
+MOST_OF_ROLLOUTS = 3
+"""Steps of adaptation that are shown beyond the trained ones at most, where each takes rollouts."""
 
 
 def shown_steps(config: RunConfig, least: int = LEAST_SHOWN_STEPS) -> int:
     """How many steps of adaptation pictures show: as many as trained for, at least some; one where that is all."""
     if config.tasks.problem.calls > 1:
-        least = LEAST_ADAPTED
+        least = min(least, MOST_OF_ROLLOUTS)
     return 1 if config.method.solves else max(config.inner_steps, least)
 
 
@@ -178,7 +196,8 @@ def shots_group(store: Store, run: Run) -> list[Run]:
     """This run and the newest others that differ from it in nothing but shots and seed, one for each number."""
 
     def recipe(config: RunConfig) -> RunConfig:
-        return config.with_settings({"shots": 1, "query_shots": 1, "seed": 0})
+        least = config.tasks.least_shots
+        return config.with_settings({"shots": least, "query_shots": least, "seed": 0})
 
     found = {run.config.shots: run}
     for other in sorted(store.all_runs(), key=lambda each: -each.created):
@@ -214,7 +233,8 @@ def shots_grid(
             return turn((i + done) / len(group))
 
         found = measure(store, each, tasks=tasks, steps=steps, at="best", rivals=(), turn=part)
-        rows[each.config.shots] = {shots: found.by_shots["learned"][shots].error for shots in SHOTS}
+        levels = found.by_shots["learned"]
+        rows[each.config.shots] = {shots: levels[shots].error for shots in SHOTS if shots in levels}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index.name = "trained on"
     return frame
@@ -228,7 +248,7 @@ def _baseline(store: Store, run: Run, kind: Literal["best", "latest"]) -> tuple[
     return other, store.checkpoint(other.id, kind) or store.checkpoint(other.id)
 
 
-Measured = TypeVar("Measured", Evaluation, Worth)
+Measured = TypeVar("Measured", Evaluation, ErrorCurve, Worth)
 
 
 def _remembered(

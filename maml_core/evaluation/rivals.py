@@ -19,16 +19,19 @@ from maml_core.learning.ridge_head import NOISE, PENALTY
 from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
 
 Rival = Callable[[TaskBatch], Tensor]
-"""rival(tasks) -> predictions `[tasks, points, outputs]` at the query inputs, from the support alone."""
+"""rival(tasks) -> answers `[tasks, points, outputs]` at the query points: from the support alone, but for those `TOLD`."""
 
 RIVAL_NAMES = {
     "gp": "Gaussian process",
     "neighbor": "nearest support point",
     "features": "ridge on random features",
     "oracle": "its own parameters, fitted",
-    "straight": "straight to the goal",
+    "straight": "straight to the goal, as told",
 }
 """What each is called on screen, by the name it has in code."""
+
+TOLD = ("oracle", "straight")
+"""Those that know of a task what is to be found out: how low an error can be, and no method beside others."""
 
 LEARNING_TASKS = 64
 """Training tasks that a rival's settings are chosen on."""

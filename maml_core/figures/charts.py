@@ -1,13 +1,14 @@
 """Charts of losses and errors: over training, over steps, over parameters; and of gradients."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from maml_core.evaluation.curves import SHOTS, Evaluation
+from maml_core.evaluation.published import PublishedReturns
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.evaluation.toy import TOY_RANGE, TOY_TARGETS, Toy
@@ -79,10 +80,10 @@ def _smoothed(frame: pd.DataFrame, column: str, smoothing: float) -> np.ndarray:
     return values.to_numpy(dtype=np.float64)
 
 
-def error_curves(result: Evaluation, published: Mapping[str, Sequence[float]] | None = None) -> Figure:
+def error_curves(result: Evaluation, published: Sequence[PublishedReturns] = ()) -> Figure:
     """Error on held-out tasks against adaptation steps, each with its 95 % band.
 
-    `published` are scores that others have reported before the first step and after each, by what they are called.
+    `published` are returns that others have reported before the first step and after each.
     """
     traces = []
     judge = result.judge
@@ -101,10 +102,10 @@ def error_curves(result: Evaluation, published: Mapping[str, Sequence[float]] | 
             said = number(level.error) if judge.scale == "decades" else judge.in_words(level.error)
             traces.append(trace_of(steps, flat, name, f"{RIVAL_NAMES[name]} {said}", dash="dot"))
             shown.append([level.error])
-    for name, scores in (published or {}).items():
-        known = np.asarray(scores[: len(steps)])
+    for each in published:
+        known = np.asarray(each.returns[: len(steps)])
         look: dict[str, Any] = {"mode": "lines+markers", "dash": "dashdot", "width": 1.5}
-        traces.append(trace_of(np.arange(len(known)), known, "truth", name, **look))
+        traces.append(trace_of(np.arange(len(known)), known, each.kind, each.method, **look))
     layout = base_layout(x="adaptation step", y=judge.score_name, left=56)
     layout["yaxis"] |= _score_axis(judge, *(np.asarray(errors) for errors in shown))
     return {"data": traces, "layout": layout}
@@ -123,9 +124,8 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
     errors = np.array([level.error for levels in result.by_shots.values() for level in levels.values()])
     shown = errors[(errors > 0) & (errors < WILD * result.predict_mean)]
     layout["yaxis"] |= _score_axis(result.judge, shown)
-    if (
-        len(shown) < len(errors) and len(shown) and result.judge.scale == "decades"
-    ):  # what diverges from so few points leaves the picture
+    some_diverge = 0 < len(shown) < len(errors)  # from so few points: they leave the picture
+    if some_diverge and result.judge.scale == "decades":
         layout["yaxis"]["range"] = [float(np.log10(shown.min() / 2)), float(np.log10(shown.max() * 2))]
     layout["shapes"] = [
         {

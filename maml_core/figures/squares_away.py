@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
+from maml_core.figures.arena import EVERY
 from maml_core.figures.plane import CLASS_COLORS, STRONGEST, half_side, sureness
 from maml_core.figures.squares import MOST_FRAMES
 from maml_core.figures.style import COLORS, filled, frames_of, rgb
@@ -24,9 +25,6 @@ SIZE = (800, 450)
 SCALE = 2
 SIDE = 360
 """Of a square in a moving picture, in pixels."""
-
-EVERY = 2
-"""Steps of a rollout from one drawn place to the next."""
 
 
 def squares_page(fits: Mapping[str, SquareFit], title: str, caption: str) -> str:

@@ -1,7 +1,8 @@
 """How one initialization adapts, as plain arrays for pictures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,7 +188,7 @@ class Landscape:
     def strain(self) -> float | None:
         """How many times the mean error outside the training ranges is that inside; None where either has none.
 
-        Nor is there one of classes, where an error of zero is common.
+        Nor is there one of classes, where an error of zero is common, or of returns.
         """
         if not isinstance(self.problem, Regression):
             return None
@@ -201,7 +202,7 @@ class Landscape:
         return float(self.error[known & ~inside].mean() / self.error[known & inside].mean())
 
 
-CELLS, FEW_CELLS = 25, 15
+CELLS, FEW_CELLS = 25, 11
 """On each side of a landscape; the few where each cell takes many rollouts."""
 
 
@@ -215,10 +216,12 @@ def landscape(
     shots: int,
     steps: int,
     cells: int | None = None,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Landscape:
     """Move two parameters of one task over twice their training ranges; its other parameters and inputs stay.
 
-    One that is the same in all tasks is moved from zero to twice its value.
+    One that is the same in all tasks is moved from zero to twice its value. The work is done in turns, each entered as
+    a context: one for all, or one for each row where a cell takes rollouts.
     """
     cells = cells or (CELLS if family.problem.calls == 1 else FEW_CELLS)
     generator = seeded(f"fresh:{seed}")
@@ -236,6 +239,10 @@ def landscape(
     whole |= {names[0]: torch.from_numpy(across.ravel()), names[1]: torch.from_numpy(up.ravel())}
     x, y = family.sample_points(whole, family.points_of(shots), generator, alike=True)
     batch = family.judged(whole, x, y, generator, alike=True)
-    ends = start.adapt(batch, steps).query_loss[-1]
+    at_once, parts = count if start.problem.calls == 1 else cells, []
+    for first in range(0, count, at_once):
+        with turn():
+            parts.append(start.adapt(batch.at(slice(first, first + at_once)), steps).query_loss[-1])
+    ends = torch.cat(parts)
     error = torch.where(torch.isfinite(ends), ends, torch.nan).reshape(cells, cells).numpy()
     return Landscape(names, (axes[0], axes[1]), error, (trained[0], trained[1]), start.problem)

@@ -50,6 +50,8 @@ class Control(Problem):
     deviation of its action `[..., 4]`. The reward is minus the distance to the goal after the step, until the goal
     is reached. y `[rollouts, 3]` holds the goal and the angle by which the steps are turned against the actions.
 
+    The standard deviation is bounded: beyond its bounds it has no gradient, and a policy's own stays where it is.
+
     The loss has the value of minus the return, and the gradient of REINFORCE: the return to come, discounted, less
     its mean over the rollouts at that step, in standard deviations.
     """
@@ -100,7 +102,7 @@ class Control(Problem):
 
     def in_words(self, error: float) -> str:
         """The return, with a true minus sign."""
-        return f"{-error:.3g}".replace("-", "−")
+        return f"{0 - error:.3g}".replace("-", "−")
 
     def in_short(self, error: float) -> str:
         """Two digits, or whole numbers."""
@@ -171,6 +173,21 @@ class ControlFamily(GeneratedFamily):
         """Four: the mean of an action, and the logarithms of its standard deviations."""
         return 4
 
+    @property
+    @abstractmethod
+    def furthest(self) -> tuple[float, float]:
+        """How far from the start, along an axis, a goal can be in training, and where a reader can put it."""
+
+    def too_far(self) -> str | None:
+        """What should be said before training, if a rollout is too short for its goals."""
+        trained, _ = self.furthest
+        if trained <= HORIZON * STRIDE / 2:
+            return None
+        return (
+            f"Goals lie up to {trained:,.3g} from the start, and a rollout of {HORIZON} steps goes "
+            f"{HORIZON * STRIDE:g} at most: choose ranges up to {HORIZON * STRIDE / 2:g}."
+        )
+
     @abstractmethod
     def task_of(self, **parameters: Tensor) -> Tensor:
         """The goal and the angle `[..., 3]` that tasks with these parameters `[...]` have."""
@@ -210,6 +227,16 @@ class Navigation(ControlFamily):
     goal_x: Uniform = Field(Uniform(low=-0.5, high=0.5), description="Where each task's goal is, from left to right.")
     goal_y: Uniform = Field(Uniform(low=-0.5, high=0.5), description="Where each task's goal is, from below to above.")
 
+    @property
+    def furthest(self) -> tuple[float, float]:
+        """By the ranges of both coordinates."""
+        both = self.goal_x, self.goal_y
+        reached = (self.around("goal_x"), self.around("goal_y"))
+        return (
+            max(abs(end) for each in both for end in each.span),
+            max(abs(end) for ends in reached for end in ends),
+        )
+
     def task_of(self, **parameters: Tensor) -> Tensor:
         """Goals of their own, and steps that go where they should."""
         return torch.stack([parameters["goal_x"], parameters["goal_y"], torch.zeros_like(parameters["goal_x"])], -1)
@@ -232,6 +259,11 @@ class Steering(ControlFamily):
         Uniform(low=-math.pi, high=math.pi), description="By how much each task's controls are turned, in radians."
     )
     distance: Uniform = Field(Uniform(low=0.5, high=0.5), description="How far to the right the goal is.")
+
+    @property
+    def furthest(self) -> tuple[float, float]:
+        """By the distance."""
+        return self.distance.high, self.around("distance")[1]
 
     def task_of(self, **parameters: Tensor) -> Tensor:
         """A goal to the right, and turned steps."""

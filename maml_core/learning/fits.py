@@ -27,4 +27,4 @@ class TaskFit(ABC):
 
     @abstractmethod
     def mean_error(self) -> float:
-        """The error, as `query_loss` has it, of predicting what is commonest in the support: its mean or its class."""
+        """The error, as `query_loss` has it, of doing without a model: see `Problem.guess`."""

@@ -2,7 +2,7 @@
 
 The `Uniform` and `Normal` fields of a `GeneratedFamily` are the parameters that a task draws; the form, the command
 line, the URL and the adaptation sliders all follow from those declarations. A `FunctionFamily` is of curves; families
-of classes in the plane stand in `plane`.
+of classes in the plane stand in `plane`, those of control in `control`.
 """
 
 import math

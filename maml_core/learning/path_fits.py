@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from maml_core.learning.control import HORIZON, distances
+from maml_core.learning.control import HORIZON, ControlFamily, distances
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.initialization import Initialization
@@ -13,8 +13,8 @@ from maml_core.learning.initialization import Initialization
 SHOWN = 10
 """Query rollouts whose paths are kept."""
 
-LEAST_REACH = 0.75
-"""Half the side of the square that pictures show, where the goal asks for no more."""
+ROOM = 1.6
+"""Times the distance of the furthest goal in training that pictures reach; a goal further out has a larger square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,7 @@ class PathFit(TaskFit):
 
     paths: np.ndarray  # [steps + 1, rollouts, HORIZON + 1, 2]: a path rests where it has reached the goal
     goal: np.ndarray  # [2]
-
-    @property
-    def half(self) -> float:
-        """Half the side of the square that shows the start and the goal."""
-        return max(LEAST_REACH, 1.3 * float(np.abs(self.goal).max()))
+    half: float  # of the side of the square that shows start and goal
 
     def mean_error(self) -> float:
         """The error of standing still."""
@@ -36,11 +32,14 @@ class PathFit(TaskFit):
 
 def fit_paths(start: Initialization, tasks: Tasks, steps: int) -> list[PathFit]:
     """Adapt to every task, and follow the paths of its query rollouts."""
+    assert isinstance(tasks.family, ControlFamily)
     found = start.adapt(tasks.batch, steps)
     made = []
     for i, (label, seed) in enumerate(zip(tasks.labels, tasks.seeds, strict=True)):
         last = found.last_finite_step(i)
         y = tasks.batch.query_y[i, :SHOWN]
+        trained, outside = tasks.family.furthest
+        is_near = float(y[0, :2].abs().max()) <= ROOM * trained
         paths = found.predictions[: last + 1, i, :SHOWN].unflatten(-1, (HORIZON + 1, 2))
         made.append(
             PathFit(
@@ -52,6 +51,7 @@ def fit_paths(start: Initialization, tasks: Tasks, steps: int) -> list[PathFit]:
                 problem=start.problem,
                 paths=torch.stack([rested(path, y) for path in paths]).numpy(),
                 goal=y[0, :2].numpy(),
+                half=ROOM * trained if is_near else max(outside, ROOM * trained),
             )
         )
     return made

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from maml_core.errors import ConfigError
+from maml_core.learning.control import ControlFamily
 from maml_core.learning.generated import FunctionFamily, GeneratedFamily
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.tasks import TaskFamily
@@ -21,6 +22,8 @@ def far_from_unit(family: TaskFamily) -> str | None:
 
     Tables are standardized as they are read, so that there is nothing to say of them.
     """
+    if isinstance(family, ControlFamily):
+        return family.too_far()
     return _far_from_unit(type(family), family.model_dump_json()) if isinstance(family, GeneratedFamily) else None
 
 

@@ -291,8 +291,12 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     if device.type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
             f"One meta-iteration of this run would take about {seconds:,.0f} s: at most {SECONDS_LIMIT:g} s is "
-            f"allowed; lower inner_steps = {config.inner_steps}, meta_batch_size = {config.meta_batch_size}, "
-            f"shots = {config.shots}, or the size of the model."
+            f"allowed; lower inner_steps = {config.inner_steps}"
+            + (
+                f", meta_batch_size = {config.meta_batch_size}, shots = {config.shots}, or the size of the model."
+                if config.tasks.problem.calls == 1
+                else ", which counts most with rollouts, or the meta-batch."
+            )
         )
     config.method.check(model)
     _engine_class(config).check(model, config.method, device)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from maml_core.evaluation.adapted import MOST_ADAPTED, TASKS, Adaptations, adapted_curves, shown_of
+from maml_core.evaluation.adapted import FEW_TASKS, MOST_ADAPTED, TASKS, Adaptations, adapted_curves, shown_of
 from maml_core.evaluation.compare import LEAST_FOR_IMPORTANCE, Group, Importance
 from maml_core.evaluation.of_runs import fresh_fits
 from maml_core.figures import compare_curves, importance_figure, task_grid
@@ -73,9 +73,9 @@ def adapted_part(session: TrainingSession, groups: list[Group], spread: str) -> 
 
     part()
     st.caption(
-        f"The best checkpoint of each run, on {TASKS} held-out tasks that are the same for all runs of a family; "
-        "against support points after the steps that it was trained for. What is far above the others is cut off; "
-        "where a curve ends, adaptation diverged."
+        f"The best checkpoint of each run, on {TASKS} held-out tasks (of control {FEW_TASKS}), the same for all runs "
+        "of a family; against support points, or rollouts, after the steps that it was trained for. What is far "
+        "above the others is cut off; where a curve ends, adaptation diverged."
     )
 
 

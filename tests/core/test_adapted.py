@@ -70,7 +70,7 @@ def test_errors_are_those_of_a_plain_loop_and_are_found_once(trained: Store, mon
 def test_where_adaptation_diverges_a_curve_ends(trained: Store) -> None:
     run = next(run for run in trained.all_runs() if not run.iteration)
     errors = np.array([1.0, 2.0, np.nan, np.nan])
-    (curve,), _ = adapted_curves({run.id: Adapted(errors, np.zeros(0))}, grouped([run]))
+    (curve,), _ = adapted_curves({run.id: Adapted(errors, (), np.zeros(0))}, grouped([run]))
     assert curve.grid.tolist() == [0.0, 1.0]
 
 
