@@ -19,7 +19,7 @@ from maml_core.learning.ridge_head import NOISE, PENALTY
 from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
 
 Rival = Callable[[TaskBatch], Tensor]
-"""rival(tasks) -> answers `[tasks, points, outputs]` at the query points: from the support alone, but for those `TOLD`."""
+"""rival(tasks) -> answers `[tasks, points, outputs]` at the query points; but for those `TOLD`, by the support."""
 
 RIVAL_NAMES = {
     "gp": "Gaussian process",

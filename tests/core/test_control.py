@@ -1,8 +1,10 @@
 """Control: rollouts beside a plain loop, REINFORCE beside sums written out, every engine and algorithm, pictures."""
 
+import dataclasses
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,13 @@ from maml_core.engines import ENGINES
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.native import NativeEngine
 from maml_core.errors import ConfigError, EngineError
-from maml_core.evaluation.curves import evaluate
+from maml_core.evaluation.adapted import adapt_run, adapted_curves
+from maml_core.evaluation.compare import grouped
+from maml_core.evaluation.curves import SHOTS, evaluate
+from maml_core.evaluation.diagnosis import diagnose
+from maml_core.evaluation.of_runs import reproduction, shots_grid, shots_group
 from maml_core.evaluation.paths import path_map
+from maml_core.evaluation.published import published_returns
 from maml_core.evaluation.rivals import make_rivals
 from maml_core.figures import landscape_figure, moving_picture, replay_figure, replay_page, task_figure, task_grid
 from maml_core.figures.charts import error_curves, shots_curves
@@ -28,11 +35,16 @@ from maml_core.learning.control import DISCOUNT, HORIZON, Control, aimed, can_ai
 from maml_core.learning.families import Navigation, Spiral, Steering
 from maml_core.learning.fresh_tasks import draw_tasks
 from maml_core.learning.inner_loop import InnerLoop
+from maml_core.learning.own_model import own_models
 from maml_core.learning.path_fits import PathFit, rested
+from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import Uniform, seeded
+from maml_core.presets import PRESETS, Preset, Reached
 from maml_core.processes import this_process
+from maml_core.store.checkpoint import load_initialization
 from maml_core.store.exchange import export_run
 from maml_core.store.imports import import_run
+from maml_core.store.run import Run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer, check_startable
@@ -328,3 +340,78 @@ def test_a_run_is_exported_without_a_script_and_comes_back(store: Store) -> None
     assert bars[0]["x"][0] == "log_std"
     assert bars[0]["y"][0] is None  # before training it is zero: no change is a share of that
     assert bars[1]["y"][0] > 0
+
+
+def trained(store: Store, **settings: Any) -> Run:
+    run_id = store.create_run(CONFIG.with_settings({"meta_iterations": 1} | settings), owner=this_process())
+    train_run(store, store.run(run_id), this_process())
+    return store.run(run_id)
+
+
+def test_runs_of_several_problems_stand_side_by_side(store: Store) -> None:
+    nav, other = trained(store, inner_steps=1), trained(store, inner_steps=1, shots=2)
+    sine = trained(store, **{"tasks.family": "sine", "model.kind": "mlp", "engine": "vectorized"})
+    assert [run.id for run in shots_group(store, nav)] == [other.id, nav.id]
+    assert shots_group(store, sine) == [sine]
+    grid = shots_grid(store, nav, tasks=4)
+    assert grid is not None
+    assert [*grid.index] == [2, 3]
+    assert [*grid.columns] == [shots for shots in SHOTS if shots > 1]
+    found = adapt_run(store, nav)
+    assert found.shots == (2, 5, 10, 20)
+    assert len(found.shot_errors) == len(found.shots)
+    (steps, _), (shots, _) = adapted_curves({nav.id: found, sine.id: adapt_run(store, sine)}, grouped([nav, sine]))
+    assert {len(steps.grid), len(shots.grid)} == {4, len(found.shots)}
+
+
+def test_a_recipe_is_held_to_what_it_reached_without_a_whole_evaluation(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.with_settings({"meta_iterations": 1, "inner_steps": 1})
+    preset = Preset("Small", "", config, Reached(1, (60.0, 1e6, 70.0), Control.name))
+    monkeypatch.setitem(PRESETS, "small", preset)
+    monkeypatch.setattr("maml_core.evaluation.of_runs.FEW_TASKS", 12)
+    run_id = store.create_run(config.with_settings({"seed": 9}), owner=this_process(), preset="small")
+    train_run(store, store.run(run_id), this_process())
+    expected = evaluate(
+        load_initialization(store.checkpoint(run_id, "best") or b"", config), config, tasks=12, steps=1, rivals=()
+    ).learned
+    monkeypatch.setattr("maml_core.evaluation.of_runs.evaluate", lambda *_, **__: pytest.fail("too long"))
+    said = reproduction(store, store.run(run_id)) or ""
+    assert said.startswith("This recipe reached −3.33e+05 (−1e+06 to −60 with three seeds) after 1 step; this run, ")
+    assert said.endswith(f"{PROBLEM.with_interval(expected.error[1], expected.ci95[1])}: reproduced.")
+
+
+def test_a_module_of_ones_own_is_tried_on_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_policy.py").write_text(
+        "import torch\n\nclass Own(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))\n\n"
+        "    def forward(self, x):\n        return self.net(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with own_models():
+        config = CONFIG.with_settings({"model.kind": "own_policy:Own"})
+        trainer = Trainer(config)
+        check_startable(config, trainer)
+        assert config.trial_points().shape == (20, 2)
+        for _ in trainer.run():
+            pass
+    assert trainer.state.iteration == 4
+
+
+def test_what_is_said_of_a_run_fits_control() -> None:
+    far = Navigation(goal_x=Uniform(low=-50.0, high=50.0))
+    assert "Goals lie up to 50 from the start, and a rollout of 100 steps goes 10 at most" in (far_from_unit(far) or "")
+    assert far_from_unit(Navigation(goal_x=Uniform(low=0.0, high=0.01))) is None
+    assert far_from_unit(Steering()) is None
+    curves = error_curves(evaluate(CONFIG.untrained(), CONFIG, tasks=4, steps=1, rivals=()), published_returns(CONFIG))
+    published = [trace for trace in curves["data"] if trace["name"].startswith("published")]
+    assert [trace["meta"] for trace in published] == ["learned", "random"]  # in the colors of what they compare with
+    assert published_returns(CONFIG.with_settings({"tasks.family": "steering"})) == ()
+
+
+def test_a_diverged_run_on_control_is_said_to_be_no_more_than_that(store: Store) -> None:
+    run = dataclasses.replace(trained(store), status="diverged")
+    finding = diagnose(store, run)
+    assert finding is not None
+    assert "curvature" not in finding.sentence
