@@ -280,12 +280,12 @@ def evaluate(
     if isinstance(config.tasks, GeneratedFamily):
         known = {shots for shots in SHOTS if shots >= config.tasks.least_shots}
         for number, shots in enumerate(sorted({*known, config.shots})):
-            done, share = 0.6 + 0.4 * number / (1 + len(SHOTS)), 0.4 / (1 + len(SHOTS))
+            done, after = (0.6 + 0.39 * k / (1 + len(SHOTS)) for k in (number, number + 1))
             with turn(done):
                 some = evaluation_tasks(config, few, seed, shots=shots)
-            found = _errors(start, some, config.inner_steps, turn, done, share)
+            found = _errors(start, some, config.inner_steps, turn, done, after - done)
             by_shots["learned"][shots] = Level.of(found[-1])
-            with turn(done + share):
+            with turn(after):
                 for name, rival in others.items():
                     by_shots[name][shots] = Level.of(errors_of(rival, some, start.problem))
         if any(map(config.tasks.ends_somewhere, config.tasks.distributions)):

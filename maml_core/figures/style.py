@@ -63,7 +63,7 @@ COLORS = {
     "neighbor": "#7a8450",
     "features": "#4a9fb5",
     "oracle": "#c05f8e",
-    "straight": "#c05f8e",
+    "straight": "#8d6e63",
 }
 """One meaning per color, on every page and in both themes; what is learned is shown after adaptation."""
 

@@ -125,7 +125,8 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
     result = evaluate(start, config, tasks=300, steps=2, pretrained=start, turn=turn)
     assert Evaluation.from_json(result.to_json()) == result
     assert seen == sorted(seen)
-    assert len(seen) == 19  # for what is drawn, two for each of three starts, rivals, each number of points, outside
+    # For what is drawn, two for each of three starts, rivals, three for each of ten numbers of points, two outside.
+    assert len(seen) == 1 + 6 + 1 + 30 + 2
     assert result.pretrained == result.random
     assert list(result.table()) == [
         "learned",
