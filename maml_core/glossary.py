@@ -20,7 +20,9 @@ _NOUNS = {
     "Meta-gradient": "The direction in which the initialization moves, so that adaptation from it ends better.",
     "Meta-iteration": "One update of the initialization, by the meta-gradient of one meta-batch of tasks.",
     "Meta-loss": "The loss on query points after adaptation, as a mean over the tasks of a meta-batch.",
+    "Policy gradient": "A step that makes actions likelier after which more reward came than after others (REINFORCE).",
     "Query points": "A task's points that judge the adapted model. Adaptation never sees them.",
+    "Rollout": "One try at a task of control, step by step; its return is the sum of its rewards.",
     "Support points": "A task's few points that adaptation sees.",
 }
 """What no field, algorithm, family or network is called by."""

@@ -70,7 +70,7 @@ def loss_curve(
             raw = thin(iteration, frame[column].to_numpy(dtype=np.float64))
             traces.append(trace_of(*raw, meaning, label, opacity=FAINT, width=1, showlegend=False, hoverinfo="skip"))
         traces.append(trace_of(*thin(iteration, _smoothed(frame, column, smoothing)), meaning, label, width=2.2))
-    layout = base_layout(x="meta-iteration", y=f"meta-loss ({loss_name} on query points)", left=56)
+    layout = base_layout(x="meta-iteration", y=f"meta-loss ({loss_name})", left=56)
     layout["yaxis"] |= log_scale(*shown) if log_axis else {"rangemode": "tozero"}
     return {"data": traces, "layout": layout}
 

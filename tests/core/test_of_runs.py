@@ -13,6 +13,7 @@ from maml_core.evaluation.curves import SHOTS, ErrorCurve, Evaluation, evaluate
 from maml_core.evaluation.of_runs import checkpoint_at, measure, reproduction, shots_grid, shots_group
 from maml_core.evaluation.published import PARTS, PROTOCOL, PUBLISHED, comparable, comparison
 from maml_core.figures import shots_grid_figure
+from maml_core.learning.control import Control
 from maml_core.learning.problems import Classification
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
 from maml_core.processes import this_process
@@ -114,6 +115,10 @@ def test_every_preset_carries_what_it_reached_and_the_readme_says_the_same() -> 
         if isinstance(preset.config.tasks.problem, Classification):
             right = [*(f"{100 * (1 - error):.1f}" for error in reached.errors), f"{100 * (1 - reached.mean):.1f}"]
             row = f"| `{name}` | {preset.config.shots} | {', '.join(right[:-1])} | {right[-1]} |"
+            assert row in readme, row
+        if isinstance(preset.config.tasks.problem, Control):
+            returns = ", ".join(f"−{error:.3g}" for error in reached.errors)
+            row = f"| `{name}` | {reached.steps} | {returns} | −{reached.mean:.3g} |"
             assert row in readme, row
 
 
