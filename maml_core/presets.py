@@ -8,6 +8,7 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
+from maml_core.learning.control import Control
 from maml_core.learning.families import Circles, Line, Navigation, Sine, Spiral, Steering
 from maml_core.learning.models import MLP, FourierMLP, Linear, Policy
 from maml_core.learning.problems import PROBLEMS, Classification, Regression
@@ -336,6 +337,7 @@ PRESETS: dict[str, Preset] = {
         "Navigation, 20 rollouts",
         "Control: three steps of policy gradient, and the way to a goal that only the reward tells of is known.",
         tasks=Navigation(),
+        reached=Reached(3, (5.85, 5.45, 6.03), Control.name),
     ),
     "navigation-1-step": _control(
         "Navigation, a single step",
@@ -344,6 +346,7 @@ PRESETS: dict[str, Preset] = {
         inner_lr=0.2,
         inner_steps=1,
         meta_iterations=200,
+        reached=Reached(1, (12.6, 12.7, 13.9), Control.name),
     ),
     "steering": _control(
         "Turned controls, 20 rollouts",

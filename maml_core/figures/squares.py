@@ -101,7 +101,7 @@ class Squares(ABC, Generic[Fit]):
             "zeroline": False,
             "range": [-0.03 * max(steps, 1), 1.04 * max(steps, 1)],
         }
-        layout["yaxis" + suffix] = {"anchor": "x" + suffix, "zeroline": False, **_score_axis(problem)}
+        layout["yaxis" + suffix] = {"anchor": "x" + suffix, "zeroline": False, **_score_range(problem)}
         layout["xaxis"]["title"] = {"text": plain(f"this task: {next(iter(shown.values())).label}"), "standoff": 6}
 
         def said(name: str, step: int) -> str:
@@ -179,7 +179,7 @@ def _heading(domain: Sequence[float], words: str) -> dict[str, Any]:
     }
 
 
-def _score_axis(problem: Problem) -> dict[str, Any]:
+def _score_range(problem: Problem) -> dict[str, Any]:
     """Shares from nothing to all; other scores as far as they reach."""
     return {"tickformat": ".0%", "range": [-0.03, 1.03]} if problem.scale == "share" else {}
 
