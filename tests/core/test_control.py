@@ -162,9 +162,11 @@ def test_the_families_are_as_published() -> None:
     assert float(turned[:, 2].abs().max()) > 3
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if not ALGORITHMS[name].solves])
-@pytest.mark.parametrize("family", ["navigation", "steering"])
-def test_engines_agree_in_double_precision(algorithm: str, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "algorithm"),
+    [("navigation", name) for name in ALGORITHMS if not ALGORITHMS[name].solves] + [("steering", "maml")],
+)
+def test_engines_agree_in_double_precision(family: str, algorithm: str) -> None:
     config = CONFIG.with_settings({"algorithm": algorithm, "tasks.family": family})
     model = config.network().double()
     tasks = config.tasks.sample_batch((2,), 3, 3, seeded("engines"), dtype=torch.float64)
@@ -237,7 +239,7 @@ def test_many_tasks_adapt_in_parts_as_they_do_together(monkeypatch: pytest.Monke
 def test_the_straight_way_is_short_and_standing_still_is_said() -> None:
     for family in ("navigation", "steering"):
         config = CONFIG.with_settings({"tasks.family": family})
-        found = evaluate(config.untrained(), config, tasks=20, steps=2)
+        found = evaluate(config.untrained(), config, tasks=6, steps=2)
         assert set(found.rivals) == {"straight"} == set(make_rivals(config))
         assert 0 < found.rivals["straight"].error < found.predict_mean
         assert min(found.by_shots["learned"]) == 2

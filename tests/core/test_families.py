@@ -95,9 +95,10 @@ def test_drawn_parameters_keep_to_the_declared_ranges_and_moments(name: str, dat
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_trains(name: str) -> None:
-    config = RunConfig.from_dict(
-        {"tasks": {"family": name}, "engine": "vectorized", "meta_iterations": 60, "meta_lr": 0.01, "clip_norm": 10.0}
-    )
+    settings = {"engine": "vectorized", "meta_iterations": 60, "meta_lr": 0.01, "clip_norm": 10.0}
+    if FAMILIES[name].problem.calls > 1:
+        settings |= {"shots": 4, "query_shots": 4, "meta_batch_size": 8, "meta_iterations": 40}
+    config = RunConfig.from_dict({"tasks": {"family": name}} | settings)
     rows = [row for progress in Trainer(config).run() for row in progress.rows]
     first, last = (sum(row.pre_loss for row in part) / 20 for part in (rows[:20], rows[-20:]))
     assert math.isfinite(last)
@@ -108,7 +109,10 @@ def test_every_family_trains(name: str) -> None:
 @pytest.mark.parametrize("activation", ["relu", "sine"])
 def test_every_model_trains(kind: str, activation: str) -> None:
     model = {"kind": kind} | ({} if kind == "linear" else {"activation": activation})
-    config = RunConfig.from_dict({"model": model, "engine": "vectorized", "meta_iterations": 40, "meta_lr": 0.01})
+    settings = {"engine": "vectorized", "meta_iterations": 40, "meta_lr": 0.01}
+    if MODELS[kind].is_policy:
+        settings |= {"tasks": {"family": "navigation"}, "shots": 2, "query_shots": 2, "meta_iterations": 4}
+    config = RunConfig.from_dict({"model": model} | settings)
     rows = [row for progress in Trainer(config).run() for row in progress.rows]
     assert all(math.isfinite(row.post_loss) for row in rows)
 
