@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from maml_core.evaluation.curves import SHOTS_TASKS, Evaluation, Level
+from maml_core.evaluation.curves import Evaluation, Level, shots_tasks
 from maml_core.evaluation.of_runs import measure, reproduction
 from maml_core.evaluation.published import comparable, comparison, published_returns
 from maml_core.evaluation.rivals import RIVAL_NAMES
@@ -41,15 +41,13 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
         rivals=options.baselines,
     )
     said = reproduction(store, run)
-    published = comparable(run.config)
+    published, returns = comparable(run.config), published_returns(run.config)
     if not options.json:
         _say(run, iteration, result)
         if published:
             print(f"\n{comparison(run.config, result)}")
-        for curve in published_returns(run.config):
-            print(
-                f"published, {curve.method}: {', '.join(f'{value:g}' for value in curve.returns)} after 0, 1, … steps"
-            )
+        for curve in returns:
+            print(f"{curve.method}: {', '.join(f'{value:g}' for value in curve.returns)} after 0, 1, … steps")
         if said:
             print(f"\n{said}")
     key = "mse" if isinstance(result.judge, Regression) else "error"
@@ -77,7 +75,7 @@ def evaluate_run(store: Store, run: Run, iteration: int, options: argparse.Names
         },
         "coverage": result.coverage,
         "outside": level_of(result.outside) if result.outside else None,
-        "published": [asdict(row) for row in published] + [asdict(row) for row in published_returns(run.config)],
+        "published": [asdict(row) for row in published] + [asdict(row) for row in returns],
         "reproduction": said,
     }
 
@@ -99,7 +97,7 @@ def _say(run: Run, iteration: int, result: Evaluation) -> None:
     levels = result.by_shots["learned"]
     has_decades = judge.scale == "decades"
     short = "error" if has_decades else judge.score_name
-    print(f"\n{short} after {steps} against {judge.supports} ({min(result.tasks, SHOTS_TASKS)} tasks each)")
+    print(f"\n{short} after {steps} against {judge.supports} ({shots_tasks(judge, result.tasks)} tasks each)")
     print(f"{judge.supports.split()[1]:<10}" + "".join(f"{shots:>9}" for shots in levels))
     print(f"{'learned':<10}" + "".join(f"{score(level.error):>9.3g}" for level in levels.values()))
     if result.coverage is not None:

@@ -38,6 +38,11 @@ REACH = 2.0
 """How many times as wide the ranges are that tasks outside of training are drawn from."""
 
 
+def shots_tasks(problem: Problem, tasks: int) -> int:
+    """Tasks that the error against support points is measured on, in an evaluation on so many."""
+    return min(tasks, SHOTS_TASKS if problem.calls == 1 else FEW_SHOTS_TASKS)
+
+
 @dataclass(frozen=True)
 class ErrorCurve:
     """The error over tasks at steps 0..N, and half the width of its 95 % interval."""
@@ -274,7 +279,7 @@ def evaluate(
         levels = {name: Level.of(errors_of(rival, batch, start.problem)) for name, rival in others.items()}
     for name in TOLD:
         others.pop(name, None)  # from few points it is no curve: exact from as many as it has parameters, else lost
-    few = min(tasks, SHOTS_TASKS if start.problem.calls == 1 else FEW_SHOTS_TASKS)
+    few = shots_tasks(start.problem, tasks)
     by_shots = {name: dict[int, Level]() for name in ("learned", *others)}
     outside = None
     if isinstance(config.tasks, GeneratedFamily):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maml_core.cli import main
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES
 from maml_core.engines.meta_optimizer import MetaOptimizer
@@ -20,7 +21,7 @@ from maml_core.engines.native import NativeEngine
 from maml_core.errors import ConfigError, EngineError
 from maml_core.evaluation.adapted import adapt_run, adapted_curves
 from maml_core.evaluation.compare import grouped
-from maml_core.evaluation.curves import SHOTS, evaluate
+from maml_core.evaluation.curves import SHOTS, evaluate, shots_tasks
 from maml_core.evaluation.diagnosis import diagnose
 from maml_core.evaluation.of_runs import reproduction, shots_grid, shots_group
 from maml_core.evaluation.paths import path_map
@@ -399,6 +400,18 @@ def test_a_module_of_ones_own_is_tried_on_places(tmp_path: Path, monkeypatch: py
         for _ in trainer.run():
             pass
     assert trainer.state.iteration == 4
+
+
+def test_evaluate_says_at_the_command_line_what_it_did(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(store, inner_steps=1)
+    assert main(["evaluate", run.id, "--store", store.url, "--tasks", "3", "--steps", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["returns"][0] for row in found["published"]] == [-40.4, -82.7]
+    assert main(["evaluate", run.id, "--store", store.url, "--tasks", "3", "--steps", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "return after 1 step against support rollouts (3 tasks each)" in said
+    assert "\npublished: random start: -82.7, -58, -53.8, -46.8 after 0, 1, … steps" in said
+    assert shots_tasks(PROBLEM, 600) == 40  # as many as are measured, and said
 
 
 def test_what_is_said_of_a_run_fits_control() -> None:
