@@ -198,17 +198,12 @@ class RunConfig(Spec):
         `higher` holds one task at a time.
         """
         in_flight = 1 if self.engine == "higher" else self.meta_batch_size
-        points = self.tasks.points_of(max(self.shots, self.query_shots)) * self.tasks.problem.calls
+        calls = self.tasks.problem.calls
+        points = self.tasks.points_of(max(self.shots, self.query_shots)) * calls
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
         sizes = self.tasks.input_size + self.tasks.output_size
         activations = 3 * kept * in_flight * points * (sizes + sum(self.model.widths))
-        tasks = (
-            2
-            * sizes
-            * self.meta_batch_size
-            * self.tasks.points_of(self.shots + self.query_shots)
-            * self.tasks.problem.calls
-        )
+        tasks = 2 * sizes * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots) * calls
         return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
     def seconds_estimate(self, parameters: int, tensors: int = 6) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ _CLASSES: dict[str, Any] = {
     "clip_norm": 1.0,
     "schedule": "cosine",
 }
+# By first-order MAML with REINFORCE; arXiv:1703.03400, section 5.3, has TRPO and second derivatives.
 _CONTROL: dict[str, Any] = {
     "model": Policy(),
     "shots": 20,
@@ -127,20 +129,20 @@ _CONTROL: dict[str, Any] = {
 _ANY_FREQUENCY = Sine(frequency=Uniform(low=0.5, high=2.0), phase=Uniform(low=0.0, high=2 * math.pi))
 
 
+def _recipe(
+    settings: dict[str, Any], title: str, description: str, reached: Reached | None = None, **changes: Any
+) -> Preset:
+    """The settings, with changes."""
+    return Preset(title, description, RunConfig(**(settings | changes)), reached)
+
+
 def _paper(shots: int, title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
     """The set-up of arXiv:1703.03400, section 5.1, with changes."""
-    config = RunConfig(**(_PAPER | {"shots": shots, "query_shots": shots} | changes))
-    return Preset(f"{title}, {shots} shots", description, config, reached)
+    sized = {"shots": shots, "query_shots": shots} | changes
+    return _recipe(_PAPER, f"{title}, {shots} shots", description, reached, **sized)
 
 
-def _plane(title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
-    """Classes in the plane, by first-order MAML."""
-    return Preset(title, description, RunConfig(**(_CLASSES | changes)), reached)
-
-
-def _control(title: str, description: str, reached: Reached | None = None, **changes: Any) -> Preset:
-    """Control by first-order MAML with REINFORCE; arXiv:1703.03400, section 5.3, has TRPO and second derivatives."""
-    return Preset(title, description, RunConfig(**(_CONTROL | changes)), reached)
+_plane, _control = partial(_recipe, _CLASSES), partial(_recipe, _CONTROL)
 
 
 PRESETS: dict[str, Preset] = {

@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from maml_core.learning.generated import GeneratedFamily
+from maml_core.learning.generated import GeneratedFamily, uniform
 from maml_core.learning.problems import Number, Predict, Problem
-from maml_core.learning.tasks import Normal, TaskBatch, TaskFamily, Uniform
+from maml_core.learning.tasks import Normal, TaskFamily, Uniform
 
 HORIZON = 100
 """Steps of a rollout."""
@@ -161,6 +161,7 @@ class ControlFamily(GeneratedFamily):
 
     problem: ClassVar[Problem] = Control()
     judged_by: ClassVar[str] = f"{JUDGED} further rollouts"
+    judging_shots: ClassVar[int] = JUDGED
     least_shots: ClassVar[int] = 2
 
     @property
@@ -197,23 +198,9 @@ class ControlFamily(GeneratedFamily):
     ) -> tuple[Tensor, Tensor]:
         """Draw the noise of rollouts: x `[..., rollouts, 2 HORIZON]`, y `[..., rollouts, 3]`."""
         shape = next(iter(parameters.values())).shape
-        drawn = (*([1] * len(shape) if alike else shape), points, 2 * HORIZON)
-        x = Normal(mean=0.0, std=1.0).quantile(torch.rand(drawn, generator=generator, dtype=torch.float64))
+        x = Normal(mean=0.0, std=1.0).quantile(uniform(shape, (points, 2 * HORIZON), generator, alike=alike))
         y = self.task_of(**parameters)[..., None, :].double()
         return x.expand(*shape, points, 2 * HORIZON), y.expand(*shape, points, 3)
-
-    def judged(
-        self,
-        parameters: Mapping[str, Tensor],
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-        *,
-        alike: bool = False,
-    ) -> TaskBatch:
-        """As `GeneratedFamily.judged`: by `JUDGED` more rollouts."""
-        query = self.sample_points(parameters, JUDGED, generator, alike=alike)
-        return TaskBatch(*(tensor.float() for tensor in (x, y, *query)))
 
 
 class Navigation(ControlFamily):

@@ -7,7 +7,7 @@ of classes in the plane stand in `plane`, those of control in `control`.
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -22,6 +22,15 @@ GRID_POINTS = 100
 """Inputs at which a curve's error is measured and the curve drawn, evenly spaced over the family's range of x."""
 
 
+def uniform(shape: Sequence[int], numbers: tuple[int, int], generator: torch.Generator, *, alike: bool) -> Tensor:
+    """Numbers in [0, 1) for tasks of `shape`, so many for each, `[..., points, numbers]`, float64.
+
+    Where tasks are to be `alike`, there is one draw for all: the leading sizes are 1.
+    """
+    leading = [1] * len(shape) if alike else shape
+    return torch.rand((*leading, *numbers), generator=generator, dtype=torch.float64)
+
+
 class GeneratedFamily(TaskFamily):
     """A distribution over tasks that is written down: parameters with ranges, and how a task's points come of them."""
 
@@ -33,6 +42,8 @@ class GeneratedFamily(TaskFamily):
     """Parameters that come around: where their range is the whole circle, nothing lies outside of it."""
     lengths: ClassVar[tuple[str, ...]] = ()
     """Parameters that cannot be negative."""
+    judging_shots: ClassVar[int]
+    """Further points that adaptation is measured by, counted as shots; where a family judges by such."""
 
     @property
     def distributions(self) -> dict[str, Uniform | Normal]:
@@ -50,7 +61,6 @@ class GeneratedFamily(TaskFamily):
         moved and nothing else moves. Where tasks are to be `alike`, all get the same numbers.
         """
 
-    @abstractmethod
     def judged(
         self,
         parameters: Mapping[str, Tensor],
@@ -60,7 +70,12 @@ class GeneratedFamily(TaskFamily):
         *,
         alike: bool = False,
     ) -> TaskBatch:
-        """Tasks `[tasks]` with the support points x, y, and the query points that adaptation is measured by."""
+        """Tasks `[tasks]` with the support points x, y, and the query points that adaptation is measured by.
+
+        These are further ones, as many as `judging_shots`.
+        """
+        query = self.sample_points(parameters, self.points_of(self.judging_shots), generator, alike=alike)
+        return TaskBatch(*(tensor.float() for tensor in (x, y, *query)))
 
     def ends_somewhere(self, name: str) -> bool:
         """Whether there is anything outside of a parameter's range: not of a whole circle, nor of one that is fixed."""
@@ -177,12 +192,11 @@ class FunctionFamily(GeneratedFamily):
     ) -> tuple[Tensor, Tensor]:
         """Draw `points` noisy observations of each task: x and y `[..., points, 1]`, float64, on the CPU."""
         shape = next(iter(parameters.values())).shape
-        drawn = (*([1] * len(shape) if alike else shape), points, 1)
-        x = self.x.quantile(torch.rand(drawn, generator=generator, dtype=torch.float64)).expand(*shape, points, 1)
+        x = self.x.quantile(uniform(shape, (points, 1), generator, alike=alike)).expand(*shape, points, 1)
         y = self.curve(parameters, x)
         if self.noise:
             noise = Normal(mean=0.0, std=self.noise)
-            y = y + noise.quantile(torch.rand(drawn, generator=generator, dtype=torch.float64))
+            y = y + noise.quantile(uniform(shape, (points, 1), generator, alike=alike))
         return x, y
 
     def judged(

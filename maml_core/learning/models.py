@@ -107,22 +107,32 @@ class Linear(ModelSpec):
         return nn.Sequential(nn.Linear(input_size, output_size))
 
 
+HiddenSizes = tuple[Annotated[Integer, Field(ge=1, le=65536)], ...]
+Activation = Literal["relu", "tanh", "silu", "sine"]
+
+
+def _hidden_sizes(*default: int) -> Any:
+    return Field(
+        default,
+        min_length=1,
+        max_length=16,
+        description="Widths of the hidden layers, in order.",
+        json_schema_extra={"rule": "a list of 1 to 16 whole numbers, each from 1 to 65,536"},
+    )
+
+
+def _activation(default: Activation) -> Any:
+    return Field(default, description="Nonlinearity after each hidden layer.")
+
+
 class MLP(ModelSpec):
     """A multilayer perceptron."""
 
     title: ClassVar[str] = "Multilayer perceptron"
 
     kind: Literal["mlp"] = "mlp"
-    hidden_sizes: tuple[Annotated[Integer, Field(ge=1, le=65536)], ...] = Field(
-        (64,),
-        min_length=1,
-        max_length=16,
-        description="Widths of the hidden layers, in order.",
-        json_schema_extra={"rule": "a list of 1 to 16 whole numbers, each from 1 to 65,536"},
-    )
-    activation: Literal["relu", "tanh", "silu", "sine"] = Field(
-        "relu", description="Nonlinearity after each hidden layer."
-    )
+    hidden_sizes: HiddenSizes = _hidden_sizes(64)
+    activation: Activation = _activation("relu")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -160,16 +170,8 @@ class Policy(MLP):
     is_policy: ClassVar[bool] = True
 
     kind: Literal["policy"] = "policy"  # type: ignore[assignment]
-    hidden_sizes: tuple[Annotated[Integer, Field(ge=1, le=65536)], ...] = Field(
-        (64, 64),
-        min_length=1,
-        max_length=16,
-        description="Widths of the hidden layers, in order.",
-        json_schema_extra={"rule": "a list of 1 to 16 whole numbers, each from 1 to 65,536"},
-    )
-    activation: Literal["relu", "tanh", "silu", "sine"] = Field(
-        "tanh", description="Nonlinearity after each hidden layer."
-    )
+    hidden_sizes: HiddenSizes = _hidden_sizes(64, 64)
+    activation: Activation = _activation("tanh")
 
     def layers(self, input_size: int, output_size: int) -> nn.Module:
         """The perceptron for half of the outputs, and a parameter for each of the others."""

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from maml_core.fields import Integer
-from maml_core.learning.generated import GeneratedFamily
+from maml_core.learning.generated import GeneratedFamily, uniform
 from maml_core.learning.problems import Classification, Problem
-from maml_core.learning.tasks import Normal, TaskBatch, Uniform
+from maml_core.learning.tasks import Normal, Uniform
 
 JUDGED = 50
 """Query points of each class that adaptation is measured by."""
@@ -32,6 +32,7 @@ class PlaneFamily(GeneratedFamily):
     problem: ClassVar[Problem] = Classification()
     lengths: ClassVar[tuple[str, ...]] = ("noise",)
     judged_by: ClassVar[str] = f"{JUDGED} further points of each class"
+    judging_shots: ClassVar[int] = JUDGED
     reach: ClassVar[float]
     """Half the side of the square that pictures show."""
 
@@ -67,27 +68,13 @@ class PlaneFamily(GeneratedFamily):
     ) -> tuple[Tensor, Tensor]:
         """Draw labeled points of each task, the classes in turn: x `[..., points, 2]`, y `[..., points, C]`."""
         shape = next(iter(parameters.values())).shape
-        drawn = (*([1] * len(shape) if alike else shape), points, 4)
-        u = torch.rand(drawn, generator=generator, dtype=torch.float64)
+        u = uniform(shape, (points, 4), generator, alike=alike)
         label = torch.arange(points) % self.classes
         given = {name: value[..., None] for name, value in parameters.items()}
         x = torch.stack(self.place(u[..., 0], u[..., 1], label.double(), **given), dim=-1)
         x = x + given["noise"][..., None] * Normal(mean=0.0, std=1.0).quantile(u[..., 2:])
         y = torch.nn.functional.one_hot(label, self.classes).double()
         return x, y.expand(*shape, points, self.classes)
-
-    def judged(
-        self,
-        parameters: Mapping[str, Tensor],
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-        *,
-        alike: bool = False,
-    ) -> TaskBatch:
-        """As `GeneratedFamily.judged`: by `JUDGED` more points of each class."""
-        query = self.sample_points(parameters, self.points_of(JUDGED), generator, alike=alike)
-        return TaskBatch(*(tensor.float() for tensor in (x, y, *query)))
 
 
 class Spiral(PlaneFamily):
