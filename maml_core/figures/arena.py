@@ -24,10 +24,6 @@ class Arena(Squares[PathFit]):
 
     has_handle: ClassVar[bool] = True
 
-    def half(self, fit: PathFit) -> float:
-        """What shows start and goal."""
-        return fit.half
-
     def axes(self, fit: PathFit) -> tuple[dict[str, Any], dict[str, Any]]:
         """With a frame: nothing else says where the square ends."""
         across, up = super().axes(fit)

@@ -23,10 +23,6 @@ STRONGEST = 0.6
 class Fields(Squares[PlaneFit]):
     """Decision fields: which class the model takes each place for."""
 
-    def half(self, fit: PlaneFit) -> float:
-        """As `half_side`."""
-        return half_side(fit)
-
     def at(self, fit: PlaneFit, step: int, meaning: str) -> Trace:
         """The field, whose colors are those of the classes."""
         return _field(fit, step)
@@ -56,11 +52,6 @@ def plane_points(points: Sequence[Sequence[float]], family: PlaneFamily) -> Figu
     layout |= {"xaxis": dict(square), "yaxis": square | {"scaleanchor": "x"}}
     traces = _classes_of(cells[:, :2], cells[:, 2].astype(int) - 1, family.classes, 12, "class")
     return {"data": traces, "layout": layout}
-
-
-def half_side(fit: PlaneFit) -> float:
-    """Half the side of the square that is shown."""
-    return float(fit.axis[-1] + (fit.axis[1] - fit.axis[0]) / 2)
 
 
 def sureness(field: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.style import Figure, Moving, Trace, base_layout, frames_of, plain, rounded, slot, trace_of
-from maml_core.learning.fits import TaskFit
+from maml_core.learning.fits import SquareFit, TaskFit
 from maml_core.learning.problems import Problem
 from maml_core.words import counted_steps
 
@@ -18,7 +18,7 @@ MOST_FRAMES = 20
 GAP = 0.03
 """Between two squares, of the picture's width."""
 
-Fit = TypeVar("Fit", bound=TaskFit)
+Fit = TypeVar("Fit", bound=SquareFit)
 
 
 class Squares(ABC, Generic[Fit]):
@@ -26,10 +26,6 @@ class Squares(ABC, Generic[Fit]):
 
     has_handle: ClassVar[bool] = False
     """Whether the last of what does not move is a point that a reader may move."""
-
-    @abstractmethod
-    def half(self, fit: Fit) -> float:
-        """Half the side of the square that is shown."""
 
     @abstractmethod
     def at(self, fit: Fit, step: int, meaning: str) -> Trace:
@@ -124,9 +120,8 @@ class Squares(ABC, Generic[Fit]):
 
     def axes(self, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the axes of a picture need beside their places: the square, as high as it is wide."""
-        half = self.half(fit)
         bare = {
-            "range": [-half, half],
+            "range": [-fit.half, fit.half],
             "showticklabels": False,
             "showgrid": False,
             "zeroline": False,

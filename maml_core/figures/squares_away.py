@@ -11,14 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.arena import EVERY
-from maml_core.figures.plane import CLASS_COLORS, STRONGEST, half_side, sureness
+from maml_core.figures.plane import CLASS_COLORS, STRONGEST, sureness
 from maml_core.figures.squares import MOST_FRAMES
 from maml_core.figures.style import COLORS, filled, frames_of, rgb
+from maml_core.learning.fits import SquareFit
 from maml_core.learning.path_fits import PathFit
 from maml_core.learning.plane_fits import PlaneFit
-
-SquareFit = PlaneFit | PathFit
-"""What is drawn in squares."""
 
 _PAGE = Path(__file__).with_name("squares_page.html")
 SIZE = (800, 450)
@@ -35,7 +33,7 @@ def squares_page(fits: Mapping[str, SquareFit], title: str, caption: str) -> str
     data: dict[str, Any] = {
         "title": title,
         "caption": caption,
-        "half": _half(fit),
+        "half": fit.half,
         "steps": steps,
         "score": fit.problem.score_name,
         "points": _points(fit),
@@ -72,14 +70,11 @@ def field_image(fit: PlaneFit, step: int) -> Image.Image:
     return Image.fromarray(np.concatenate([colors[field.argmax(-1)], alpha], axis=-1).astype(np.uint8), "RGBA")
 
 
-def _half(fit: SquareFit) -> float:
-    return fit.half if isinstance(fit, PathFit) else half_side(fit)
-
-
 def _moving(fit: SquareFit, steps: list[int]) -> dict[str, Any]:
     """What moves: a field's pictures, or paths as lines through places."""
     if isinstance(fit, PlaneFit):
         return {"fields": [_as_url(field_image(fit, step)) for step in steps]}
+    assert isinstance(fit, PathFit)
     return {"paths": [fit.paths[step][:, ::EVERY].astype(np.float64).round(3).tolist() for step in steps]}
 
 
@@ -88,6 +83,7 @@ def _points(fit: SquareFit) -> list[tuple[float, float, str, float]]:
     if isinstance(fit, PathFit):
         goal = float(fit.goal[0]), float(fit.goal[1])
         return [(0.0, 0.0, COLORS["truth"], 0.025), (*goal, COLORS["support"], 0.04)]
+    assert isinstance(fit, PlaneFit)
     found = []
     for places, labels, radius in ((fit.query_x, fit.query_class, 0.012), (fit.support_x, fit.support_class, 0.035)):
         for (x, y), label in zip(places.round(4).tolist(), labels, strict=True):
@@ -120,7 +116,7 @@ def _picture(fit: SquareFit, title: str, step: int) -> Image.Image:
 
 def _square(fit: SquareFit, step: int, side: int, color: str) -> Image.Image:
     """One square at a step, `side` pixels high."""
-    half = _half(fit)
+    half = fit.half
     image = Image.new("RGB", (side, side), "#ffffff")
     draw = ImageDraw.Draw(image)
 
@@ -131,6 +127,7 @@ def _square(fit: SquareFit, step: int, side: int, color: str) -> Image.Image:
         field = field_image(fit, step).resize((side, side), Image.Resampling.NEAREST)
         image.paste(field, (0, 0), field)
     else:
+        assert isinstance(fit, PathFit)
         for path in np.clip(fit.paths[step].astype(np.float64), -9 * half, 9 * half):
             draw.line([placed(x, y) for x, y in path.tolist()], fill=color, width=2 * SCALE, joint="curve")
     for x, y, fill, radius in _points(fit):

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
-from maml_core.figures.squares_away import SquareFit, squares_page, squares_picture
+from maml_core.figures.squares_away import squares_page, squares_picture
 from maml_core.figures.style import COLORS, filled, frames_of, number, rounded
 from maml_core.figures.tasks import value_range
 from maml_core.learning.adaptation import CurveFit
-from maml_core.learning.fits import TaskFit
+from maml_core.learning.fits import SquareFit, TaskFit
 from maml_core.words import counted_steps
 
 _PAGE = Path(__file__).with_name("replay_page.html")

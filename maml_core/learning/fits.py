@@ -28,3 +28,10 @@ class TaskFit(ABC):
     @abstractmethod
     def mean_error(self) -> float:
         """The error, as `query_loss` has it, of doing without a model: see `Problem.guess`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareFit(TaskFit):
+    """One whose task lies in the plane, around zero."""
+
+    half: float  # of the side of the square that shows it

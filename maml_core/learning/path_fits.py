@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from maml_core.learning.control import HORIZON, ControlFamily, distances
-from maml_core.learning.fits import TaskFit
+from maml_core.learning.fits import SquareFit
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.initialization import Initialization
 
@@ -18,12 +18,11 @@ ROOM = 1.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathFit(TaskFit):
+class PathFit(SquareFit):
     """One task of control, and the paths that a policy takes as it adapts to it."""
 
     paths: np.ndarray  # [steps + 1, rollouts, HORIZON + 1, 2]: a path rests where it has reached the goal
     goal: np.ndarray  # [2]
-    half: float  # of the side of the square that shows start and goal
 
     def mean_error(self) -> float:
         """The error of standing still."""
@@ -34,11 +33,11 @@ def fit_paths(start: Initialization, tasks: Tasks, steps: int) -> list[PathFit]:
     """Adapt to every task, and follow the paths of its query rollouts."""
     assert isinstance(tasks.family, ControlFamily)
     found = start.adapt(tasks.batch, steps)
+    trained, outside = tasks.family.furthest
     made = []
     for i, (label, seed) in enumerate(zip(tasks.labels, tasks.seeds, strict=True)):
         last = found.last_finite_step(i)
         y = tasks.batch.query_y[i, :SHOWN]
-        trained, outside = tasks.family.furthest
         is_near = float(y[0, :2].abs().max()) <= ROOM * trained
         paths = found.predictions[: last + 1, i, :SHOWN].unflatten(-1, (HORIZON + 1, 2))
         made.append(

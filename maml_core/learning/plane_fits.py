@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from maml_core.learning.fits import TaskFit
+from maml_core.learning.fits import SquareFit
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.plane import PlaneFamily
@@ -22,7 +22,7 @@ WIDEST = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaneFit(TaskFit):
+class PlaneFit(SquareFit):
     """One task of classes in the plane, and the decision field of an initialization as it adapts to it."""
 
     axis: np.ndarray  # [cells]: the coordinates of the field, the same across and up
@@ -71,6 +71,7 @@ def fit_plane(start: Initialization, family: PlaneFamily, tasks: Tasks, steps: i
                 query_loss=errors[: last + 1, i],
                 blew_up_at=last + 1 if last < steps else None,
                 problem=start.problem,
+                half=float(axis[-1] + (axis[1] - axis[0]) / 2),
                 axis=axis.numpy(),
                 fields=fields[: last + 1, i],
                 support_x=batch.support_x[i].numpy(),

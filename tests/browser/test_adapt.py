@@ -6,24 +6,15 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from maml_core.presets import PRESETS
-from maml_core.processes import this_process
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
-from tests.lab import Server, Tab
+from tests.lab import Server, Tab, trained_run
 
 NewTab = Callable[..., Tab]
 
 
 def trained(server: Server, preset: str, settings: dict[str, Any]) -> str:
     """A run of a preset with changes, trained here and now."""
-    store = Store(server.store_url)
-    config = PRESETS[preset].config.with_settings({"engine": "vectorized"} | settings)
-    run_id = store.create_run(config, preset=preset)
-    claimed = store.claim(this_process(), run_id)
-    assert claimed is not None
-    train_run(store, claimed, this_process())
-    return run_id
+    return trained_run(Store(server.store_url), preset, {"engine": "vectorized"} | settings).id
 
 
 @pytest.fixture(scope="module")

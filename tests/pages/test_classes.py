@@ -3,23 +3,17 @@
 import pytest
 
 from maml_core.evaluation.of_runs import measure
-from maml_core.presets import PRESETS
-from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from pages.components.frame import PAGES
+from tests.lab import trained_run
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
 def classes(store: Store) -> Run:
     settings = {"meta_iterations": 20, "engine": "vectorized", "model.hidden_sizes": [16], "tasks.classes": 3}
-    run_id = store.create_run(PRESETS["spiral"].config.with_settings(settings), preset="spiral")
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    return store.run(run_id)
+    return trained_run(store, "spiral", settings)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -84,10 +78,7 @@ def test_points_of_ones_own_have_a_class(classes: Run) -> None:
 
 
 def test_a_run_on_classes_is_compared_with_one_on_curves(classes: Run, store: Store) -> None:
-    other = store.create_run(PRESETS["sine"].config.with_settings({"meta_iterations": 20, "engine": "vectorized"}))
-    run = store.claim(this_process(), other)
-    assert run is not None
-    train_run(store, run, this_process())
-    page = open_page("pages/5_Compare.py", runs=f"{classes.id},{other}")
+    other = trained_run(store, "sine", {"meta_iterations": 20, "engine": "vectorized"})
+    page = open_page("pages/5_Compare.py", runs=f"{classes.id},{other.id}")
     assert not page.error
     assert page.dataframe[1].value["Runs"].tolist() == [1, 1]

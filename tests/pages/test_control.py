@@ -3,12 +3,10 @@
 import pytest
 
 from maml_core.evaluation.of_runs import measure
-from maml_core.presets import PRESETS
-from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from pages.components.frame import PAGES
+from tests.lab import trained_run
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
 
 SMALL = {
@@ -23,11 +21,7 @@ SMALL = {
 
 @pytest.fixture
 def control(store: Store) -> Run:
-    run_id = store.create_run(PRESETS["navigation"].config.with_settings(SMALL), preset="navigation")
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    return store.run(run_id)
+    return trained_run(store, "navigation", SMALL)
 
 
 @pytest.mark.parametrize("path", PAGES)
