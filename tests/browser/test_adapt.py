@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import numpy as np
 import pytest
 
 from maml_core.store.store import Store
@@ -63,6 +64,15 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     def wait_for(count: int) -> None:
         tab.until(lambda: len(points()) == count, f"there are never {count} points")
 
+    def is_drawn() -> bool:
+        """Whether the picture has come that the server drew of these points, on its own scale."""
+        drawn = tab.page.locator('.live-chart[data-name="replay"] .chart').evaluate(
+            "chart => chart._fullData.filter(({ mode, xaxis }) => mode === 'markers' && xaxis === 'x')"
+            ".flatMap(({ x, y }) => Array.from(x, (value, k) => [value, y[k]]))"
+        )
+        told = [[float(number) for number in point.split(",")] for point in points()]
+        return bool(np.shape(drawn) == np.shape(told) and np.allclose(drawn, told, rtol=1e-3))
+
     tab.page.mouse.click(*at(0.2, 0.3))
     wait_for(1)
     tab.until(lambda: marks.count() == 1, "the point is never drawn")
@@ -70,6 +80,7 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     wait_for(2)
     tab.chart("replay")
     tab.page.get_by_text("Meta-learned, after").wait_for()
+    tab.until(is_drawn, "the second point is never drawn")
     box = tab.still(marks.last)  # the picture has a new scale now: find a point where it is drawn
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     first = points()
@@ -79,6 +90,7 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     tab.page.mouse.up()
     tab.until(lambda: points() != first, "the point never moves")
     assert len(points()) == 2
+    tab.until(is_drawn, "the moved point is never drawn")
     box = tab.still(marks.last)
     tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     wait_for(1)
