@@ -97,7 +97,9 @@ def _say(run: Run, iteration: int, result: Evaluation) -> None:
     levels = result.by_shots["learned"]
     has_decades = judge.scale == "decades"
     short = "error" if has_decades else judge.score_name
-    print(f"\n{short} after {steps} against {judge.supports} ({shots_tasks(judge, result.tasks)} tasks each)")
+    print(
+        f"\n{short} after {steps} against {judge.supports} ({shots_tasks(run.config.tasks, result.tasks)} tasks each)"
+    )
     print(f"{judge.supports.split()[1]:<10}" + "".join(f"{shots:>9}" for shots in levels))
     print(f"{'learned':<10}" + "".join(f"{score(level.error):>9.3g}" for level in levels.values()))
     if result.coverage is not None:

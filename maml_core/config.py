@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
 
+import maml_core.learning.convolution  # noqa: F401  (it registers its model)
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real, Spec, explained, parse, shown
 from maml_core.learning.algorithms import ALGORITHMS
@@ -202,7 +203,7 @@ class RunConfig(Spec):
         points = self.tasks.points_of(max(self.shots, self.query_shots)) * calls
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
         sizes = self.tasks.input_size + self.tasks.output_size
-        activations = 3 * kept * in_flight * points * (sizes + sum(self.model.widths))
+        activations = 3 * kept * in_flight * points * (sizes + self.model.hidden_numbers(self.tasks.input_size))
         tasks = 2 * sizes * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots) * calls
         return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
 
@@ -292,7 +293,8 @@ class RunConfig(Spec):
     def multiplications(self, parameters: int) -> float:
         """About how many one meta-iteration takes."""
         points = self.inner_steps * self.tasks.points_of(self.shots) + 4 / 3 * self.tasks.points_of(self.query_shots)
-        return 3 * parameters * self.meta_batch_size * points * self.tasks.problem.calls
+        each = self.model.multiplications(parameters, self.tasks.input_size)
+        return 3 * each * self.meta_batch_size * points * self.tasks.problem.calls
 
     def to_json(self, indent: int | None = None) -> str:
         """The configuration as JSON text; `from_json` gives it back equal."""

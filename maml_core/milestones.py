@@ -8,10 +8,10 @@ FULL_DETAIL = 500
 MORE_ROWS = 1500
 
 SNAPSHOTS, FEW_SNAPSHOTS = 100, 20
-"""A run keeps at most this many checkpoints of its history; the few where judging one takes rollouts."""
+"""A run keeps at most this many checkpoints of its history; the few where tasks are costly."""
 
 FEW_HELD_OUT = 40
-"""Tasks that judge a snapshot by rollouts: with more, a short run would spend most of its time on being judged."""
+"""Costly tasks that judge a snapshot: with more, a short run would spend most of its time on being judged."""
 
 
 class MetricRow(NamedTuple):
@@ -35,22 +35,22 @@ def row_spacing(meta_iterations: int) -> int:
     return max(1, math.ceil((meta_iterations - FULL_DETAIL) / MORE_ROWS))
 
 
-def snapshot_iterations(meta_iterations: int, calls: int = 1) -> list[int]:
+def snapshot_iterations(meta_iterations: int, *, is_costly: bool = False) -> list[int]:
     """Iterations whose checkpoint is kept: 0, the last, and some between, dense at the start.
 
-    At most `SNAPSHOTS` in all, or `FEW_SNAPSHOTS` where the model is called more often than once for a point.
+    At most `SNAPSHOTS` in all, or `FEW_SNAPSHOTS` where tasks are costly.
 
     Half are spaced evenly in the logarithm, so that the first steps can be looked at one by one, and half evenly,
     so that the end of a long run can be too.
     """
-    half = (SNAPSHOTS if calls == 1 else FEW_SNAPSHOTS) // 2 - 1
+    half = (FEW_SNAPSHOTS if is_costly else SNAPSHOTS) // 2 - 1
     spaced = {round(meta_iterations ** (k / half)) for k in range(half + 1)}
     even = {round(meta_iterations * k / half) for k in range(1, half + 1)}
     return sorted({0} | spaced | even)
 
 
-def held_out_count(meta_iterations: int, calls: int = 1) -> int:
+def held_out_count(meta_iterations: int, *, is_costly: bool = False) -> int:
     """How many tasks judge a run's snapshots: a longer run can afford a finer judge."""
-    if calls > 1:
+    if is_costly:
         return FEW_HELD_OUT
     return min(400, max(100, meta_iterations // 100))

@@ -36,11 +36,13 @@ from maml_core.learning.fresh_rows import NewRows, RowTasks
 from maml_core.learning.fresh_tasks import Tasks, draw_tasks, movable
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.own_drawings import classes_to_draw, named
 from maml_core.learning.own_points import classes_of
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession, computing
 from maml_core.words import counted_steps
+from pages.components.drawing_board import drawing_board
 from pages.components.field_input import number_in_url
 from pages.components.frame import page
 from pages.components.glossary_view import note
@@ -49,7 +51,7 @@ from pages.components.markup import as_text
 from pages.components.row_source import pick_rows, toggle_row
 from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
 from pages.components.share import share_task
-from pages.components.task_source import load_points, load_task, pick_task, task_seed
+from pages.components.task_source import drawn, load_drawings, load_points, load_task, pick_task, task_seed
 
 LEAST_STEPS = 10  # of adaptation, where nothing else is asked for: enough to see where it leads
 WALL, WALL_COLUMNS = 12, 6
@@ -149,6 +151,17 @@ def replay(
         with st.popover("Share", icon=":material/share:"):
             share_task(lambda: fits, run.name)
         pretraining_button(session, run)
+
+
+@st.fragment
+def drawing(start: Initialization, family: GeneratedFamily, steps: int, *, shown: str | None) -> None:
+    """Canvases, and what the network takes the last drawing for: answered first, before the page is drawn with it."""
+    text = drawn() or ""
+    with computing():
+        shares = named(start, family, text, steps)
+    drawing_board(text, classes_to_draw(family), shares, load_drawings)
+    if text != shown:
+        st.rerun()
 
 
 def as_csv(run: Run, text: str, name: str) -> None:
@@ -416,6 +429,10 @@ def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily)
     trained = family.points_of(run.config.shots)
     if tasks and points is not None and len(points) < trained:
         st.caption(f"{len(points)} points, where training used {trained} per task.")
+    if view == VIEWS[0] and drawn() is not None and classes_to_draw(family):
+        drawing(learned.at_rate(inner_lr), family, steps, shown=drawn())
+        if tasks is None:
+            return
     if view == VIEWS[0] and tasks is None:
         st.info("Place at least two points: click in the picture, or type them in the sidebar.", icon=":material/edit:")
         live_chart(

@@ -88,8 +88,8 @@ def adapt_run(store: Store, run: Run, turn: Callable[[], AbstractContextManager[
     """
     config = run.config
     start = load_initialization(checkpoint_at(store, run, "best")[1], config)
-    is_quick = config.tasks.problem.calls == 1
-    count, most, numbers = (TASKS, STEPS, SHOTS) if is_quick else (FEW_TASKS, FEW_STEPS, FEW_SHOTS)
+    few, all_of_them = (FEW_TASKS, FEW_STEPS, FEW_SHOTS), (TASKS, STEPS, SHOTS)
+    count, most, numbers = few if config.tasks.is_costly else all_of_them
 
     def errors(shots: int, steps: int) -> np.ndarray:
         with turn():

@@ -19,28 +19,28 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.problems import PROBLEMS, Problem, Regression
-from maml_core.learning.tasks import TaskBatch, seeded
+from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
 from maml_core.words import counted_steps
 
 AT_ONCE = 200
 """Tasks adapted together, so that memory does not grow with the number of tasks."""
 
 FEW_AT_ONCE = 10
-"""The same where each point takes a rollout: no turn may keep a screen waiting for long."""
+"""The same of costly tasks: no turn may keep a screen waiting for long."""
 
 SHOTS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Support points that the error is measured for, beside the trained number."""
 
 SHOTS_TASKS, FEW_SHOTS_TASKS = 200, 40
-"""Tasks of each such measurement; the few where each point takes a rollout."""
+"""Tasks of each such measurement; the few where tasks are costly."""
 
 REACH = 2.0
 """How many times as wide the ranges are that tasks outside of training are drawn from."""
 
 
-def shots_tasks(problem: Problem, tasks: int) -> int:
+def shots_tasks(family: TaskFamily, tasks: int) -> int:
     """Tasks that the error against support points is measured on, in an evaluation on so many."""
-    return min(tasks, SHOTS_TASKS if problem.calls == 1 else FEW_SHOTS_TASKS)
+    return min(tasks, FEW_SHOTS_TASKS if family.is_costly else SHOTS_TASKS)
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,14 @@ def learned_curve(
     """The error of `start` alone, as `evaluate` measures it."""
     with turn(0.0):
         batch = evaluation_tasks(config, tasks, seed)
-    return ErrorCurve.of(_errors(start, batch, steps, turn, 0.0, 1.0))
+    return ErrorCurve.of(_errors(start, config, batch, steps, turn, 0.0, 1.0))
 
 
-def _errors(start: Initialization, batch: TaskBatch, steps: int, turn: Turn, done: float, share: float) -> Tensor:
+def _errors(
+    start: Initialization, config: RunConfig, batch: TaskBatch, steps: int, turn: Turn, done: float, share: float
+) -> Tensor:
     """Each task's error `[steps + 1, tasks]`, found in turns; `share` of the whole work, of which `done` is done."""
-    at_once, count = AT_ONCE if start.problem.calls == 1 else FEW_AT_ONCE, len(batch.support_x)
+    at_once, count = FEW_AT_ONCE if config.tasks.is_costly else AT_ONCE, len(batch.support_x)
     found = []
     for first in range(0, count, at_once):
         with turn(done + share * first / count):
@@ -262,7 +264,7 @@ def evaluate(
         starts["pretrained"] = pretrained
     share = 0.5 / len(starts)
     curves = {
-        name: ErrorCurve.of(_errors(each, batch, steps, turn, share * number, share))
+        name: ErrorCurve.of(_errors(each, config, batch, steps, turn, share * number, share))
         for number, (name, each) in enumerate(starts.items())
     }
     inside: list[Tensor] = []
@@ -275,11 +277,11 @@ def evaluate(
             assert deviation is not None
             inside.append((off <= NORMAL_95 * deviation).float())
     with turn(0.5):
-        others = make_rivals(config, rivals)
+        others = make_rivals(config, rivals, start)
         levels = {name: Level.of(errors_of(rival, batch, start.problem)) for name, rival in others.items()}
     for name in TOLD:
         others.pop(name, None)  # from few points it is no curve: exact from as many as it has parameters, else lost
-    few = shots_tasks(start.problem, tasks)
+    few = shots_tasks(config.tasks, tasks)
     by_shots = {name: dict[int, Level]() for name in ("learned", *others)}
     outside = None
     if isinstance(config.tasks, GeneratedFamily):
@@ -288,7 +290,7 @@ def evaluate(
             done, after = (0.6 + 0.39 * k / (1 + len(SHOTS)) for k in (number, number + 1))
             with turn(done):
                 some = evaluation_tasks(config, few, seed, shots=shots)
-            found = _errors(start, some, config.inner_steps, turn, done, after - done)
+            found = _errors(start, config, some, config.inner_steps, turn, done, after - done)
             by_shots["learned"][shots] = Level.of(found[-1])
             with turn(after):
                 for name, rival in others.items():
@@ -296,7 +298,7 @@ def evaluate(
         if any(map(config.tasks.ends_somewhere, config.tasks.distributions)):
             with turn(0.99):
                 beyond = evaluation_tasks(config, few, seed, reach=REACH)
-            outside = Level.of(_errors(start, beyond, config.inner_steps, turn, 0.99, 0.01)[-1])
+            outside = Level.of(_errors(start, config, beyond, config.inner_steps, turn, 0.99, 0.01)[-1])
     return Evaluation(
         tasks,
         seed,

@@ -39,8 +39,8 @@ class EnginesCompared:
 
 
 def compared_tasks(config: RunConfig) -> int:
-    """How many there are in it: a meta-batch, or of rollouts a few."""
-    return config.meta_batch_size if config.tasks.problem.calls == 1 else min(config.meta_batch_size, FEW_TASKS)
+    """How many there are in it: a meta-batch, or of costly ones a few."""
+    return min(config.meta_batch_size, FEW_TASKS) if config.tasks.is_costly else config.meta_batch_size
 
 
 FEW_TASKS = 4
@@ -222,7 +222,7 @@ def gradients_of(store: Store, run: Run, iteration: int | None, turn: Turn = nul
         learned = learned_by(store, run, iteration)
     if learned is None:
         return None
-    most = MOST_STEPS if run.config.tasks.problem.calls == 1 else FEW_STEPS
+    most = FEW_STEPS if run.config.tasks.is_costly else MOST_STEPS
     engines, found = compare_engines(run.config, learned, turn), cosines(run.config, learned, most, turn)
     with turn():
         return Gradients(engines, found, through_the_solution(run.config, learned))

@@ -60,7 +60,7 @@ def reproduction(
     if run.config != preset.config.with_settings(free):
         return None
     reached = preset.reached
-    if run.config.tasks.problem.calls == 1:
+    if not run.config.tasks.is_costly:
         curve = measure(store, run, tasks=REPORT_TASKS, steps=reached.steps, at="best", turn=turn).learned
     else:  # an evaluation with all that belongs to it would take minutes
         asked = usual_tasks(run.config), reached.steps, 0
@@ -86,12 +86,12 @@ def learned_by(store: Store, run: Run, iteration: int | None = None) -> Initiali
 
 
 def usual_tasks(config: RunConfig) -> int:
-    """Held-out tasks that the screen measures an error on, if not told otherwise: fewer where rollouts take long."""
-    return REPORT_TASKS if config.tasks.problem.calls == 1 else FEW_TASKS
+    """Held-out tasks that the screen measures an error on, if not told otherwise: fewer where they are costly."""
+    return FEW_TASKS if config.tasks.is_costly else REPORT_TASKS
 
 
 FEW_TASKS = 100
-"""Held-out tasks of rollouts that the screen measures an error on."""
+"""Costly held-out tasks that the screen measures an error on."""
 
 MOST_OF_ROLLOUTS = 3
 """Steps of adaptation that are shown beyond the trained ones at most, where each takes rollouts."""

@@ -12,9 +12,13 @@ from torch.func import vmap
 from maml_core.config import RunConfig
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.board_fits import nearest_means
 from maml_core.learning.control import HORIZON, STRIDE, ControlFamily
 from maml_core.learning.generated import FunctionFamily
-from maml_core.learning.problems import Classification, Problem
+from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.initialization import Initialization
+from maml_core.learning.plane import PlaneFamily
+from maml_core.learning.problems import Problem
 from maml_core.learning.ridge_head import NOISE, PENALTY
 from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
 
@@ -24,6 +28,8 @@ Rival = Callable[[TaskBatch], Tensor]
 RIVAL_NAMES = {
     "gp": "Gaussian process",
     "neighbor": "nearest support point",
+    "means": "nearest class mean of pixels",
+    "feature-means": "nearest class mean of learned features",
     "features": "ridge on random features",
     "oracle": "its own parameters, fitted",
     "straight": "straight to the goal, as told",
@@ -40,11 +46,18 @@ _PENALTIES = np.linspace(-12.0, 4.0, 17)
 """Logarithms of the ridge penalties that are tried."""
 
 
-def make_rivals(config: RunConfig, names: tuple[str, ...] = tuple(RIVAL_NAMES)) -> dict[str, Rival]:
-    """Those of `names` that there are for the run's tasks and network, each settled on training tasks."""
-    makers = {
+def make_rivals(
+    config: RunConfig, names: tuple[str, ...] = tuple(RIVAL_NAMES), start: Initialization | None = None
+) -> dict[str, Rival]:
+    """Those of `names` that there are for the run's tasks and network, each settled on training tasks.
+
+    What rests on learned features needs `start`, which has learned them.
+    """
+    makers: dict[str, Callable[[RunConfig], Rival | None]] = {
         "gp": gaussian_process,
         "neighbor": nearest_point,
+        "means": nearest_mean,
+        "feature-means": lambda _: nearest_feature_mean(start) if start else None,
         "features": random_features,
         "oracle": own_parameters,
         "straight": straight_way,
@@ -57,8 +70,10 @@ def applies(name: str, family: TaskFamily) -> bool:
     """Whether there is such a rival for tasks of this problem."""
     if name == "straight":
         return isinstance(family, ControlFamily)
+    if name in ("means", "feature-means"):
+        return isinstance(family, Glyphs)
     if name == "neighbor":
-        return isinstance(family.problem, Classification)
+        return isinstance(family, PlaneFamily)
     return family.problem.predicts
 
 
@@ -142,6 +157,26 @@ def nearest_point(config: RunConfig) -> Rival:
     def predict(batch: TaskBatch) -> Tensor:
         nearest = torch.cdist(batch.query_x, batch.support_x).argmin(-1)
         return batch.support_y.gather(1, nearest[..., None].expand(-1, -1, batch.support_y.shape[-1]))
+
+    return predict
+
+
+def nearest_mean(config: RunConfig) -> Rival:
+    """The class whose support images have the nearest mean, pixel by pixel."""
+    return lambda batch: nearest_means(batch.support_x, batch.support_y, batch.query_x)
+
+
+def nearest_feature_mean(start: Initialization) -> Rival | None:
+    """The same of what goes into the last layer, before any step of adaptation: what of `start` is reuse of features.
+
+    That is the question of arXiv:1909.09157.
+    """
+    features = start.features()
+    if features is None:
+        return None
+
+    def predict(batch: TaskBatch) -> Tensor:
+        return nearest_means(features(batch.support_x), batch.support_y, features(batch.query_x))
 
     return predict
 

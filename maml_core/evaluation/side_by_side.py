@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from maml_core.evaluation.curves import random_start
 from maml_core.evaluation.of_runs import learned_by, pretrained_run
+from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.learning.adaptation import fit_tasks
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_rows import RowTasks
@@ -44,16 +45,20 @@ def fit_all(
 
 
 def endings(fits: Mapping[str, TaskFit]) -> list[Ending]:
-    """What each initialization ends with, and what predicting the support's mean, or its commonest class, would."""
+    """What each initialization ends with, and what methods without a step of adaptation come to."""
     found = []
     for name, label in NAMES.items():
         if name in fits:
             fit = fits[name]
             steps = len(fit.query_loss) - 1
             error = "diverged" if fit.blew_up_at is not None else _shown(float(fit.query_loss[-1]), fit)
+            if fit.naming and fit.blew_up_at is None:
+                best = max(fit.naming)
+                error = f"class {fit.naming.index(best) + 1}, {best:.0%}"
             found.append(Ending(f"{label.capitalize()}, after {counted_steps(steps)}", error))
     main = fits["learned"]
-    return [*found, Ending(main.problem.guess.capitalize(), _shown(main.mean_error(), main))]
+    found += [Ending(RIVAL_NAMES[name].capitalize(), _shown(error, main)) for name, error in main.beside.items()]
+    return found if main.naming else [*found, Ending(main.problem.guess.capitalize(), _shown(main.mean_error(), main))]
 
 
 def _shown(error: float, fit: TaskFit) -> str:

@@ -11,6 +11,7 @@ from maml_core.figures.charts import (
 )
 from maml_core.figures.compare import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
+from maml_core.figures.plane import class_colors
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
 from maml_core.figures.take_away import moving_picture, replay_page
@@ -20,6 +21,7 @@ __all__ = [
     "COLORS",
     "MAX_POINTS",
     "Figure",
+    "class_colors",
     "compare_curves",
     "cosine_figure",
     "error_curves",

@@ -13,6 +13,12 @@ from maml_core.learning.plane_fits import PlaneFit
 CLASS_COLORS = ("#0e7490", "#c2410c", "#7c9a12", "#a21caf", "#b08900", "#64748b")
 """Of the classes of a task, in turn; none of them means anything else."""
 
+
+def class_colors(classes: int) -> list[str]:
+    """The color of each class; of many, they come again."""
+    return [CLASS_COLORS[number % len(CLASS_COLORS)] for number in range(classes)]
+
+
 LEVELS = 100
 """Of certainty, from a class that is as likely as any to one that is sure."""
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.style import Figure, Moving, Trace, base_layout, frames_of, plain, rounded, slot, trace_of
 from maml_core.learning.fits import SquareFit, TaskFit
@@ -88,8 +89,11 @@ class Squares(ABC, Generic[Fit]):
             moving.append({"trace": len(traces), "x": [[float(step)] for step in at], "y": marks})
             look: dict[str, Any] = {"mode": "markers", "size": 11, "hoverinfo": "skip", "showlegend": False, **right}
             traces.append(trace_of(np.array([fit.steps]), score[-1:], name, NAMES[name], **look))
+        for name, error in next(iter(shown.values())).beside.items():
+            flat = np.full(2, problem.score(error))
+            traces.append(trace_of(np.array([0, steps]), flat, name, RIVAL_NAMES[name], dash="dot", **right))
         low, high = slot(len(shown), len(shown) + 1, GAP)
-        layout["annotations"].append(_heading((low + 0.05, high), problem.score_name))
+        layout["annotations"].append(_heading((low + 0.05, high), next(iter(shown.values())).score_name))
         layout["xaxis" + suffix] = {
             "domain": [low + 0.05, high],
             "anchor": "y" + suffix,
@@ -184,7 +188,7 @@ def _score(fit: TaskFit, step: int) -> str:
 
 
 def _said(fit: TaskFit, step: int) -> str:
-    return f"{fit.problem.score_name} {_score(fit, step)}"
+    return f"{fit.score_name} {_score(fit, step)}"
 
 
 def _ending(fit: TaskFit) -> str:

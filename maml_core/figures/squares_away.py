@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.arena import EVERY
+from maml_core.figures.board import board_image
 from maml_core.figures.plane import CLASS_COLORS, STRONGEST, sureness
 from maml_core.figures.squares import MOST_FRAMES
 from maml_core.figures.style import COLORS, filled, frames_of, rgb
+from maml_core.learning.board_fits import BoardFit
 from maml_core.learning.fits import SquareFit
 from maml_core.learning.path_fits import PathFit
 from maml_core.learning.plane_fits import PlaneFit
@@ -35,7 +37,7 @@ def squares_page(fits: Mapping[str, SquareFit], title: str, caption: str) -> str
         "caption": caption,
         "half": fit.half,
         "steps": steps,
-        "score": fit.problem.score_name,
+        "score": fit.score_name,
         "points": _points(fit),
         "fits": [
             {
@@ -74,6 +76,8 @@ def _moving(fit: SquareFit, steps: list[int]) -> dict[str, Any]:
     """What moves: a field's pictures, or paths as lines through places."""
     if isinstance(fit, PlaneFit):
         return {"fields": [_as_url(field_image(fit, step)) for step in steps]}
+    if isinstance(fit, BoardFit):
+        return {"fields": [_as_url(board_image(fit, step, SIDE)) for step in steps]}
     assert isinstance(fit, PathFit)
     return {"paths": [fit.paths[step][:, ::EVERY].astype(np.float64).round(3).tolist() for step in steps]}
 
@@ -83,6 +87,8 @@ def _points(fit: SquareFit) -> list[tuple[float, float, str, float]]:
     if isinstance(fit, PathFit):
         goal = float(fit.goal[0]), float(fit.goal[1])
         return [(0.0, 0.0, COLORS["truth"], 0.025), (*goal, COLORS["support"], 0.04)]
+    if isinstance(fit, BoardFit):
+        return []
     assert isinstance(fit, PlaneFit)
     found = []
     for places, labels, radius in ((fit.query_x, fit.query_class, 0.012), (fit.support_x, fit.support_class, 0.035)):
@@ -106,7 +112,7 @@ def _picture(fit: SquareFit, title: str, step: int) -> Image.Image:
     squares = ((28 * SCALE, 0, "before", "before"), (width - 28 * SCALE - side, step, f"step {step}", "after"))
     for left, at, name, meaning in squares:
         image.paste(_square(fit, at, side, COLORS[meaning]), (left, top))
-        said = f"{name}: {fit.problem.score_name} {fit.problem.in_words(float(fit.query_loss[at]))}"
+        said = f"{name}: {fit.score_name} {fit.problem.in_words(float(fit.query_loss[at]))}"
         if fit.blew_up_at is not None and at == fit.steps and at:
             said = f"diverges at step {fit.blew_up_at}"
         draw.text((left + side / 2, top - 6 * SCALE), said, fill="#1c2430", font=font, anchor="md")
@@ -116,6 +122,8 @@ def _picture(fit: SquareFit, title: str, step: int) -> Image.Image:
 
 def _square(fit: SquareFit, step: int, side: int, color: str) -> Image.Image:
     """One square at a step, `side` pixels high."""
+    if isinstance(fit, BoardFit):
+        return board_image(fit, step, side)
     half = fit.half
     image = Image.new("RGB", (side, side), "#ffffff")
     draw = ImageDraw.Draw(image)

@@ -61,6 +61,8 @@ COLORS = {
     "random": "#9b6dd0",
     "gp": "#b8860b",
     "neighbor": "#7a8450",
+    "means": "#7a8450",
+    "feature-means": "#a3711f",
     "features": "#4a9fb5",
     "oracle": "#c05f8e",
     "straight": "#8d6e63",

@@ -7,6 +7,7 @@ import numpy as np
 
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.arena import Arena
+from maml_core.figures.board import Boards
 from maml_core.figures.plane import Fields, plane_points
 from maml_core.figures.squares import Squares
 from maml_core.figures.style import (
@@ -25,6 +26,7 @@ from maml_core.figures.style import (
     trace_of,
 )
 from maml_core.learning.adaptation import CurveFit, ends
+from maml_core.learning.board_fits import BoardFit
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.generated import FunctionFamily, GeneratedFamily
 from maml_core.learning.path_fits import PathFit
@@ -32,7 +34,7 @@ from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
 
-_SQUARES: dict[type[TaskFit], Squares[Any]] = {PlaneFit: Fields(), PathFit: Arena()}
+_SQUARES: dict[type[TaskFit], Squares[Any]] = {PlaneFit: Fields(), PathFit: Arena(), BoardFit: Boards()}
 """How fits are drawn whose tasks lie in the plane; all others are curves."""
 
 

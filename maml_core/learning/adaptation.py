@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from maml_core.learning.board_fits import fit_boards
 from maml_core.learning.control import ControlFamily
 from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_rows import NewRows, RowTask, RowTasks, curve_inputs
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.generated import GRID_POINTS, GeneratedFamily
+from maml_core.learning.glyphs import Glyphs
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.path_fits import fit_paths
 from maml_core.learning.plane import PlaneFamily
@@ -60,6 +62,8 @@ def fit_tasks(start: Initialization, tasks: Tasks | RowTasks, steps: int) -> Seq
         return fit_plane(start, tasks.family, tasks, steps)
     if isinstance(tasks.family, ControlFamily):
         return fit_paths(start, tasks, steps)
+    if isinstance(tasks.family, Glyphs):
+        return fit_boards(start, tasks.family, tasks, steps)
     return _fit_functions(start, tasks, steps)
 
 
@@ -203,7 +207,7 @@ class Landscape:
 
 
 CELLS, FEW_CELLS = 25, 11
-"""On each side of a landscape; the few where each cell takes many rollouts."""
+"""On each side of a landscape; the few where tasks are costly."""
 
 
 def landscape(
@@ -221,9 +225,9 @@ def landscape(
     """Move two parameters of one task over twice their training ranges; its other parameters and inputs stay.
 
     One that is the same in all tasks is moved from zero to twice its value. The work is done in turns, each entered as
-    a context: one for all, or one for each row where a cell takes rollouts.
+    a context: one for all, or one for each row where tasks are costly.
     """
-    cells = cells or (CELLS if family.problem.calls == 1 else FEW_CELLS)
+    cells = cells or (FEW_CELLS if family.is_costly else CELLS)
     generator = seeded(f"fresh:{seed}")
     drawn = family.sample_parameters((), generator)
     axes, trained = [], []
@@ -239,7 +243,7 @@ def landscape(
     whole |= {names[0]: torch.from_numpy(across.ravel()), names[1]: torch.from_numpy(up.ravel())}
     x, y = family.sample_points(whole, family.points_of(shots), generator, alike=True)
     batch = family.judged(whole, x, y, generator, alike=True)
-    at_once, parts = count if start.problem.calls == 1 else cells, []
+    at_once, parts = cells if family.is_costly else count, []
     for first in range(0, count, at_once):
         with turn():
             parts.append(start.adapt(batch.at(slice(first, first + at_once)), steps).query_loss[-1])

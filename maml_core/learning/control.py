@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maml_core.learning.generated import GeneratedFamily, uniform
 from maml_core.learning.problems import Number, Predict, Problem
-from maml_core.learning.tasks import Normal, TaskFamily, Uniform
+from maml_core.learning.tasks import Normal, TaskFamily, TaskSet, Uniform
 
 HORIZON = 100
 """Steps of a rollout."""
@@ -162,6 +162,7 @@ class ControlFamily(GeneratedFamily):
     problem: ClassVar[Problem] = Control()
     judged_by: ClassVar[str] = f"{JUDGED} further rollouts"
     judging_shots: ClassVar[int] = JUDGED
+    is_costly: ClassVar[bool] = True
     least_shots: ClassVar[int] = 2
 
     @property
@@ -194,7 +195,13 @@ class ControlFamily(GeneratedFamily):
         """The goal and the angle `[..., 3]` that tasks with these parameters `[...]` have."""
 
     def sample_points(
-        self, parameters: Mapping[str, Tensor], points: int, generator: torch.Generator, *, alike: bool = False
+        self,
+        parameters: Mapping[str, Tensor],
+        points: int,
+        generator: torch.Generator,
+        *,
+        alike: bool = False,
+        task_set: TaskSet = TaskSet.HELD_OUT,
     ) -> tuple[Tensor, Tensor]:
         """Draw the noise of rollouts: x `[..., rollouts, 2 HORIZON]`, y `[..., rollouts, 3]`."""
         shape = next(iter(parameters.values())).shape

@@ -15,6 +15,7 @@ from maml_core.fields import Real
 from maml_core.learning.control import Navigation, Steering
 from maml_core.learning.formula import FormulaFamily
 from maml_core.learning.generated import FunctionFamily
+from maml_core.learning.glyphs import Glyphs
 from maml_core.learning.plane import Circles, Spiral
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Normal, Uniform
@@ -24,6 +25,7 @@ __all__ = [
     "Circles",
     "FormulaFamily",
     "GaussianProcess",
+    "Glyphs",
     "Harmonic",
     "Line",
     "Mixture",

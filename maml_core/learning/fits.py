@@ -1,7 +1,8 @@
 """How an initialization adapts to one task, as plain arrays: what pictures of every kind of task have in common."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,11 +20,22 @@ class TaskFit(ABC):
     blew_up_at: int | None  # the first step that is not finite, if any
     problem: Problem
     unit: str = ""  # of the error, where it has one
+    beside: Mapping[str, float] = field(default_factory=dict)  # errors of rivals on this very task, by their names
+
+    @property
+    def score_name(self) -> str:
+        """What its score is called."""
+        return self.problem.score_name
 
     @property
     def steps(self) -> int:
         """The last step that there is something of."""
         return len(self.query_loss) - 1
+
+    @property
+    def naming(self) -> list[float] | None:
+        """The probability of each class at the last step, of the one point whose class is not known; None elsewhere."""
+        return None
 
     @abstractmethod
     def mean_error(self) -> float:

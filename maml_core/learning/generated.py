@@ -53,12 +53,20 @@ class GeneratedFamily(TaskFamily):
 
     @abstractmethod
     def sample_points(
-        self, parameters: Mapping[str, Tensor], points: int, generator: torch.Generator, *, alike: bool = False
+        self,
+        parameters: Mapping[str, Tensor],
+        points: int,
+        generator: torch.Generator,
+        *,
+        alike: bool = False,
+        task_set: TaskSet = TaskSet.HELD_OUT,
     ) -> tuple[Tensor, Tensor]:
-        """Draw `points` observations of each task: x and y `[..., points, features]`, float64, on the CPU.
+        """Draw `points` observations of each task: x and y `[..., points, features]`, on the CPU.
 
         How many numbers are drawn depends on `points` alone, never on the parameters, so that a parameter can be
-        moved and nothing else moves. Where tasks are to be `alike`, all get the same numbers.
+        moved and nothing else moves. Where tasks are to be `alike`, all get the same numbers. In most families what
+        tells the sets of tasks apart is the generator's seed, and `task_set` changes nothing; classes that are learned
+        from are others than those that are held out.
         """
 
     def judged(
@@ -123,9 +131,10 @@ class GeneratedFamily(TaskFamily):
         *,
         task_set: TaskSet = TaskSet.TRAINING,
     ) -> TaskBatch:
-        """As `TaskFamily.sample_batch`; what tells the sets of tasks apart is the generator's seed."""
+        """As `TaskFamily.sample_batch`."""
         parameters = self.sample_parameters(shape, generator)
-        x, y = self.sample_points(parameters, self.points_of(shots + query_shots), generator)
+        points = self.points_of(shots + query_shots)
+        x, y = self.sample_points(parameters, points, generator, task_set=task_set)
         x, y = x.to(dtype=dtype).to(device), y.to(dtype=dtype).to(device)
         return TaskBatch.split(x, y, self.points_of(shots))
 
@@ -188,7 +197,13 @@ class FunctionFamily(GeneratedFamily):
         return self.function(x.double(), **{name: value[..., None, None] for name, value in parameters.items()})
 
     def sample_points(
-        self, parameters: Mapping[str, Tensor], points: int, generator: torch.Generator, *, alike: bool = False
+        self,
+        parameters: Mapping[str, Tensor],
+        points: int,
+        generator: torch.Generator,
+        *,
+        alike: bool = False,
+        task_set: TaskSet = TaskSet.HELD_OUT,
     ) -> tuple[Tensor, Tensor]:
         """Draw `points` noisy observations of each task: x and y `[..., points, 1]`, float64, on the CPU."""
         shape = next(iter(parameters.values())).shape

@@ -1,6 +1,6 @@
 """An initialization: the central noun. What a run has learned, a random start, a pretrained one: each is one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from maml_core.learning.binding import bound
-from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Theta
+from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Theta, head_name
 from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.tasks import TaskBatch
 
-MOST_CALLS = 100_000
-"""Times that the model of a policy is called at once, in all rollouts of all tasks."""
+MOST_NUMBERS = 100_000
+"""Times that the model of a policy is called at once, in all rollouts of all tasks; or inputs of all support points."""
+
+MANY_INPUTS = 64
+"""From which on so many tasks are adapted at once that their inputs are at most `MOST_NUMBERS`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ class Initialization:
 
         The inner loop is that of training: the algorithm's own, on the whole support set at once.
         """
-        if self.problem.calls > 1:  # a rollout of very many tasks at once would fill the memory
-            at_once = max(1, MOST_CALLS // (tasks.support_x.shape[1] * self.problem.calls))
+        calls = self.problem.calls
+        each = tasks.support_x.shape[1] * (calls if calls > 1 else tasks.support_x.shape[2])
+        if calls > 1 or tasks.support_x.shape[2] >= MANY_INPUTS:
+            at_once = max(1, MOST_NUMBERS // each)  # rollouts, or images, of very many tasks would fill the memory
             if len(tasks.support_x) > at_once:
                 starts = range(0, len(tasks.support_x), at_once)
                 parts = [self.adapt(tasks.at(slice(first, first + at_once)), steps) for first in starts]
@@ -88,6 +93,23 @@ class Initialization:
         *_, last = self._steps(tasks, steps)
         still = _for_each(self.parameters, tasks.support_x.shape[0])
         return {name: last.parameters.get(name, value) for name, value in still.items()}
+
+    def features(self) -> Callable[[Tensor], Tensor] | None:
+        """What goes into the last layer, x `[..., points, inputs]` to `[..., points, width]`; None if it is not linear.
+
+        It is that before any step of adaptation.
+        """
+        name = head_name(self.parameters)
+        if not isinstance(dict(self.model.named_modules()).get(name), nn.Linear):
+            return None
+        loss = Loss(self.model, self.problem)
+
+        @torch.no_grad()
+        def found(x: Tensor) -> Tensor:
+            into, _ = loss.layer(name, self.parameters, x.flatten(0, -2))
+            return into.reshape(*x.shape[:-1], -1)
+
+        return found
 
     @torch.no_grad()
     def deviation(self, tasks: TaskBatch) -> Tensor | None:

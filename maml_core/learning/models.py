@@ -65,10 +65,13 @@ class ModelSpec(Spec):
         if isinstance(name := cls.model_fields["kind"].default, str):
             MODELS[name] = cls
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Sizes of the hidden layers."""
-        return ()
+    def hidden_numbers(self, input_size: int) -> int:
+        """How many numbers a point leaves in the hidden layers."""
+        return 0
+
+    def multiplications(self, parameters: int, input_size: int) -> int:
+        """How many a point takes, of a network with so many parameters: each is used once."""
+        return parameters
 
     def check_loadable(self) -> None:
         """Raise ConfigError where this process may not load it; of the lab's own, every one may."""
@@ -134,10 +137,9 @@ class MLP(ModelSpec):
     hidden_sizes: HiddenSizes = _hidden_sizes(64)
     activation: Activation = _activation("relu")
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Sizes of the hidden layers."""
-        return self.hidden_sizes
+    def hidden_numbers(self, input_size: int) -> int:
+        """The widths of the hidden layers."""
+        return sum(self.hidden_sizes)
 
     def layers(self, input_size: int, output_size: int) -> nn.Module:
         """Linear layers with the activation between them."""

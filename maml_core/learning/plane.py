@@ -1,8 +1,7 @@
 """Families of few-shot classification in the plane: each task is a few points of every class, and asks for the rest.
 
-Shots are counted per class (K shots, N ways). A point's y has a 1 at its class and 0 elsewhere. The spirals are those
-of playground.tensorflow.org, turned at random; the circles follow PAC-BUS (arXiv:2102.03748), with as many points of
-each class.
+The spirals are those of playground.tensorflow.org, turned at random; the circles follow PAC-BUS (arXiv:2102.03748),
+with as many points of each class.
 """
 
 import math
@@ -15,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from maml_core.fields import Integer
-from maml_core.learning.generated import GeneratedFamily, uniform
-from maml_core.learning.problems import Classification, Problem
-from maml_core.learning.tasks import Normal, Uniform
+from maml_core.learning.classes import ClassFamily
+from maml_core.learning.generated import uniform
+from maml_core.learning.tasks import Normal, TaskSet, Uniform
 
 JUDGED = 50
 """Query points of each class that adaptation is measured by."""
@@ -26,10 +25,9 @@ MOST_CLASSES = 6
 """More can be told apart by neither the eye nor their colors."""
 
 
-class PlaneFamily(GeneratedFamily):
+class PlaneFamily(ClassFamily):
     """A distribution over classifications of points in the plane. Subclasses add parameters and `place`."""
 
-    problem: ClassVar[Problem] = Classification()
     lengths: ClassVar[tuple[str, ...]] = ("noise",)
     judged_by: ClassVar[str] = f"{JUDGED} further points of each class"
     judging_shots: ClassVar[int] = JUDGED
@@ -46,15 +44,6 @@ class PlaneFamily(GeneratedFamily):
         """Two: the coordinates."""
         return 2
 
-    @property
-    def output_size(self) -> int:
-        """A score for each class."""
-        return self.classes
-
-    def points_of(self, shots: int) -> int:
-        """So many of each class."""
-        return shots * self.classes
-
     @abstractmethod
     def place(self, along: Tensor, around: Tensor, label: Tensor, **parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Where points belong: both coordinates, `[..., points]`.
@@ -63,18 +52,21 @@ class PlaneFamily(GeneratedFamily):
         come as `[..., 1]`.
         """
 
-    def sample_points(
-        self, parameters: Mapping[str, Tensor], points: int, generator: torch.Generator, *, alike: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Draw labeled points of each task, the classes in turn: x `[..., points, 2]`, y `[..., points, C]`."""
+    def inputs_of(
+        self,
+        label: Tensor,
+        parameters: Mapping[str, Tensor],
+        generator: torch.Generator,
+        *,
+        alike: bool,
+        task_set: TaskSet,
+    ) -> Tensor:
+        """Both coordinates of each point, float64."""
         shape = next(iter(parameters.values())).shape
-        u = uniform(shape, (points, 4), generator, alike=alike)
-        label = torch.arange(points) % self.classes
+        u = uniform(shape, (len(label), 4), generator, alike=alike)
         given = {name: value[..., None] for name, value in parameters.items()}
         x = torch.stack(self.place(u[..., 0], u[..., 1], label.double(), **given), dim=-1)
-        x = x + given["noise"][..., None] * Normal(mean=0.0, std=1.0).quantile(u[..., 2:])
-        y = torch.nn.functional.one_hot(label, self.classes).double()
-        return x, y.expand(*shape, points, self.classes)
+        return x + given["noise"][..., None] * Normal(mean=0.0, std=1.0).quantile(u[..., 2:])
 
 
 class Spiral(PlaneFamily):

@@ -161,6 +161,8 @@ class TaskFamily(Spec):
     """What the outputs mean, and how predictions are judged."""
     judged_by: ClassVar[str]
     """The query points of an evaluation, in words."""
+    is_costly: ClassVar[bool] = False
+    """Whether a point takes so much more than one of a curve that whatever measures makes do with fewer tasks."""
     least_shots: ClassVar[int] = 1
     """Support and query points that a task must have at least, to have a gradient at all."""
 
@@ -182,6 +184,11 @@ class TaskFamily(Spec):
     @abstractmethod
     def output_size(self) -> int:
         """How many numbers the model gives back for each point."""
+
+    @property
+    def numbers(self) -> int:
+        """About how many random numbers a point takes: a stream draws its tasks in blocks of so many in all."""
+        return self.problem.calls
 
     def points_of(self, shots: int) -> int:
         """How many points so many shots are: in classification, shots are counted per class."""
@@ -263,8 +270,8 @@ class TaskStream:
         self.dtype = dtype
         self._task_set = task_set
         self._seed = f"{task_set}:{seed}"
-        points = meta_batch_size * family.points_of(shots + query_shots) * family.problem.calls
-        self.block_size = max(1, min(256, 2**19 // points))  # at most 8 MiB of float64 at a time, of a curve
+        points = meta_batch_size * family.points_of(shots + query_shots)
+        self.block_size = max(1, min(256, 2**19 // (points * family.numbers)))  # at most 8 MiB of float64, of a curve
         self._cached: tuple[int, TaskBatch] | None = None
 
     def take(self, start: int, count: int) -> TaskBatch:

@@ -95,10 +95,11 @@ class Trainer:
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device)
-        calls = config.tasks.problem.calls
-        self._held_out = held_out_tasks(config, held_out_count(config.meta_iterations, calls), self.device)
+        costly = config.tasks.is_costly
+        count = held_out_count(config.meta_iterations, is_costly=costly)
+        self._held_out = held_out_tasks(config, count, self.device)
         self._judge = self._make_judge()
-        self._snapshots = snapshot_iterations(config.meta_iterations, calls)
+        self._snapshots = snapshot_iterations(config.meta_iterations, is_costly=costly)
         self._seconds_each = 0.0
 
     def run(self) -> Iterator[Progress]:

@@ -1,7 +1,6 @@
 """A Plotly chart that updates in place: zoom, hover and fullscreen survive new data."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,6 +10,7 @@ import streamlit as st
 from streamlit.components.v1 import declare_component
 
 from maml_core.figures import Figure
+from pages.components.scripts import script
 
 _STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 _PLOTLY_FOLDER = Path(plotly.__file__).parent / "package_data"
@@ -39,15 +39,6 @@ class Pick(TypedDict):
     task: int | None  # the seed of the task, or the number of the row, that was clicked, where the trace carries one
 
 
-def script() -> str:
-    """Both halves of the chart's JavaScript as the one module that Streamlit takes: no file can be imported from it."""
-    folder = Path(__file__).parent
-    pure = (folder / "chart_state.js").read_text(encoding="utf-8")
-    main = (folder / "live_chart.js").read_text(encoding="utf-8")
-    pure = re.sub(r"^export function", "function", pure, flags=re.MULTILINE)
-    return pure + re.sub(r'^import .* from "./chart_state.js";$', "", main, flags=re.MULTILINE)
-
-
 _mount = st.components.v2.component(
     "maml_live_chart",
     html='<div class="live-chart"><div class="chart" role="img"></div><div class="replay" hidden>'
@@ -55,7 +46,7 @@ _mount = st.components.v2.component(
     '<input type="range" min="0" step="1" aria-label="Adaptation step">'
     "<output></output></div></div>",
     css=_STYLE,
-    js=script(),
+    js=script("live_chart.js", "chart_state.js"),
     isolate_styles=False,
 )
 

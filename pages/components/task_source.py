@@ -8,6 +8,7 @@ from maml_core.errors import ConfigError
 from maml_core.fields import label
 from maml_core.learning.fresh_tasks import Tasks, draw_task, drawn_parameters, movable, varying
 from maml_core.learning.generated import GeneratedFamily
+from maml_core.learning.own_drawings import classes_to_draw, drawings_task, read_drawings
 from maml_core.learning.own_points import (
     classes_of,
     columns_of,
@@ -42,6 +43,7 @@ def load_task(seed: int, given: dict[str, float] | None = None) -> None:
     for name in [name for name in st.query_params if name.startswith(_PREFIX)]:
         del st.query_params[name]
     st.query_params.pop("points", None)
+    st.query_params.pop("drawn", None)
     st.query_params["task"] = str(seed)
     for name, value in (given or {}).items():
         st.query_params[_PREFIX + name] = f"{value:.6g}"
@@ -61,24 +63,29 @@ def load_points(points: list[list[float]], classes: int = 0) -> None:
 
 def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
     """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
-    source = _source() if family.problem.predicts else DRAWN
+    source = _source(family) if family.problem.predicts else DRAWN
     tasks, points, given = None, None, {}
-    if source == OWN:
+    if source == OWN and classes_to_draw(family):
+        tasks = _own_drawings(family)
+    elif source == OWN:
         tasks, points = _own_points(family)
     else:
         st.query_params.pop("points", None)
+        st.query_params.pop("drawn", None)
         given = _sliders(family)
         tasks = draw_task(family, task_seed(), shots, given)
     _kept(tasks)
     return tasks, points, given
 
 
-def _source() -> str | None:
+def _source(family: GeneratedFamily) -> str | None:
     """Whether the task is a drawn one or the reader's own."""
+    own = "My drawings" if classes_to_draw(family) else OWN
     return st.segmented_control(
         "Task",
         [DRAWN, OWN],
-        default=OWN if "points" in st.query_params else DRAWN,
+        default=OWN if {"points", "drawn"} & set(st.query_params) else DRAWN,
+        format_func={DRAWN: DRAWN, OWN: own}.__getitem__,
         key="source",
         label_visibility="collapsed",
         width="stretch",
@@ -161,6 +168,32 @@ def _own_points(family: GeneratedFamily) -> tuple[Tasks | None, list[list[float]
     return points_task(family, points), [list(point) for point in points]
 
 
+def drawn() -> str | None:
+    """The reader's drawings as they stand in the URL; None where a drawn task is looked at."""
+    return st.query_params.get("drawn", "") if st.session_state.get("source") == OWN else None
+
+
+def load_drawings(text: str) -> None:
+    """Show drawings of the reader's own."""
+    st.query_params["drawn"] = text
+    st.session_state["source"] = OWN
+
+
+def _own_drawings(family: GeneratedFamily) -> Tasks | None:
+    st.caption("Draw in the boxes: one of each class, and then one of them again.")
+    text = drawn() or ""
+    st.button("Clear", icon=":material/delete:", width="stretch", disabled=not text, on_click=lambda: load_drawings(""))
+    try:
+        drawings = read_drawings(text, classes_to_draw(family))
+        if not drawings.missing:
+            return drawings_task(family, drawings)
+        said = drawings.missing
+    except ConfigError as error:
+        said = str(error)
+    st.info(as_text(said), icon=":material/draw:")
+    return None
+
+
 def _paste(key: str, classes: int) -> None:
     """Take over what was typed; what cannot be read stays there with the reason, and the points are as they were."""
     text = st.session_state[key]
@@ -179,7 +212,9 @@ def _kept(tasks: Tasks | None) -> None:
     kept: dict[str, dict[str, Any]] = st.session_state.setdefault("kept", {})
     if st.button("Keep this task", icon=":material/bookmark_add:", width="stretch", disabled=tasks is None) and tasks:
         here = {
-            name: text for name, text in st.query_params.items() if name in ("task", "points") or name[:2] == _PREFIX
+            name: text
+            for name, text in st.query_params.items()
+            if name in ("task", "points", "drawn") or name[:2] == _PREFIX
         }
         kept[f"{len(kept) + 1}: {tasks.labels[0]}"] = here
     if kept:
@@ -201,7 +236,7 @@ def _go_back(kept: dict[str, dict[str, Any]]) -> None:
         return
     load_task(int(chosen.get("task", 0)))
     st.query_params.update(chosen)
-    st.session_state["source"] = OWN if "points" in chosen else DRAWN
+    st.session_state["source"] = OWN if {"points", "drawn"} & set(chosen) else DRAWN
 
 
 def _forget_sliders() -> None:

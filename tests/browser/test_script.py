@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pages.components.live_chart import script
+from pages.components.scripts import script
 from tests.conftest import ROOT
 
 
@@ -25,7 +25,7 @@ def test_the_pure_functions_pass_their_own_tests() -> None:
 
 
 def test_the_module_that_is_sent_imports_nothing_and_has_one_export() -> None:
-    sent = script()
+    sent = script("live_chart.js", "chart_state.js")
     assert not re.findall(r"^\s*import .* from ", sent, re.MULTILINE)
     assert re.findall(r"^export .*", sent, re.MULTILINE) == [
         "export default function ({ parentElement, data, setTriggerValue }) {"

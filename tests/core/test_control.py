@@ -231,7 +231,7 @@ def test_a_run_has_the_same_bits_after_a_pause() -> None:
 def test_many_tasks_adapt_in_parts_as_they_do_together(monkeypatch: pytest.MonkeyPatch) -> None:
     start, tasks = CONFIG.untrained(), CONFIG.tasks.held_out(tasks=5, shots=3)
     whole = start.adapt(tasks, 2)
-    monkeypatch.setattr("maml_core.learning.initialization.MOST_CALLS", 2 * 3 * HORIZON)
+    monkeypatch.setattr("maml_core.learning.initialization.MOST_NUMBERS", 2 * 3 * HORIZON)
     parts = start.adapt(tasks, 2)
     torch.testing.assert_close(whole.query_loss, parts.query_loss)
     assert parts.predictions.shape == whole.predictions.shape == (3, 5, 20, 2 * (HORIZON + 1))
@@ -411,7 +411,7 @@ def test_evaluate_says_at_the_command_line_what_it_did(store: Store, capsys: pyt
     said = capsys.readouterr().out
     assert "return after 1 step against support rollouts (3 tasks each)" in said
     assert "\npublished: random start: -82.7, -58, -53.8, -46.8 after 0, 1, … steps" in said
-    assert shots_tasks(PROBLEM, 600) == 40  # as many as are measured, and said
+    assert shots_tasks(CONFIG.tasks, 600) == 40  # as many as are measured, and said
 
 
 def test_what_is_said_of_a_run_fits_control() -> None:
