@@ -23,6 +23,7 @@ from maml_core.figures import (
     error_curves,
     landscape_figure,
     points_figure,
+    quiz_of,
     replay_figure,
     shots_curves,
     shots_grid_figure,
@@ -48,6 +49,7 @@ from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
 from pages.components.markup import as_text
+from pages.components.quiz_view import quiz_view
 from pages.components.row_source import pick_rows, toggle_row
 from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
 from pages.components.share import share_task
@@ -56,6 +58,7 @@ from pages.components.task_source import drawn, load_drawings, load_points, load
 LEAST_STEPS = 10  # of adaptation, where nothing else is asked for: enough to see where it leads
 WALL, WALL_COLUMNS = 12, 6
 VIEWS = ("Replay", "How good, really", "Where it breaks", "A wall of fresh tasks")
+QUIZ = "You against the network"
 TABLE_VIEWS = ("Replay", "Is it worth it?", "A wall of fresh tasks")
 
 
@@ -375,6 +378,16 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
     note(f"{learned.problem.score_name.capitalize()} before adaptation → **after**. Click a picture to open its task.")
 
 
+def contest(
+    run: Run, family: GeneratedFamily, learned: Initialization, shots: int, steps: int, inner_lr: float
+) -> None:
+    """The reader names images first."""
+    with computing():
+        quiz = quiz_of(fit_tasks(learned.at_rate(inner_lr), draw_tasks(family, task_seed(), 1, shots), steps)[0])
+    if quiz is not None:
+        quiz_view(quiz, f"{run.id}:{task_seed()}:{shots}:{steps}:{inner_lr}")
+
+
 def views(session: TrainingSession, run: Run) -> None:
     """The chosen view of the run's initialization."""
     if isinstance(run.config.tasks, GeneratedFamily):
@@ -420,7 +433,7 @@ def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily)
     with st.sidebar:
         shots, steps, inner_lr = settings(run)
         tasks, points, given = pick_task(family, shots)
-    view = pick_view(VIEWS)
+    view = pick_view((*VIEWS, QUIZ) if classes_to_draw(family) else VIEWS)
     iteration = pick_checkpoint(session, run)
     learned = learned_by(session.store, run, iteration)
     if learned is None:
@@ -448,6 +461,8 @@ def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily)
         replay(session, run, learned, tasks, points, steps, inner_lr)
     elif view == VIEWS[1]:
         quality(session, run, iteration, steps)
+    elif view == QUIZ:
+        contest(run, family, learned, shots, steps, inner_lr)
     elif view == VIEWS[2]:
         breaking(run, family, learned, given, shots, steps, inner_lr)
     else:

@@ -74,6 +74,8 @@ def applies(name: str, family: TaskFamily) -> bool:
         return isinstance(family, Glyphs)
     if name == "neighbor":
         return isinstance(family, PlaneFamily)
+    if name == "gp" and isinstance(family, Glyphs):
+        return False  # pixels are no coordinates that a distance means anything between
     return family.problem.predicts
 
 

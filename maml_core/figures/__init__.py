@@ -12,6 +12,7 @@ from maml_core.figures.charts import (
 from maml_core.figures.compare import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.plane import class_colors
+from maml_core.figures.quiz import Quiz, quiz_of
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
 from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
 from maml_core.figures.take_away import moving_picture, replay_page
@@ -21,6 +22,7 @@ __all__ = [
     "COLORS",
     "MAX_POINTS",
     "Figure",
+    "Quiz",
     "class_colors",
     "compare_curves",
     "cosine_figure",
@@ -34,6 +36,7 @@ __all__ = [
     "parallel_figure",
     "path_figure",
     "points_figure",
+    "quiz_of",
     "replay_figure",
     "replay_page",
     "rows_grid",

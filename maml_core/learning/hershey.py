@@ -26,22 +26,24 @@ ALIKE = 0.9
 """The cosine between two characters' pictures from which on they are taken for the same, whatever they are called."""
 
 _PEN = 0.25
+_ORDER = (TaskSet.TRAINING, TaskSet.VALIDATION, TaskSet.HELD_OUT)  # a set takes none that looks like one before it
 
 
 @functools.cache
 def drawings(task_set: TaskSet) -> Tensor:
     """The characters of a set, as distances from their strokes (`strokes.distances`): `[characters, CELLS, CELLS]`."""
     found = torch.stack([distances(centered(strokes)) for strokes in _characters()[task_set]])
-    if task_set is TaskSet.TRAINING:
-        return found
-    return found[likeness(found, drawings(TaskSet.TRAINING)) < ALIKE]
+    for other in _ORDER[: _ORDER.index(task_set)]:
+        found = found[likeness(found, drawings(other)) < ALIKE]
+    return found
 
 
 def likeness(some: Tensor, others: Tensor) -> Tensor:
-    """How alike each of some drawings is to the one of the others that is most so, turned by quarters: `[some]`."""
+    """How alike each of some drawings is to the one of the others that is most so, turned and mirrored: `[some]`."""
     mine, theirs = (torch.nn.functional.normalize((_PEN - each).clamp(min=0).flatten(1)) for each in (some, others))
-    turned = [theirs.reshape(others.shape).rot90(quarters, (1, 2)).flatten(1) for quarters in range(4)]
-    found: Tensor = torch.stack([(mine @ each.T).amax(1) for each in turned]).amax(0)
+    square = theirs.reshape(others.shape)
+    views = [each.rot90(quarters, (1, 2)) for each in (square, square.flip(2)) for quarters in range(4)]
+    found: Tensor = torch.stack([(mine @ each.flatten(1).T).amax(1) for each in views]).amax(0)
     return found
 
 
