@@ -19,6 +19,8 @@ import torch
 
 from maml_core.config import RunConfig
 from maml_core.engines import initial_state
+from maml_core.engines.native import NativeEngine
+from maml_core.errors import EngineError
 from maml_core.presets import get_preset
 from maml_core.training.trainer import make_engine, training_stream
 
@@ -31,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "paper-10-shot, 5 steps": ("paper-10-shot", {"inner_steps": 5}),
     "spiral": ("spiral", {}),
     "navigation": ("navigation", {}),
+    "glyphs": ("glyphs", {}),
 }
 SCALING: dict[str, list[dict[str, Any]]] = {
     "meta_batch_size": [{"meta_batch_size": n} for n in (5, 25, 200, 1000)],
@@ -53,11 +56,19 @@ class Result:
     peak_mib: float  # of the whole process
 
 
+def _is_taken_by_native(config: RunConfig) -> bool:
+    try:
+        NativeEngine.check(config.structure(), config.method, torch.device("cpu"))
+    except EngineError:
+        return False
+    return True
+
+
 def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
     """Measure every engine on `config`, in interleaved rounds."""
     names: tuple[str, ...] = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
-    if config.tasks.problem.calls > 1:
-        names = tuple(name for name in names if name != "native")  # it takes no rollouts
+    if config.tasks.problem.calls > 1 or not _is_taken_by_native(config):
+        names = tuple(name for name in names if name != "native")
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
         workers = {name: _Process(config, name, environment) for name in names}

@@ -10,7 +10,8 @@ import torch
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning.control import Control
-from maml_core.learning.families import Circles, Line, Navigation, Sine, Spiral, Steering
+from maml_core.learning.convolution import Conv
+from maml_core.learning.families import Circles, Glyphs, Line, Navigation, Sine, Spiral, Steering
 from maml_core.learning.models import MLP, FourierMLP, Linear, Policy
 from maml_core.learning.problems import PROBLEMS, Classification, Regression
 from maml_core.learning.table_tasks import TableFamily
@@ -113,6 +114,21 @@ _CLASSES: dict[str, Any] = {
     "clip_norm": 1.0,
     "schedule": "cosine",
 }
+_IMAGES: dict[str, Any] = {
+    "model": Conv(channels=64),
+    "tasks": Glyphs(),
+    "shots": 1,
+    "query_shots": 5,
+    "algorithm": "fo-meta-sgd",
+    "inner_lr": 0.1,
+    "inner_steps": 5,
+    "meta_lr": 0.003,
+    "meta_batch_size": 8,
+    "meta_iterations": 4000,
+    "clip_norm": 10.0,
+    "schedule": "cosine",
+    "ema_decay": 0.995,
+}
 # By first-order MAML with REINFORCE; arXiv:1703.03400, section 5.3, has TRPO and second derivatives.
 _CONTROL: dict[str, Any] = {
     "model": Policy(),
@@ -142,7 +158,7 @@ def _paper(shots: int, title: str, description: str, reached: Reached | None = N
     return _recipe(_PAPER, f"{title}, {shots} shots", description, reached, **sized)
 
 
-_plane, _control = partial(_recipe, _CLASSES), partial(_recipe, _CONTROL)
+_plane, _control, _images = (partial(_recipe, settings) for settings in (_CLASSES, _CONTROL, _IMAGES))
 
 
 PRESETS: dict[str, Preset] = {
@@ -356,6 +372,17 @@ PRESETS: dict[str, Preset] = {
         tasks=Steering(),
         meta_iterations=150,
         reached=Reached(3, (6.93, 8.15, 6.62), Control.name),
+    ),
+    "glyphs": _images(
+        "Written characters, 5 classes, 1 shot",
+        "Few-shot images: after one image of each of five characters that it has never seen, which is which?",
+    ),
+    "glyphs-5-shot": _images(
+        "Written characters, 5 classes, 5 shots",
+        "Few-shot images: five images of each of five characters that it has never seen.",
+        shots=5,
+        inner_steps=3,
+        meta_iterations=2000,
     ),
     "joint-10-shot": _paper(
         10,

@@ -117,8 +117,7 @@ function say(board) {
 }
 
 /** @param {{parentElement: HTMLElement, data: BoardData, setTriggerValue: Board["send"]}} component */
-export default function (component) {
-  const { parentElement, data, setTriggerValue } = component;
+export default function ({ parentElement, data, setTriggerValue }) {
   const board = /** @type {Board} */ (parentElement.querySelector(".drawing-board"));
   const isNew = !board.drawings || board.latest.colors.length !== data.colors.length;
   board.latest = data;

@@ -1,5 +1,6 @@
 """The Adapt page in a real browser: replay, points placed by hand, links, both themes."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -268,3 +269,55 @@ def test_paths_are_replayed_whole_without_asking_the_server(server: Server, new_
     tab.until(lambda: drawn() == after, "the paths do not end where they did")
     assert chart.get_attribute("data-updates") == updates
     assert tab.complaints == []
+
+
+@pytest.fixture(scope="module")
+def images(server: Server) -> str:
+    small = {"meta_iterations": 4, "meta_batch_size": 2, "tasks.size": 12, "model.channels": 4, "model.blocks": 2}
+    return trained(server, "glyphs", small | {"tasks.classes": 2})
+
+
+def test_what_the_reader_draws_is_named(server: Server, new_tab: NewTab, images: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/Adapt?run={images}")
+    tab.chart("replay")
+    tab.page.get_by_text("My drawings", exact=True).click()
+    boxes = tab.page.locator(".drawing-board canvas")
+    boxes.nth(2).wait_for()
+    assert boxes.count() == 3  # one for each class, and one to be named
+
+    def draw(number: int, *corners: tuple[float, float]) -> None:
+        before = drawn()
+        box = tab.still(boxes.nth(number))
+        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+        tab.page.mouse.move(*at[0])
+        tab.page.mouse.down()
+        for place in at[1:]:
+            tab.page.mouse.move(*place, steps=5)
+        tab.page.mouse.up()
+        tab.until(lambda: drawn() != before, "a stroke never reaches the link")
+
+    def drawn() -> str:
+        return parse_qs(urlparse(tab.page.url).query).get("drawn", [""])[0]
+
+    draw(0, (0.5, 0.1), (0.5, 0.9))
+    draw(1, (0.1, 0.5), (0.9, 0.5))
+    tab.page.get_by_text("Now draw one of them again").wait_for()
+    draw(2, (0.3, 0.2), (0.3, 0.8))
+    shares = tab.page.locator(".drawing-board .shares")
+    shares.get_by_text("class 2").wait_for()
+    tab.page.get_by_text("Meta-learned, after").wait_for()
+    named = re.findall(r"class (\d)\n(\d+) %", shares.inner_text())
+    assert [number for number, _ in named] == ["1", "2"]
+    assert 98 <= sum(int(share) for _, share in named) <= 102
+    assert len(drawn().split("~")) == 3
+
+    other = new_tab()
+    other.open(tab.page.url)  # a link opens the same drawings
+    other.page.locator(".drawing-board .shares").get_by_text("class 2").wait_for()
+    assert other.page.locator(".drawing-board .shares").inner_text() == shares.inner_text()
+
+    tab.page.get_by_role("button", name="Clear which is it?").click()
+    tab.until(lambda: not drawn().split("~")[2], "the drawing is never cleared")
+    shares.locator("i").first.wait_for(state="detached")
+    assert tab.complaints == other.complaints == []
