@@ -90,6 +90,22 @@ LESSONS: dict[str, Lesson] = {
         "spirals; ten points say how this one is turned. *Where it breaks* on the Adapt page winds it tighter than any "
         "in training: then the prior knowledge misleads.",
     ),
+    "images": Lesson(
+        title="Seen once, and known again",
+        text="Here a task is five written characters. The network sees one image of each (above), takes five gradient "
+        "steps, and names twenty others (below), each drawn by another hand. It is trained on Latin, Greek and "
+        "Cyrillic alphabets; what you see are Japanese characters, of which it has never seen one.",
+        preset="glyphs",
+        settings={"meta_iterations": 400},
+        question="Guessing gets a fifth of them. After 400 meta-iterations, about a minute, it will name right…",
+        answers=("about a third", "about half", "more than four fifths"),
+        right=2,
+        explanation=f"The whole recipe, ten times as long, reached {_reached('glyphs')}. It has not learned "
+        "characters, but what to look at, and what in a drawing may differ without its meaning anything. How much of "
+        "that is in the features alone, *How good, really* on the Adapt page tells: the nearest class mean of learned "
+        "features stands there, beside that of pixels. Then draw five signs of your own there (*My drawings*), and try "
+        "*You against the network*.",
+    ),
     "control": Lesson(
         title="A goal that nobody tells",
         text="Here a task is a point in the plane that can go anywhere, and a goal (the star) that it does not know: "

@@ -61,7 +61,7 @@ COLORS = {
     "random": "#9b6dd0",
     "gp": "#b8860b",
     "neighbor": "#7a8450",
-    "means": "#7a8450",
+    "means": "#5f7a52",
     "feature-means": "#a3711f",
     "features": "#4a9fb5",
     "oracle": "#c05f8e",

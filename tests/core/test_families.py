@@ -108,10 +108,12 @@ def test_every_family_trains(name: str) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("activation", ["relu", "sine"])
 def test_every_model_trains(kind: str, activation: str) -> None:
-    model = {"kind": kind} | ({} if kind == "linear" else {"activation": activation})
+    model = {"kind": kind} | ({"activation": activation} if "activation" in MODELS[kind].model_fields else {})
     settings = {"engine": "vectorized", "meta_iterations": 40, "meta_lr": 0.01}
     if MODELS[kind].is_policy:
         settings |= {"tasks": {"family": "navigation"}, "shots": 2, "query_shots": 2, "meta_iterations": 4}
+    if kind == "conv":
+        settings |= {"tasks": {"family": "glyphs", "size": 12}, "shots": 1, "query_shots": 1, "meta_iterations": 4}
     config = RunConfig.from_dict({"model": model} | settings)
     rows = [row for progress in Trainer(config).run() for row in progress.rows]
     assert all(math.isfinite(row.post_loss) for row in rows)

@@ -80,7 +80,7 @@ def test_an_evaluation_says_all_of_it_and_survives_json() -> None:
     config = PAPER.with_settings({"algorithm": "ridge-head", "shots": 4})
     found = evaluate(config.untrained(), config, tasks=12, steps=1)
     assert Evaluation.from_json(found.to_json()) == found
-    assert set(found.rivals) == set(RIVAL_NAMES) - {"neighbor", "straight"}  # which name classes, and go to goals
+    assert set(found.rivals) == {"gp", "features", "oracle"}
     assert list(found.by_shots["learned"]) == sorted({*SHOTS, 4})
     assert found.by_shots["learned"][4].error == pytest.approx(found.learned.error[1], rel=1e-5)
     assert found.by_shots["gp"][4].error == pytest.approx(found.rivals["gp"].error, rel=1e-3)
