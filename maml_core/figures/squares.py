@@ -55,7 +55,7 @@ class Squares(ABC, Generic[Fit]):
             traces.append(self.at(fit, step, "after" if number else "before") | place)
             traces += [_once(trace, number) for trace in self.still(fit, **place)]
         moving = [self._moving(len(traces) // 2, fit, frames)]
-        layout["xaxis"]["title"] = {"text": plain(f"this task: {fit.label}"), "standoff": 6}
+        layout["annotations"].append(_below(fit))
         beyond = f" (trained for {trained_steps})"
         labels = [_said(fit, step) + (beyond if step > trained_steps else "") for step in frames]
         return {
@@ -102,7 +102,7 @@ class Squares(ABC, Generic[Fit]):
             "range": [-0.03 * max(steps, 1), 1.04 * max(steps, 1)],
         }
         layout["yaxis" + suffix] = {"anchor": "x" + suffix, "zeroline": False, **_score_range(problem)}
-        layout["xaxis"]["title"] = {"text": plain(f"this task: {next(iter(shown.values())).label}"), "standoff": 6}
+        layout["annotations"].append(_below(next(iter(shown.values()))))
 
         def said(name: str, step: int) -> str:
             return f"{NAMES[name]} {_score(shown[name], min(step, shown[name].steps))}"
@@ -176,6 +176,12 @@ def _heading(domain: Sequence[float], words: str) -> dict[str, Any]:
         "text": words,
         "font": {"size": 13},
     }
+
+
+def _below(fit: TaskFit) -> dict[str, Any]:
+    """Which task it is, from the left edge on: on a phone it is longer than a square is wide."""
+    place = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -8}
+    return _heading((0, 0), plain(f"this task: {fit.label}")) | place
 
 
 def _score_range(problem: Problem) -> dict[str, Any]:
