@@ -103,8 +103,8 @@ LESSONS: dict[str, Lesson] = {
         explanation=f"The whole recipe, ten times as long, reached {_reached('glyphs')}. It has not learned "
         "characters, but what to look at, and what in a drawing may differ without its meaning anything. How much of "
         "that is in the features alone, the Adapt page tells: there the class whose mean is nearest in them, without "
-        "any step, stands beside the adapted network, and does better. Then draw five signs of your own there (*My drawings*), and try "
-        "*You against the network*.",
+        "any step, stands beside the adapted network, and does better. Then draw five signs of your own there (*My "
+        "drawings*), and try *You against the network*.",
     ),
     "control": Lesson(
         title="A goal that nobody tells",

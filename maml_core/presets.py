@@ -34,8 +34,8 @@ class Reached:
     """What training a preset came to: its error after `steps` steps of adaptation, for each of `REPORT_SEEDS`.
 
     The error on `REPORT_TASKS` held-out tasks (evaluation seed 0, a noise-free grid of 100 points, 50 further points
-    or 10 further images of each class, or 20 further rollouts) at the checkpoint with the lowest held-out loss, which is computed on yet
-    other tasks.
+    or 10 further images of each class, or 20 further rollouts) at the checkpoint with the lowest held-out loss, which
+    is computed on yet other tasks.
     """
 
     steps: int
