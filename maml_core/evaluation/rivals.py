@@ -36,6 +36,9 @@ RIVAL_NAMES = {
 }
 """What each is called on screen, by the name it has in code."""
 
+SHORT_RIVALS = {"means": "means of pixels", "feature-means": "of features"}
+"""Those that stand beside single tasks, where a long name would leave a phone no room for the picture."""
+
 TOLD = ("oracle", "straight")
 """Those that know of a task what is to be found out: how low an error can be, and no method beside others."""
 

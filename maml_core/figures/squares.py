@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from maml_core.evaluation.rivals import RIVAL_NAMES
+from maml_core.evaluation.rivals import SHORT_RIVALS
 from maml_core.evaluation.side_by_side import NAMES
 from maml_core.figures.style import Figure, Moving, Trace, base_layout, frames_of, plain, rounded, slot, trace_of
 from maml_core.learning.fits import SquareFit, TaskFit
@@ -91,7 +91,7 @@ class Squares(ABC, Generic[Fit]):
             traces.append(trace_of(np.array([fit.steps]), score[-1:], name, NAMES[name], **look))
         for name, error in next(iter(shown.values())).beside.items():
             flat = np.full(2, problem.score(error))
-            traces.append(trace_of(np.array([0, steps]), flat, name, RIVAL_NAMES[name], dash="dot", **right))
+            traces.append(trace_of(np.array([0, steps]), flat, name, SHORT_RIVALS[name], dash="dot", **right))
         low, high = slot(len(shown), len(shown) + 1, GAP)
         layout["annotations"].append(_heading((low + 0.05, high), next(iter(shown.values())).score_name))
         layout["xaxis" + suffix] = {

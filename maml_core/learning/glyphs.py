@@ -31,6 +31,9 @@ HALF = 1.25
 VIEWS = 8
 """Turned by quarters, and mirrored, a character is another one, in training: of few characters these are many."""
 
+AT_ONCE = 2048
+"""Images that are drawn at once, so that memory does not grow with the number of tasks."""
+
 WAVE = 2.5
 """Of the lines that a drawing is bent along: radians per half of a character's size."""
 
@@ -107,11 +110,16 @@ class Glyphs(ClassFamily):
         views = VIEWS if task_set is TaskSet.TRAINING else 1
         chosen = self._chosen(parameters["draw"], views * len(known)).gather(-1, label.expand(*shape, points))
         numbers = uniform(shape, (points, _NUMBERS), generator, alike=alike).expand(*shape, points, _NUMBERS)
-        pen = self.width.quantile(numbers[..., 0]).float()
-        given = {name: parameters[name].float()[..., None] for name in self.lengths}
-        places = self._places(2 * numbers[..., 1:].float() - 1, given, view=chosen // len(known))
-        flat = known[(chosen % len(known)).flatten()], places.reshape(-1, self.input_size, 2), pen.flatten()
-        return images_of(*flat, self.pixel).reshape(*shape, points, self.input_size)
+        u, chosen = numbers.reshape(-1, _NUMBERS), chosen.flatten()
+        given = {name: parameters[name].float()[..., None].expand(*shape, points).flatten() for name in self.lengths}
+        found = []
+        for first in range(0, len(u), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            view, character = chosen[part] // len(known), chosen[part] % len(known)
+            places = self._places(2 * u[part, 1:].float() - 1, {name: each[part] for name, each in given.items()}, view)
+            pen = self.width.quantile(u[part, 0]).float()
+            found.append(images_of(known[character], places, pen, self.pixel))
+        return torch.cat(found).reshape(*shape, points, self.input_size)
 
     def _chosen(self, draw: Tensor, among: int) -> Tensor:
         """Which of so many characters the tasks `[...]` ask about, `[..., classes]`.
@@ -122,7 +130,7 @@ class Glyphs(ClassFamily):
         return (draw[..., None] * (1e5 * torch.sqrt(k + 0.5) + 7919 * k)).remainder(1.0).topk(self.classes).indices
 
     def _places(self, u: Tensor, given: Mapping[str, Tensor], view: Tensor) -> Tensor:
-        """Where in its drawing each pixel looks: `[..., points, pixels, 2]`, for u `[..., points, 9]` in [-1, 1)."""
+        """Where in its drawing each pixel looks: `[images, pixels, 2]`, for u `[images, 9]` in [-1, 1)."""
         x, y = pixels(self.size)
         angle = given["turn"] * u[..., 0] + math.pi / 2 * view
         cos, sin = angle.cos()[..., None], angle.sin()[..., None]

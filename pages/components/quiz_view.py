@@ -13,16 +13,18 @@ def quiz_view(quiz: Quiz, key: str) -> None:
     if len(answers) < len(quiz.questions):
         st.markdown(f"##### {len(answers) + 1} of {len(quiz.questions)}: which of them is this?")
         st.image(quiz.questions[len(answers)].picture, width=112)
-    columns = st.columns(len(quiz.classes), gap="small")
-    for number, (column, picture) in enumerate(zip(columns, quiz.classes, strict=True)):
-        column.image(picture, width=96)
-        column.button(
-            f"Class {number + 1}",
-            key=f"answer-{number}",
-            disabled=len(answers) == len(quiz.questions),
-            on_click=answers.append,
-            args=(number,),
-        )
+    st.caption("The classes, an image of each:")
+    with st.container(horizontal=True, gap="small"):
+        for number, picture in enumerate(quiz.classes):
+            with st.container(width=112):
+                st.image(picture, width=96)
+                st.button(
+                    f"Class {number + 1}",
+                    key=f"answer-{number}",
+                    disabled=len(answers) == len(quiz.questions),
+                    on_click=answers.append,
+                    args=(number,),
+                )
     if answers:
         last = quiz.questions[len(answers) - 1]
         mine = "right" if answers[-1] == last.right else f"wrong, it is class {last.right + 1}"

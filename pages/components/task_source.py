@@ -80,11 +80,11 @@ def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[l
 
 def _source(family: GeneratedFamily) -> str | None:
     """Whether the task is a drawn one or the reader's own."""
-    own = "My drawings" if classes_to_draw(family) else OWN
+    own, place = ("My drawings", "drawn") if classes_to_draw(family) else (OWN, "points")
     return st.segmented_control(
         "Task",
         [DRAWN, OWN],
-        default=OWN if {"points", "drawn"} & set(st.query_params) else DRAWN,
+        default=OWN if place in st.query_params else DRAWN,
         format_func={DRAWN: DRAWN, OWN: own}.__getitem__,
         key="source",
         label_visibility="collapsed",

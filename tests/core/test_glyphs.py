@@ -21,6 +21,7 @@ from maml_core.evaluation.side_by_side import endings
 from maml_core.figures import moving_picture, quiz_of, replay_figure, replay_page, task_figure, task_grid
 from maml_core.figures.board import PARTS, Board
 from maml_core.figures.plane import LEVELS
+from maml_core.learning import glyphs
 from maml_core.learning.adaptation import fit_tasks, landscape
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.board_fits import BoardFit, nearest_means
@@ -128,6 +129,12 @@ def test_one_parameter_moves_and_nothing_else_does() -> None:
     assert float((ink - 1).abs().max()) < 0.2  # the same characters by the same pen, turned
     assert set(movable(family)) == {"turn", "stretch", "shift", "bend", "draw"}
     assert not any(map(family.ends_somewhere, family.distributions))
+
+
+def test_many_images_are_drawn_in_parts_as_they_are_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Glyphs(size=12).held_out(tasks=4, shots=2)
+    monkeypatch.setattr(glyphs, "AT_ONCE", 7)
+    assert all(map(torch.equal, together, Glyphs(size=12).held_out(tasks=4, shots=2)))
 
 
 def test_distances_are_those_to_the_nearest_point_of_a_stroke() -> None:
@@ -284,7 +291,7 @@ def test_a_board_is_tinted_by_what_an_image_is_taken_for() -> None:
             parts = np.bincount(bar // LEVELS, minlength=5) / PARTS
             assert parts == pytest.approx(fit.shares[step, cell.image], abs=1 / PARTS)
     dotted = {trace["name"] for trace in figure["data"] if trace.get("line", {}).get("dash") == "dot"}
-    assert dotted == {"nearest class mean of pixels", "nearest class mean of learned features"}
+    assert dotted == {"means of pixels", "of features"}
     assert [ending.title for ending in endings({"learned": fit})][1:3] == [
         "Nearest class mean of pixels",
         "Nearest class mean of learned features",

@@ -103,3 +103,10 @@ def test_runs_on_curves_have_no_contest(store: Store) -> None:
         "Where it breaks",
         "A wall of fresh tasks",
     ]
+
+
+def test_drawings_in_a_link_do_not_make_points_of_a_run_on_curves(store: Store) -> None:
+    run = trained_run(store, "sine", {"meta_iterations": 5, "engine": "vectorized"})
+    page = open_page("pages/1_Adapt.py", run=run.id, drawn=TEXT)
+    assert page.segmented_control(key="source").value == "Drawn task"
+    assert query(page, "drawn") == ""
