@@ -93,8 +93,8 @@ LESSONS: dict[str, Lesson] = {
     "images": Lesson(
         title="Seen once, and known again",
         text="Here a task is five written characters. The network sees one image of each (above), takes five gradient "
-        "steps, and names twenty others (below), each drawn by another hand. It is trained on Latin, Greek and "
-        "Cyrillic alphabets; what you see are Japanese characters, of which it has never seen one.",
+        "steps, and names fifty others (some of them below), each drawn by another hand. It is trained on Latin, "
+        "Greek and Cyrillic alphabets; what you see are Japanese characters, of which it has never seen one.",
         preset="glyphs",
         settings={"meta_iterations": 400},
         question="Guessing gets a fifth of them. After 400 meta-iterations, about a minute, it will name right…",

@@ -12,6 +12,7 @@ from maml_core.evaluation.of_runs import (
     learned_by,
     measure,
     measure_table_run,
+    most_tasks,
     pretrained_run,
     shots_grid,
     shown_steps,
@@ -34,7 +35,7 @@ from maml_core.figures import (
 from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
 from maml_core.learning.control import aimed, can_aim
 from maml_core.learning.fresh_rows import NewRows, RowTasks
-from maml_core.learning.fresh_tasks import Tasks, draw_tasks, movable
+from maml_core.learning.fresh_tasks import Tasks, draw_task, draw_tasks, movable
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.own_drawings import classes_to_draw, named
@@ -179,7 +180,7 @@ def as_csv(run: Run, text: str, name: str) -> None:
 
 def quality(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
     """Error against steps on many held-out tasks."""
-    tasks = query_number("tasks", usual_tasks(run.config), 10, 5000)
+    tasks = query_number("tasks", usual_tasks(run.config), 10, most_tasks(run.config))
     bar = st.progress(0.0, text=f"Adapting to {tasks} held-out tasks…")
 
     @contextmanager
@@ -379,13 +380,13 @@ def wall(run: Run, learned: Initialization, shots: int, steps: int, inner_lr: fl
 
 
 def contest(
-    run: Run, family: GeneratedFamily, learned: Initialization, shots: int, steps: int, inner_lr: float
+    run: Run, family: GeneratedFamily, start: Initialization, given: dict[str, float], shots: int, steps: int
 ) -> None:
-    """The reader names images first."""
+    """The reader names images first: of the drawn task."""
     with computing():
-        quiz = quiz_of(fit_tasks(learned.at_rate(inner_lr), draw_tasks(family, task_seed(), 1, shots), steps)[0])
+        quiz = quiz_of(fit_tasks(start, draw_task(family, task_seed(), shots, given), steps)[0])
     if quiz is not None:
-        quiz_view(quiz, f"{run.id}:{task_seed()}:{shots}:{steps}:{inner_lr}")
+        quiz_view(quiz, f"{run.id}:{task_seed()}:{sorted(given.items())}:{shots}:{steps}:{start.inner_lr}")
 
 
 def views(session: TrainingSession, run: Run) -> None:
@@ -462,7 +463,7 @@ def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily)
     elif view == VIEWS[1]:
         quality(session, run, iteration, steps)
     elif view == QUIZ:
-        contest(run, family, learned, shots, steps, inner_lr)
+        contest(run, family, learned.at_rate(inner_lr), given, shots, steps)
     elif view == VIEWS[2]:
         breaking(run, family, learned, given, shots, steps, inner_lr)
     else:

@@ -90,6 +90,13 @@ def usual_tasks(config: RunConfig) -> int:
     return FEW_TASKS if config.tasks.is_costly else REPORT_TASKS
 
 
+def most_tasks(config: RunConfig) -> int:
+    """As many as a reader may ask the screen for."""
+    return MOST_COSTLY if config.tasks.is_costly else MOST_GENERATED
+
+
+MOST_GENERATED, MOST_COSTLY = 5000, 1000
+
 FEW_TASKS = 100
 """Costly held-out tasks that the screen measures an error on."""
 

@@ -115,6 +115,11 @@ class Boards(Squares[BoardFit]):
         across, up = super().axes(fit)
         return across | {"showline": False}, up | {"showline": False}
 
+    def caption(self, fit: BoardFit) -> str:
+        """Which task it is, and how many of the images that are judged there is room for."""
+        shown, judged = sum(not cell.is_support for cell in Board.of(fit).cells), len(fit.query)
+        return super().caption(fit) + (f" · {shown} of {judged} images that are judged" if shown < judged else "")
+
     def at(self, fit: BoardFit, step: int, meaning: str) -> Trace:
         """Tints and bars, whose colors are those of the classes."""
         board, stops = Board.of(fit), []

@@ -13,10 +13,18 @@ from maml_core.learning.plane_fits import PlaneFit
 CLASS_COLORS = ("#0e7490", "#c2410c", "#7c9a12", "#a21caf", "#b08900", "#64748b")
 """Of the classes of a task, in turn; none of them means anything else."""
 
+_AGAIN = ((0.0, 0), (0.5, 255), (0.5, 0), (0.75, 255))
+"""How far the colors go toward white or black each time they come."""
+
 
 def class_colors(classes: int) -> list[str]:
-    """The color of each class; of many, they come again."""
-    return [CLASS_COLORS[number % len(CLASS_COLORS)] for number in range(classes)]
+    """The color of each class; after the sixth they come again, lighter, darker and lighter still."""
+    found = []
+    for number in range(classes):
+        again, base = divmod(number, len(CLASS_COLORS))
+        share, end = _AGAIN[again]
+        found.append("#" + "".join(f"{round(part + share * (end - part)):02x}" for part in rgb(CLASS_COLORS[base])))
+    return found
 
 
 LEVELS = 100

@@ -55,7 +55,7 @@ class Squares(ABC, Generic[Fit]):
             traces.append(self.at(fit, step, "after" if number else "before") | place)
             traces += [_once(trace, number) for trace in self.still(fit, **place)]
         moving = [self._moving(len(traces) // 2, fit, frames)]
-        layout["annotations"].append(_below(fit))
+        layout["annotations"].append(_below(self.caption(fit)))
         beyond = f" (trained for {trained_steps})"
         labels = [_said(fit, step) + (beyond if step > trained_steps else "") for step in frames]
         return {
@@ -102,7 +102,7 @@ class Squares(ABC, Generic[Fit]):
             "range": [-0.03 * max(steps, 1), 1.04 * max(steps, 1)],
         }
         layout["yaxis" + suffix] = {"anchor": "x" + suffix, "zeroline": False, **_score_range(problem)}
-        layout["annotations"].append(_below(next(iter(shown.values()))))
+        layout["annotations"].append(_below(self.caption(next(iter(shown.values())))))
 
         def said(name: str, step: int) -> str:
             return f"{NAMES[name]} {_score(shown[name], min(step, shown[name].steps))}"
@@ -116,6 +116,10 @@ class Squares(ABC, Generic[Fit]):
         if handle is not None:
             figure["handle"] = handle
         return figure
+
+    def caption(self, fit: Fit) -> str:
+        """Which task it is."""
+        return f"this task: {fit.label}"
 
     def title(self, fit: Fit) -> str:
         """What stands above a small picture."""
@@ -178,10 +182,10 @@ def _heading(domain: Sequence[float], words: str) -> dict[str, Any]:
     }
 
 
-def _below(fit: TaskFit) -> dict[str, Any]:
-    """Which task it is, from the left edge on: on a phone it is longer than a square is wide."""
+def _below(words: str) -> dict[str, Any]:
+    """Words from the left edge on: on a phone they are longer than a square is wide."""
     place = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -8}
-    return _heading((0, 0), plain(f"this task: {fit.label}")) | place
+    return _heading((0, 0), plain(words)) | place
 
 
 def _score_range(problem: Problem) -> dict[str, Any]:

@@ -51,21 +51,20 @@ def fit_boards(start: Initialization, family: Glyphs, tasks: Tasks, steps: int) 
     batch = tasks.batch
     found = start.adapt(batch, steps)
     shares = found.predictions.softmax(-1)
-    errors = found.query_loss
-    if not tasks.is_known:  # what is left for the other classes than the one that is named in the end
-        named = shares[-1].argmax(-1).expand(*shares.shape[:3])[..., None]
-        errors = 1 - shares.gather(-1, named)[..., 0].mean(-1)
     right = batch.query_y.argmax(-1)
     beside = {name: errors.double().tolist() for name, errors in _nearest(start, batch).items()}
     made = []
     for i, (label, seed) in enumerate(zip(tasks.labels, tasks.seeds, strict=True)):
         last = found.last_finite_step(i)
+        errors = found.query_loss[:, i]
+        if not tasks.is_known:  # what is left for the other classes than the one that is named in the end
+            errors = 1 - shares[:, i, 0, shares[last, i, 0].argmax()]
         made.append(
             BoardFit(
                 label=label,
                 seed=seed,
                 support_loss=found.support_loss[: last + 1, i].numpy(),
-                query_loss=errors[: last + 1, i].numpy(),
+                query_loss=errors[: last + 1].numpy(),
                 blew_up_at=last + 1 if last < steps else None,
                 problem=start.problem,
                 half=1.0,

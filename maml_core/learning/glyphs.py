@@ -1,19 +1,20 @@
 """Few-shot classification of written characters: an Omniglot (Lake, Salakhutdinov and Tenenbaum, 2015) drawn anew.
 
 Every image draws its character with another pen, turned, stretched, moved and bent. A run learns from the Latin, Greek
-and Cyrillic alphabets in many styles, its checkpoints are judged by symbols, and what is shown and reported is Japanese
-writing: no character stands in two of these sets, nor one that looks like it (`hershey`).
+and Cyrillic alphabets in many styles and from mathematical signs, its checkpoints are judged by other symbols, and what
+is shown and reported is Japanese writing: no character stands in two of these sets, nor one that looks like it
+(`hershey`).
 """
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from maml_core.fields import Integer
+from maml_core.fields import Integer, explained
 from maml_core.learning.classes import ClassFamily
 from maml_core.learning.generated import uniform
 from maml_core.learning.hershey import drawings
@@ -46,7 +47,7 @@ class Glyphs(ClassFamily):
 
     title: ClassVar[str] = "Written characters (few-shot images)"
     latex: ClassVar[str] = (
-        r"\text{image}(p) = \text{pen}\left(A\,p + \text{bend}\,\sin(2.5\,p + \varphi)\right),\quad"
+        r"\text{image}(p) = \text{pen}\left(A\,p + \text{bend}\,\sin(2.5\,p + \varphi)\right),\quad "
         r"A:\ \text{turn},\ \text{stretch},\ \text{shift}"
     )
     order: ClassVar[int] = 1
@@ -75,6 +76,15 @@ class Glyphs(ClassFamily):
         Uniform(low=0.1, high=0.1), description="Each is bent by up to this, along a wave; a character is 2 wide."
     )
     draw: Uniform = Field(Uniform(low=0.0, high=1.0), description="Which characters a task asks about.")
+
+    @model_validator(mode="after")
+    def _has_ink(self) -> Self:
+        if self.width.low <= 0:
+            raise explained(
+                f"tasks.width = [{self.width.low:g}, {self.width.high:g}] is not allowed: a pen that draws has a "
+                "width; both must be above 0."
+            )
+        return self
 
     @property
     def input_size(self) -> int:

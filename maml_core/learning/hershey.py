@@ -17,7 +17,7 @@ FONTS = {
     TaskSet.HELD_OUT: ("japanese",),
     TaskSet.VALIDATION: ("music", "astrology", "markers", "meteorology", "symbolic"),
 }
-"""Of the sets that no run learns from: it learns from all other fonts, Latin, Greek and Cyrillic in many styles."""
+"""Of the sets that no run learns from: it learns from all others, Latin, Greek, Cyrillic and mathematical ones."""
 
 SMALLEST = 8
 """Size of a character in Hershey's units, where a capital is 21 high: scaled to one size, smaller ones are all dots."""

@@ -12,11 +12,16 @@ from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Thet
 from maml_core.learning.problems import Problem, Regression
 from maml_core.learning.tasks import TaskBatch
 
-MOST_NUMBERS = 100_000
-"""Times that the model of a policy is called at once, in all rollouts of all tasks; or inputs of all support points."""
+MOST_CALLS = 100_000
+"""Times that the model of a policy is called at once, in all rollouts of all tasks."""
+
+MOST_INPUTS = 1_000_000
+"""Numbers that the points of all tasks are given as at once, where one takes at least `MANY_INPUTS`: images."""
 
 MANY_INPUTS = 64
-"""From which on so many tasks are adapted at once that their inputs are at most `MOST_NUMBERS`."""
+
+POINTS_AT_ONCE = 2048
+"""Whose features are found at once."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,11 @@ class Initialization:
 
         The inner loop is that of training: the algorithm's own, on the whole support set at once.
         """
-        calls = self.problem.calls
-        each = tasks.support_x.shape[1] * (calls if calls > 1 else tasks.support_x.shape[2])
-        if calls > 1 or tasks.support_x.shape[2] >= MANY_INPUTS:
-            at_once = max(1, MOST_NUMBERS // each)  # rollouts, or images, of very many tasks would fill the memory
+        _, points, inputs = tasks.support_x.shape
+        calls, is_wide = self.problem.calls, inputs >= MANY_INPUTS
+        if calls > 1 or is_wide:  # rollouts, or images, of very many tasks would fill the memory
+            each = points * calls if calls > 1 else (points + tasks.query_x.shape[1]) * inputs
+            at_once = max(1, (MOST_CALLS if calls > 1 else MOST_INPUTS) // each)
             if len(tasks.support_x) > at_once:
                 starts = range(0, len(tasks.support_x), at_once)
                 parts = [self.adapt(tasks.at(slice(first, first + at_once)), steps) for first in starts]
@@ -106,7 +112,8 @@ class Initialization:
 
         @torch.no_grad()
         def found(x: Tensor) -> Tensor:
-            into, _ = loss.layer(name, self.parameters, x.flatten(0, -2))
+            parts = x.flatten(0, -2).split(POINTS_AT_ONCE)
+            into = torch.cat([loss.layer(name, self.parameters, part)[0] for part in parts])
             return into.reshape(*x.shape[:-1], -1)
 
         return found

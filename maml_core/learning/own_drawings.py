@@ -50,14 +50,16 @@ def read_drawings(text: str, classes: int) -> Drawings:
     Raises:
         ConfigError: one sentence for what is wrong.
     """
-    found = [_drawing(part, number) for number, part in enumerate(text.split("~"), start=1)] if text else []
-    if len(found) > classes + 1:
+    if not text:
+        return Drawings([()] * classes, ())
+    found = text.split("~")
+    if len(found) != classes + 1:
         raise ConfigError(
             f"drawn = {len(found)} drawings is not allowed: it must be one of each class and one to be named, "
             f"{classes + 1} in all; clear them and draw again."
         )
-    found += [()] * (classes + 1 - len(found))
-    return Drawings(found[:classes], found[classes])
+    *each, asked = (_drawing(part, number) for number, part in enumerate(found, start=1))
+    return Drawings(each, asked)
 
 
 def _drawing(text: str, number: int) -> Drawing:

@@ -37,6 +37,8 @@ CHUNK_SECONDS = 0.1
 HELD_OUT_AT_ONCE = 100
 """Held-out tasks judged together, fewer where the model is so large that their copies would fill the memory."""
 HELD_OUT_NUMBERS = 10**7
+HELD_OUT_HIDDEN = 2**26
+"""Numbers in the hidden layers at once, of all points that are judged."""
 
 WORTH_SECONDS = 1.0
 """What making the native loop costs: with `auto`, a run that would be over sooner is trained without."""
@@ -264,6 +266,10 @@ class Trainer:
         """Mean query loss after adaptation; infinite where it is not finite."""
         count = len(self._held_out.support_x)
         at_once = max(1, min(HELD_OUT_AT_ONCE, HELD_OUT_NUMBERS // len(state.learned)))
+        family = self.config.tasks
+        if family.is_costly:  # an image leaves more numbers in a network than the network has parameters
+            hidden = self._held_out.query_x.shape[1] * self.config.model.hidden_numbers(family.input_size)
+            at_once = max(1, min(at_once, HELD_OUT_HIDDEN // max(1, hidden)))
         total = 0.0
         for start in range(0, count, at_once):
             tasks = self._held_out.at(slice(start, start + at_once))

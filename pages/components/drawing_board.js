@@ -7,7 +7,8 @@ import { corner, moves, read, written } from "./drawing_state.js";
  * What the server sends: BoardData in drawing_board.py.
  * @typedef {import("./drawing_state.js").Stroke} Stroke
  * @typedef {{text: string, colors: string[], shares: number[] | null}} BoardData
- * @typedef {HTMLElement & {drawings?: Stroke[][], sent?: string[], latest: BoardData, send: (name: string, value: unknown) => void}} Board
+ * @typedef {HTMLElement & {drawings?: Stroke[][], waiting: string[], told: string, latest: BoardData,
+ *   send: (name: string, value: unknown) => void}} Board  what was sent and is not answered yet; what was sent or came last
  */
 
 const SIDE = 96;
@@ -45,7 +46,9 @@ function addCanvas(board, number, parent, name) {
   const drawing = () => /** @type {Stroke[][]} */ (board.drawings)[number];
   const tell = () => {
     const text = written(/** @type {Stroke[][]} */ (board.drawings));
-    (board.sent ??= []).push(text);
+    if (text === board.told) return;
+    board.told = text;
+    board.waiting.push(text);
     board.send("drawn", text);
   };
   /** @type {Stroke | null} */
@@ -120,16 +123,21 @@ function say(board) {
 export default function ({ parentElement, data, setTriggerValue }) {
   const board = /** @type {Board} */ (parentElement.querySelector(".drawing-board"));
   const isNew = !board.drawings || board.latest.colors.length !== data.colors.length;
+  const own = isNew ? -1 : board.waiting.lastIndexOf(data.text);
+  const isSame = !isNew && board.latest.text === data.text;
   board.latest = data;
   board.send = setTriggerValue;
+  if (own >= 0) {
+    board.waiting.splice(0, own + 1);  // the answer to what was drawn here: the pen may be further already
+  } else if (!isSame) {
+    board.drawings = read(data.text, data.colors.length + 1);  // cleared, or another link
+    board.told = data.text;
+    board.waiting = [];
+  }
   if (isNew) {
-    board.drawings = read(data.text, data.colors.length + 1);
     board.replaceChildren();
     build(board);
   }
-  const own = board.sent?.lastIndexOf(data.text) ?? -1;
-  if (own >= 0) board.sent?.splice(0, own + 1);  // an answer to what was drawn here: the pen may be further already
-  else if (!board.sent?.length) board.drawings = read(data.text, data.colors.length + 1);
   board.querySelectorAll("canvas").forEach((canvas, k) => paint(canvas, /** @type {Stroke[][]} */ (board.drawings)[k]));
   say(board);
 }

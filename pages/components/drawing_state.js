@@ -8,15 +8,21 @@ export const PLACES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
  *  @typedef {Corner[]} Stroke */
 
 /**
- * The drawings of a link, so many of them: `~` between them, `.` between strokes, two characters a corner.
+ * The drawings of a link, so many of them: `~` between them, `.` between strokes, two characters a corner. What is no
+ * stroke, in a link that was edited by hand, is left out; the server says so.
  * @param {string} text @param {number} count @returns {Stroke[][]}
  */
 export function read(text, count) {
   const parts = text.split("~");
   return Array.from({ length: count }, (_, number) =>
-    (parts[number] ?? "").split(".").filter(Boolean).map((stroke) =>
-      Array.from({ length: stroke.length >> 1 }, (_, k) =>
+    (parts[number] ?? "").split(".").filter(isStroke).map((stroke) =>
+      Array.from({ length: stroke.length / 2 }, (_, k) =>
         /** @type {Corner} */ ([PLACES.indexOf(stroke[2 * k]), PLACES.indexOf(stroke[2 * k + 1])]))));
+}
+
+/** @param {string} text */
+function isStroke(text) {
+  return text.length > 0 && text.length % 2 === 0 && [...text].every((place) => PLACES.includes(place));
 }
 
 /** The inverse of `read`; nothing where nothing is drawn. @param {Stroke[][]} drawings */

@@ -10,6 +10,12 @@ def quiz_view(quiz: Quiz, key: str) -> None:
     if st.session_state.get("quiz") != key:
         st.session_state["quiz"], st.session_state["answers"] = key, []
     answers: list[int] = st.session_state["answers"]
+
+    def answer(question: int, number: int) -> None:
+        given: list[int] = st.session_state["answers"]
+        if len(given) == question:  # a second click may come before the first is answered
+            given.append(number)
+
     if len(answers) < len(quiz.questions):
         st.markdown(f"##### {len(answers) + 1} of {len(quiz.questions)}: which of them is this?")
         st.image(quiz.questions[len(answers)].picture, width=112)
@@ -22,8 +28,8 @@ def quiz_view(quiz: Quiz, key: str) -> None:
                     f"Class {number + 1}",
                     key=f"answer-{number}",
                     disabled=len(answers) == len(quiz.questions),
-                    on_click=answers.append,
-                    args=(number,),
+                    on_click=answer,
+                    args=(len(answers), number),
                 )
     if answers:
         last = quiz.questions[len(answers) - 1]

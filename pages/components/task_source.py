@@ -66,15 +66,17 @@ def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[l
     source = _source(family) if family.problem.predicts else DRAWN
     tasks, points, given = None, None, {}
     if source == OWN and classes_to_draw(family):
+        st.query_params.pop("points", None)
         tasks = _own_drawings(family)
     elif source == OWN:
+        st.query_params.pop("drawn", None)
         tasks, points = _own_points(family)
     else:
         st.query_params.pop("points", None)
         st.query_params.pop("drawn", None)
         given = _sliders(family)
         tasks = draw_task(family, task_seed(), shots, given)
-    _kept(tasks)
+    _kept(tasks, family)
     return tasks, points, given
 
 
@@ -207,8 +209,8 @@ def _paste(key: str, classes: int) -> None:
             load_points([list(point) for point in few])
 
 
-def _kept(tasks: Tasks | None) -> None:
-    """Tasks put aside, to switch between."""
+def _kept(tasks: Tasks | None, family: GeneratedFamily) -> None:
+    """Tasks put aside, to switch between: those that runs of this kind can take."""
     kept: dict[str, dict[str, Any]] = st.session_state.setdefault("kept", {})
     if st.button("Keep this task", icon=":material/bookmark_add:", width="stretch", disabled=tasks is None) and tasks:
         here = {
@@ -217,15 +219,17 @@ def _kept(tasks: Tasks | None) -> None:
             if name in ("task", "points", "drawn") or name[:2] == _PREFIX
         }
         kept[f"{len(kept) + 1}: {tasks.labels[0]}"] = here
-    if kept:
+    other = "points" if classes_to_draw(family) else "drawn"
+    fitting = {name: task for name, task in kept.items() if other not in task}
+    if fitting:
         st.selectbox(
             "Kept tasks",
-            list(kept),
+            list(fitting),
             index=None,
             placeholder="Go back to a kept task",
             key="back",
             on_change=_go_back,
-            args=(kept,),
+            args=(fitting,),
             label_visibility="collapsed",
         )
 

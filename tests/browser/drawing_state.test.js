@@ -13,6 +13,10 @@ test("drawings come back from a link as they went", () => {
   assert.deepEqual(read(text, 4), [...drawings, []]);
 });
 
+test("what is no stroke in a link that was edited is left out", () => {
+  assert.deepEqual(read("A~%!.AB~AAB.CD", 3), [[], [[[0, 1]]], [[[2, 3]]]]);
+});
+
 test("nothing drawn is an empty link, and the other way round", () => {
   assert.equal(written([[], [], []]), "");
   assert.deepEqual(read("", 2), [[], []]);

@@ -231,7 +231,7 @@ def test_a_run_has_the_same_bits_after_a_pause() -> None:
 def test_many_tasks_adapt_in_parts_as_they_do_together(monkeypatch: pytest.MonkeyPatch) -> None:
     start, tasks = CONFIG.untrained(), CONFIG.tasks.held_out(tasks=5, shots=3)
     whole = start.adapt(tasks, 2)
-    monkeypatch.setattr("maml_core.learning.initialization.MOST_NUMBERS", 2 * 3 * HORIZON)
+    monkeypatch.setattr("maml_core.learning.initialization.MOST_CALLS", 2 * 3 * HORIZON)
     parts = start.adapt(tasks, 2)
     torch.testing.assert_close(whole.query_loss, parts.query_loss)
     assert parts.predictions.shape == whole.predictions.shape == (3, 5, 20, 2 * (HORIZON + 1))

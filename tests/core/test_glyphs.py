@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,22 @@ from maml_core.evaluation.rivals import make_rivals
 from maml_core.evaluation.side_by_side import endings
 from maml_core.figures import moving_picture, quiz_of, replay_figure, replay_page, task_figure, task_grid
 from maml_core.figures.board import PARTS, Board
-from maml_core.figures.plane import LEVELS
-from maml_core.learning import glyphs
+from maml_core.figures.plane import CLASS_COLORS, LEVELS, class_colors
+from maml_core.learning import glyphs, initialization
 from maml_core.learning.adaptation import fit_tasks, landscape
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.board_fits import BoardFit, nearest_means
 from maml_core.learning.convolution import Conv
 from maml_core.learning.fresh_tasks import draw_task, draw_tasks, movable
+from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.glyphs import JUDGED, VIEWS, Glyphs, pixels
 from maml_core.learning.hershey import ALIKE, drawings, likeness
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.own_drawings import Drawings, drawings_task, image_of, named, read_drawings
 from maml_core.learning.strokes import CELLS, REACH, centered, distances, images_of
-from maml_core.learning.tasks import TaskSet, TaskStream, Uniform, seeded
+from maml_core.learning.tasks import FAMILIES, TaskSet, TaskStream, Uniform, seeded
 from maml_core.store.script import adapt_script
+from maml_core.training import trainer as trainer_module
 from maml_core.training.trainer import Trainer, check_startable, train
 
 NONE = Uniform(low=0.0, high=0.0)
@@ -318,6 +321,8 @@ def test_every_picture_of_an_episode_can_be_made() -> None:
 TEXT = "AAzz.zAAz~AfzfzzAz~MMMz~AAAz.AAzA~ffff~AAzz.zAAz"
 """Five drawings and one like the first, as a link has them."""
 
+UNASKED = TEXT.rsplit("~", 1)[0] + "~"
+
 
 def test_a_link_gives_the_drawings_back() -> None:
     found = read_drawings(TEXT, 5)
@@ -326,17 +331,18 @@ def test_a_link_gives_the_drawings_back() -> None:
     assert found.asked == found.classes[0]
     assert read_drawings("", 5) == Drawings([()] * 5, ())
     assert read_drawings("", 5).missing == "Draw classes 1, 2, 3, 4, 5: anything, once."
-    assert read_drawings(TEXT.rsplit("~", 1)[0], 5).missing == "Now draw one of them again, on the right: which is it?"
-    assert read_drawings("AA~~BB", 3).missing == "Draw class 2: anything, once."
+    assert read_drawings(UNASKED, 5).missing == "Now draw one of them again, on the right: which is it?"
+    assert read_drawings("AA~~BB~", 3).missing == "Draw class 2: anything, once."
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("A", "drawing 1 is not one that was made here"),
-        ("AA~%!", "drawing 2 is not one that was made here"),
+        ("A~~~~~", "drawing 1 is not one that was made here"),
+        ("AA~%!~~~~", "drawing 2 is not one that was made here"),
         ("AA~" * 6, "drawn = 7 drawings is not allowed: it must be one of each class"),
-        ("AB" * 501, "drawing 1 has 501 corners: at most 500"),
+        ("AA~AA", "drawn = 2 drawings is not allowed: it must be one of each class"),  # of a run with fewer classes
+        ("AB" * 501 + "~" * 5, "drawing 1 has 501 corners: at most 500"),
     ],
 )
 def test_a_link_that_was_edited_by_hand_is_refused_in_a_sentence(text: str, said: str) -> None:
@@ -361,8 +367,60 @@ def test_own_drawings_are_a_task_and_are_named() -> None:
     (ending,) = endings({"learned": fit})
     assert ending.error == f"class 1, {max(shares):.0%}"
     assert len(replay_figure({"learned": fit})["data"]) > 4
-    assert named(start, family, TEXT.rsplit("~", 1)[0], 5) is None
+    assert named(start, family, UNASKED, 5) is None
     assert quiz_of(fit) is None
+
+
+def test_drawings_that_diverge_are_as_sure_as_they_were_at_the_last_finite_step() -> None:
+    family, start = (
+        Glyphs(),
+        RunConfig.from_dict({"tasks": {"family": "glyphs"}, "model": {"kind": "conv"}}).untrained(),
+    )
+    (fit,) = fit_tasks(start.at_rate(1e4), drawings_task(family, read_drawings(TEXT, 5)), 20)
+    assert isinstance(fit, BoardFit)
+    assert fit.blew_up_at is not None
+    assert fit.naming is not None
+    assert 1 - float(fit.query_loss[-1]) == pytest.approx(max(fit.naming))
+    assert named(start.at_rate(1e4), family, TEXT, 20) is None
+    assert len(replay_figure({"learned": fit})["data"]) > 4
+
+
+def test_no_two_classes_have_one_color() -> None:
+    assert len(set(class_colors(20))) == 20
+    assert class_colors(6) == list(CLASS_COLORS)
+
+
+def test_a_formula_can_be_typeset() -> None:
+    for family in FAMILIES.values():
+        if issubclass(family, GeneratedFamily) and hasattr(family, "latex"):
+            assert not re.search(r"\\quad[A-Za-z]", family.latex), family
+
+
+def test_a_pen_has_a_width() -> None:
+    with pytest.raises(ConfigError, match=r"^tasks\.width = \[-5, -1\] is not allowed: a pen that draws has a width"):
+        RunConfig.from_dict({"tasks": {"family": "glyphs", "width": [-5, -1]}})
+
+
+def test_many_images_adapt_in_parts_as_they_do_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, tasks = CONFIG.untrained(), CONFIG.tasks.held_out(tasks=5, shots=1)
+    features = start.features()
+    assert features is not None
+    together, whole = start.adapt(tasks, 2), features(tasks.query_x)
+    monkeypatch.setattr(initialization, "MOST_INPUTS", 2 * 105 * 144)
+    monkeypatch.setattr(initialization, "POINTS_AT_ONCE", 7)
+    parts = start.adapt(tasks, 2)
+    for mine, other in zip(
+        (parts.predictions, parts.query_loss), (together.predictions, together.query_loss), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features(tasks.query_x), whole)
+
+
+def test_many_held_out_images_are_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [progress.held_out for progress in Trainer(CONFIG).run() if progress.snapshot]
+    monkeypatch.setattr(trainer_module, "HELD_OUT_HIDDEN", 1)
+    parts = [progress.held_out for progress in Trainer(CONFIG).run() if progress.snapshot]
+    assert parts == pytest.approx(together, rel=1e-5)
 
 
 def test_a_drawing_is_taken_whatever_its_size_and_place() -> None:

@@ -5,7 +5,8 @@ import pytest
 from maml_core.evaluation.of_runs import learned_by, measure
 from maml_core.figures import quiz_of
 from maml_core.learning.adaptation import fit_tasks
-from maml_core.learning.fresh_tasks import draw_tasks
+from maml_core.learning.fresh_tasks import draw_task, draw_tasks
+from maml_core.learning.glyphs import Glyphs
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from pages.components.frame import PAGES
@@ -68,7 +69,11 @@ def test_drawings_of_ones_own_are_named(images: Run) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("AA~BB", "Draw classes 3, 4, 5: anything, once."), ("%", "drawing 1 is not one that was made here")],
+    [
+        ("AA~BB~~~~", "Draw classes 3, 4, 5: anything, once."),
+        ("%~~~~~", "drawing 1 is not one that was made here"),
+        ("AA~BB", "drawn = 2 drawings is not allowed"),
+    ],
 )
 def test_a_link_with_too_few_drawings_or_none_says_so(images: Run, text: str, sentence: str) -> None:
     page = open_page("pages/1_Adapt.py", run=images.id, drawn=text)
@@ -92,6 +97,31 @@ def test_the_reader_names_images_first_and_then_sees_the_network(images: Run, st
     assert page.button(key="answer-0").disabled
     next(button for button in page.button if button.label == "Again, from the start").click().run()
     assert any("1 of 6" in markdown.value for markdown in page.markdown)
+
+
+def test_the_contest_is_about_the_task_that_the_sidebar_says(images: Run, store: Store) -> None:
+    page = open_page("pages/1_Adapt.py", run=images.id, view="You against the network", steps="2", **{"p.draw": "0.25"})
+    learned, family = learned_by(store, images), images.config.tasks
+    assert learned is not None
+    assert isinstance(family, Glyphs)
+    moved, plain = (quiz_of(fit_tasks(learned, draw_task(family, 0, 1, given), 2)[0]) for given in ({"draw": 0.25}, {}))
+    assert moved is not None
+    assert plain is not None
+    rights = [question.right for question in moved.questions]
+    for right in rights:
+        page.button(key=f"answer-{right}").click().run()
+    said_last = [markdown.value for markdown in page.markdown]
+    assert any(moved.verdict(rights) in text for text in said_last)
+    assert moved.questions[0].picture != plain.questions[0].picture
+
+
+def test_a_second_click_before_the_first_is_answered_counts_for_nothing(images: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=images.id, view="You against the network", steps="2")
+    page.button(key="answer-0").click().run()
+    assert page.session_state["answers"] == [0]
+    page.session_state["answers"] = [0, 1]  # the page that was clicked on is of the question before
+    page.button(key="answer-0").click().run()
+    assert page.session_state["answers"] == [0, 1]
 
 
 def test_runs_on_curves_have_no_contest(store: Store) -> None:
