@@ -97,7 +97,7 @@ LESSONS: dict[str, Lesson] = {
         "Greek and Cyrillic alphabets; what you see are Japanese characters, of which it has never seen one.",
         preset="glyphs",
         settings={"meta_iterations": 400},
-        question="Guessing gets a fifth of them. After 400 meta-iterations, about a minute, it will name right…",
+        question="Guessing gets a fifth of them. After 400 meta-iterations, a minute or two, it will name right…",
         answers=("about a third", "about half", "more than four fifths"),
         right=2,
         explanation=f"The whole recipe, ten times as long, reached {_reached('glyphs')}. It has not learned "
