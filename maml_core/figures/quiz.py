@@ -56,8 +56,7 @@ def quiz_of(fit: TaskFit) -> Quiz | None:
     if not isinstance(fit, BoardFit) or (fit.query_class < 0).any():
         return None
     order = torch.randperm(len(fit.query), generator=seeded(f"quiz:{fit.seed}"))[:QUESTIONS].tolist()
-    flat = (torch.from_numpy(each).flatten(1)[None] for each in (fit.support, fit.query))
-    support, query = flat
+    support, query = (torch.from_numpy(each).flatten(1)[None] for each in (fit.support, fit.query))
     y = torch.nn.functional.one_hot(torch.from_numpy(fit.support_class), fit.classes).float()[None]
     by_pixels = nearest_means(support, y, query)[0].argmax(-1)
     first = [int(np.flatnonzero(fit.support_class == label)[0]) for label in range(fit.classes)]

@@ -140,13 +140,12 @@ class GeneratedFamily(TaskFamily):
 
     def held_out(self, *, tasks: int, shots: int, query_shots: int = 20, seed: int = 0) -> TaskBatch:
         """Tasks `[tasks, points, features]` that no run of this family is trained on."""
+        return self._tasks_of(TaskSet.VALIDATION, tasks, shots, query_shots, seed)
+
+    def _tasks_of(self, task_set: TaskSet, tasks: int, shots: int, query_shots: int, seed: int) -> TaskBatch:
+        """The first tasks of a set's stream, `[tasks, points, features]`."""
         stream = TaskStream(
-            self,
-            meta_batch_size=tasks,
-            shots=shots,
-            query_shots=query_shots,
-            seed=seed,
-            task_set=TaskSet.VALIDATION,
+            self, meta_batch_size=tasks, shots=shots, query_shots=query_shots, seed=seed, task_set=task_set
         )
         return stream.take(0, 1).at(0)
 

@@ -19,7 +19,7 @@ from maml_core.learning.classes import ClassFamily
 from maml_core.learning.generated import uniform
 from maml_core.learning.hershey import drawings
 from maml_core.learning.strokes import images_of
-from maml_core.learning.tasks import TaskBatch, TaskSet, TaskStream, Uniform
+from maml_core.learning.tasks import TaskBatch, TaskSet, Uniform
 
 JUDGED = 10
 """Query images of each class that adaptation is measured by."""
@@ -160,12 +160,6 @@ class Glyphs(ClassFamily):
     def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
         """As `TaskFamily.validation`: of symbols, by at least `JUDGED` query images of each."""
         return self._tasks_of(TaskSet.VALIDATION, tasks, shots, max(query_shots, JUDGED), 0)
-
-    def _tasks_of(self, task_set: TaskSet, tasks: int, shots: int, query_shots: int, seed: int) -> TaskBatch:
-        stream = TaskStream(
-            self, meta_batch_size=tasks, shots=shots, query_shots=query_shots, seed=seed, task_set=task_set
-        )
-        return stream.take(0, 1).at(0)
 
 
 def pixels(size: int) -> tuple[Tensor, Tensor]:
