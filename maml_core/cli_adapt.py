@@ -12,7 +12,7 @@ from maml_core.errors import ConfigError
 from maml_core.evaluation.of_runs import checkpoint_at
 from maml_core.learning.adaptation import predict_rows
 from maml_core.learning.fresh_rows import read_support_and_query
-from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.images import ImageFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.own_points import POINT_LIMIT, columns_of, points_task, read_points
 from maml_core.learning.plane import PlaneFamily
@@ -54,7 +54,7 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
             f"run {run.id} cannot predict points: its tasks, {run.config.tasks.family}, ask for actions; measure it "
             f"with evaluate {run.id}, or watch it on the Adapt page."
         )
-    if isinstance(run.config.tasks, Glyphs):
+    if isinstance(run.config.tasks, ImageFamily):
         raise ConfigError(
             f"run {run.id} cannot predict points: its tasks, {run.config.tasks.family}, ask about images; draw some on "
             f"the Adapt page, or measure it with evaluate {run.id}."

@@ -15,10 +15,11 @@ from maml_core.errors import ConfigError, StoreError
 from maml_core.evaluation.curves import pretraining
 from maml_core.evaluation.of_runs import measure_table_run, pretrained_run
 from maml_core.evaluation.worth import Interval, Worth
+from maml_core.learning.image_files import is_of_images, read_folder, read_images
 from maml_core.learning.table import MOST_BYTES, Table, find
 from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import Roles, guess_roles, parse_names
-from maml_core.presets import config_for_table, get_preset
+from maml_core.presets import config_for_images, config_for_table, get_preset
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.store.tables import TableRow
@@ -48,7 +49,12 @@ def refuse_roles(options: argparse.Namespace) -> None:
 def add_tables_options(command: argparse.ArgumentParser) -> None:
     """The options of `tables`."""
     command.add_argument("do", nargs="?", choices=("list", "add", "remove"), default="list", metavar="ACTION")
-    command.add_argument("table", nargs="?", metavar="FILE_OR_ID", help="the file to add, or the id to remove")
+    command.add_argument(
+        "table",
+        nargs="?",
+        metavar="FILE_OR_ID",
+        help="the file to add, or a folder with a folder of images for each class; or the id to remove",
+    )
     add_roles(command)
     command.add_argument("--with-runs", action="store_true", help="with remove: delete the runs that need it, too")
 
@@ -65,7 +71,8 @@ def tables(options: argparse.Namespace) -> dict[str, Any]:
     if options.do == "add":
         row = known_table(store, options)
         if not options.json:
-            print(f"{row.id[:12]}  {row.name}: {row.row_count:,} rows, {', '.join(c.name for c in row.columns)}")
+            columns = f", {', '.join(column.name for column in row.columns)}" if not row.is_of_images else ""
+            print(f"{row.id[:12]}  {row.name}: {row.extent}{columns}")
             print(_said(row))
         return _as_json(row)
     if options.do == "remove":
@@ -77,7 +84,7 @@ def tables(options: argparse.Namespace) -> dict[str, Any]:
     rows = store.all_tables()
     if not options.json:
         for row in rows:
-            print(f"{row.id[:12]}  {row.row_count:>9,} rows  {row.name}")
+            print(f"{row.id[:12]}  {row.extent:>14}  {row.name}")
     return {"tables": [_as_json(row) for row in rows]}
 
 
@@ -89,10 +96,13 @@ def table_config(store: Store, options: argparse.Namespace) -> RunConfig:
     """
     row = known_table(store, options)
     table = find(row.id)
-    family = (row.roles or guess_roles(table)).family(table)
+    if row.is_of_images:
+        config = config_for_images(table)
+    else:
+        config = config_for_table((row.roles or guess_roles(table)).family(table))
     if options.preset is None:
-        return config_for_table(family)
-    return RunConfig.from_dict(get_preset(options.preset).config.model_dump(mode="json") | {"tasks": family})
+        return config
+    return RunConfig.from_dict(get_preset(options.preset).config.model_dump(mode="json") | {"tasks": config.tasks})
 
 
 def known_table(store: Store, options: argparse.Namespace) -> TableRow:
@@ -103,20 +113,34 @@ def known_table(store: Store, options: argparse.Namespace) -> TableRow:
     """
     name = options.table
     path = Path(name)
+    if path.is_dir() or (path.is_file() and is_of_images(name)):
+        if options.task or options.inputs or options.output:
+            raise ConfigError(f"--task, --inputs and --output are not allowed with images: {name} has no such columns.")
+        table, said = read_folder(path) if path.is_dir() else read_images(_bytes_of(path), path.name)
+        if said:
+            print(said, file=sys.stderr)
+        config_for_images(table)
+        return store.table_row(store.add_table(table))
     if not path.is_file():
         if not _ID.fullmatch(name):
             raise StoreError(f"FILE_OR_ID = {name!r} is neither a file nor a table; see `python -m maml_core tables`.")
         row = store.table_row(name)
+        if (options.task or options.inputs or options.output) and row.is_of_images:
+            raise ConfigError(f"--task, --inputs and --output are not allowed with images: {name} has no such columns.")
         if options.task or options.inputs or options.output:
             row = row._replace(roles=_roles(find(row.id), options))
         return row
+    table = read_table(_bytes_of(path), path.name)
+    return store.table_row(store.add_table(table, _roles(table, options)))
+
+
+def _bytes_of(path: Path) -> bytes:
+    """A file, no further than a table may be large."""
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            return file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise StoreError(f"FILE = {name!r} cannot be read ({error.strerror}).") from None
-    table = read_table(data, path.name)
-    return store.table_row(store.add_table(table, _roles(table, options)))
+        raise StoreError(f"FILE = {str(path)!r} cannot be read ({error.strerror}).") from None
 
 
 def _roles(table: Table, options: argparse.Namespace) -> Roles:
@@ -137,10 +161,16 @@ def _roles(table: Table, options: argparse.Namespace) -> Roles:
 def _said(row: TableRow) -> str:
     """What a table's columns are for, and how to train on it."""
     roles = row.roles
+    if row.is_of_images:
+        return _how_to_train(row)
     if roles is None:
         return ""
     text = roles.why or f"{roles.task} says the task; {', '.join(roles.outputs)} from {', '.join(roles.inputs)}."
-    return f"{text}\nTrain on it: python -m maml_core train --table {row.id[:12]}"
+    return f"{text}\n{_how_to_train(row)}"
+
+
+def _how_to_train(row: TableRow) -> str:
+    return f"Train on it: python -m maml_core train --table {row.id[:12]}"
 
 
 def _as_json(row: TableRow) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import maml_core.learning.convolution  # noqa: F401  (it registers its model)
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real, Spec, explained, parse, shown
 from maml_core.learning.algorithms import ALGORITHMS
-from maml_core.learning.families import Sine, TableFamily
+from maml_core.learning.families import Sine
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import Algorithm
 from maml_core.learning.layout import Layout
@@ -157,6 +157,13 @@ class RunConfig(Spec):
                     f"{name} = {getattr(self, name)} is not allowed with tasks.family = {self.tasks.family}: rollouts "
                     f"are judged by each other; it must be at least {least}."
                 )
+        most = self.tasks.most_points
+        if most is not None and self.shots + self.query_shots > most:
+            raise explained(
+                f"shots + query_shots = {self.shots + self.query_shots} is not allowed with tasks.family = "
+                f"{self.tasks.family}: a class has {most} images that take part (tasks.images_per_class), and none is "
+                "asked about that was learned from; lower shots or query_shots, or raise that."
+            )
         if self.model.is_policy and problem.predicts:
             raise explained(
                 f"model.kind = {self.model.kind} is not allowed with tasks.family = {self.tasks.family}: it acts, and "
@@ -233,8 +240,8 @@ class RunConfig(Spec):
 
     @property
     def is_on_table(self) -> bool:
-        """Whether the tasks are those of a table of the user's own."""
-        return isinstance(self.tasks, TableFamily)
+        """Whether the tasks are those of a table, of rows or of images."""
+        return self.tasks.table_id is not None
 
     def parameter_count(self) -> int:
         """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""

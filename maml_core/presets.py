@@ -11,9 +11,10 @@ from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning.control import Control
 from maml_core.learning.convolution import Conv
-from maml_core.learning.families import Circles, Glyphs, Line, Navigation, Sine, Spiral, Steering
+from maml_core.learning.families import Circles, Glyphs, Line, Navigation, OwnImages, Sine, Spiral, Steering
 from maml_core.learning.models import MLP, FourierMLP, Linear, Policy
 from maml_core.learning.problems import PROBLEMS, Classification, Regression
+from maml_core.learning.table import Table, keep
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Uniform
 from maml_core.words import counted_steps
@@ -424,5 +425,23 @@ def config_for_table(family: TableFamily) -> RunConfig:
         clip_norm=1.0,
         schedule="cosine",
     )
+    family.check(config.shots + config.query_shots)
+    return config
+
+
+def config_for_images(table: Table) -> RunConfig:
+    """Hyperparameters to begin with for a table of images: one shot, as many ways as all three sets have classes for.
+
+    Nine tenths of the classes take part, where that leaves each two images.
+
+    Raises:
+        ConfigError: there are too few classes.
+    """
+    counts = OwnImages(table=keep(table).id).images.counts.double()
+    each = min(20, max(2, int(counts.quantile(0.1))))
+    found = OwnImages(table=table.id, images_per_class=each, classes=2).summary()
+    ways = min(5, found.training, found.validation, found.held_out)
+    family = OwnImages(table=table.id, images_per_class=each, classes=max(2, ways))
+    config = RunConfig(**_IMAGES | {"tasks": family, "query_shots": min(5, each - 1), "meta_iterations": 1000})
     family.check(config.shots + config.query_shots)
     return config

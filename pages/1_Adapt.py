@@ -21,6 +21,7 @@ from maml_core.evaluation.of_runs import (
 from maml_core.evaluation.published import published_returns
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
+    can_quiz,
     error_curves,
     landscape_figure,
     points_figure,
@@ -434,7 +435,7 @@ def generated_views(session: TrainingSession, run: Run, family: GeneratedFamily)
     with st.sidebar:
         shots, steps, inner_lr = settings(run)
         tasks, points, given = pick_task(family, shots)
-    view = pick_view((*VIEWS, QUIZ) if classes_to_draw(family) else VIEWS)
+    view = pick_view((*VIEWS, QUIZ) if can_quiz(family) else VIEWS)
     iteration = pick_checkpoint(session, run)
     learned = learned_by(session.store, run, iteration)
     if learned is None:

@@ -1,5 +1,6 @@
-"""Tables of the user's own: add one, say what its columns are for, look at its tasks, train on them."""
+"""Tables of the user's own, of rows or of images: add one, say what its columns are for, look at it, train on it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,12 +8,14 @@ import streamlit as st
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, MamlError
-from maml_core.figures import rows_grid, rows_per_task
+from maml_core.figures import classes_grid, rows_grid, rows_per_task
 from maml_core.learning.fresh_rows import draw_training_rows
+from maml_core.learning.image_files import ReadImages, read_images, read_named
+from maml_core.learning.own_images import training_samples
 from maml_core.learning.table import MOST_BYTES, MOST_INPUTS, MOST_OUTPUTS, NAME_LENGTH, Table, find
 from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import Roles, guess_roles
-from maml_core.presets import config_for_table
+from maml_core.presets import config_for_images, config_for_table
 from maml_core.store.tables import TableRow
 from maml_core.training.session import TrainingSession, computing
 from pages.components.config_form import keep_for_form
@@ -22,12 +25,41 @@ from pages.components.live_chart import live_chart
 from pages.components.markup import as_text
 from pages.components.run_view import act
 
-DOZEN, COLUMNS = 12, 6
+DOZEN, COLUMNS, IMAGES_OF_CLASS = 12, 6, 9
 FILE_TYPES = ["csv", "tsv", "txt", "gz", "parquet"]
+IMAGE_TYPES = ["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pbm"]
+KINDS = ("A table", "Images")
 
 
 def add(session: TrainingSession) -> None:
-    """Take a dropped file, once, and show its table."""
+    """Take a dropped file or folder, once, and show its table."""
+    kind = st.segmented_control("Bring", KINDS, default=KINDS[0], key="bring", label_visibility="collapsed")
+    if kind == KINDS[1]:
+        left, right = st.columns(2)
+        with left:
+            packed = st.file_uploader(
+                "Drop a .zip of one folder for each class, or an .npz",
+                type=["zip", "npz"],
+                max_upload_size=MOST_BYTES // 2**20,
+                key="image file",
+                help="An .npz holds arrays such as images and labels, or x_train and y_train. It stays here, in the "
+                "store, as small gray images.",
+            )
+        with right:
+            folder = st.file_uploader(
+                "Or choose the folder itself",
+                type=IMAGE_TYPES,
+                accept_multiple_files="directory",
+                max_upload_size=MOST_BYTES // 2**20,
+                key="image folder",
+                help="A folder that holds a folder of images for each class.",
+            )
+        if packed:
+            take(packed.file_id, lambda: read_images(packed.getvalue(), packed.name), session)
+        elif folder:
+            named = [(file.name, file.getvalue()) for file in folder]
+            take(folder[0].file_id, lambda: read_named(named), session)
+        return
     file = st.file_uploader(
         "Drop a table: a row for each measurement, a column that says which task it belongs to",
         type=FILE_TYPES,
@@ -35,16 +67,26 @@ def add(session: TrainingSession) -> None:
         key="table file",
         help="CSV (also with semicolons, tabs, decimal commas; gzip) or Parquet. It stays here, in the store.",
     )
-    if file is None or st.session_state.get("taken") == file.file_id:
+    if file is not None:
+        take(file.file_id, lambda: ReadImages(read_table(file.getvalue(), file.name), ""), session)
+
+
+def take(file_id: str, read: Callable[[], ReadImages], session: TrainingSession) -> None:
+    """Keep what was dropped, if it was not taken before, and show it."""
+    if st.session_state.get("taken") == file_id:
         return
-    st.session_state["taken"] = file.file_id
+    st.session_state["taken"] = file_id
 
     def keep() -> None:
         with computing():
-            table = read_table(file.getvalue(), file.name)
+            table, said = read()
+            roles = None
+            if said:
+                st.toast(as_text(said), icon=":material/filter_alt:", duration="long")
             try:
-                roles = guess_roles(table)
-                roles.family(table)
+                if not table.is_of_images:
+                    roles = guess_roles(table)
+                    roles.family(table)
             except ConfigError as error:  # the reader chooses by hand
                 st.toast(as_text(str(error)), icon=":material/help:")
                 roles = None
@@ -65,7 +107,7 @@ def pick(session: TrainingSession) -> TableRow:
         "Table",
         ids,
         index=ids.index(asked) if asked in tables else 0,
-        format_func=lambda table_id: f"{tables[table_id].name} · {tables[table_id].row_count:,} rows",
+        format_func=lambda table_id: f"{tables[table_id].name} · {tables[table_id].extent}",
         key=f"pick-{asked}-{len(ids)}",
     )
     st.query_params["table"] = chosen
@@ -163,6 +205,39 @@ def pictures(config: RunConfig) -> None:
         )
 
 
+def image_pictures(config: RunConfig) -> None:
+    """How many classes there are of how many images, and a dozen of them."""
+    family: Any = config.tasks
+    with computing():
+        found = family.summary()
+        samples = training_samples(family, DOZEN, IMAGES_OF_CLASS)
+    cards = st.columns(4)
+    cards[0].metric("Classes to train on", f"{found.training:,}")
+    cards[1].metric("To choose the checkpoint", f"{found.validation:,}", help="Classes that judge checkpoints.")
+    cards[2].metric("Held out", f"{found.held_out:,}", help="Classes that no run sees before it is measured on them.")
+    cards[3].metric("Images in a class", found.sizes)
+    if found.small:
+        st.caption(f"Left out: {found.small:,} classes with fewer than {family.images_per_class} images.")
+    left, right = st.columns([3, 1])
+    with left:
+        live_chart(
+            classes_grid(samples, columns=COLUMNS),
+            key="classes",
+            revision=family.table,
+            height=330,
+            alt="A dozen classes to train on, nine images of each",
+        )
+        st.caption("A dozen classes to train on, as the network sees them: small, gray, ink on paper.")
+    with right:
+        live_chart(
+            rows_per_task(found.counts, rows="images", task="class", tasks="classes"),
+            key="sizes",
+            revision=family.table,
+            height=330,
+            alt="How many classes have how many images",
+        )
+
+
 def manage(session: TrainingSession, row: TableRow) -> None:
     """Rename a table, or delete it."""
     if row.created is None or not session.store.may_change(row.added_by):
@@ -186,7 +261,7 @@ def manage(session: TrainingSession, row: TableRow) -> None:
 @page("pages/4_Data.py")
 def main(session: TrainingSession) -> None:
     """Lay the page out."""
-    st.markdown("#### Train on your own tasks: a table of many small data sets")
+    st.markdown("#### Train on your own tasks: a table of many small data sets, or images of many classes")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
         add(session)
@@ -194,11 +269,14 @@ def main(session: TrainingSession) -> None:
         row = pick(session)
     try:
         table = find(row.id)
-        roles = roles_form(session, row, table)
-        if roles is None:
-            manage(session, row)
-            return
-        config = config_for_table(roles.family(table))
+        if row.is_of_images:
+            config = config_for_images(table)
+        else:
+            roles = roles_form(session, row, table)
+            if roles is None:
+                manage(session, row)
+                return
+            config = config_for_table(roles.family(table))
     except MamlError as error:
         st.error(as_text(str(error)), icon=":material/error:")
         manage(session, row)
@@ -208,11 +286,15 @@ def main(session: TrainingSession) -> None:
             keep_for_form(config, None)
             st.switch_page("app.py")
         manage(session, row)
+        what, whose = ("images", "of each class") if row.is_of_images else ("rows", "per task")
         note(
-            f"Opens the Lab with {config.shots} rows of support and {config.query_shots} of query per task. "
+            f"Opens the Lab with {config.shots} {what} of support and {config.query_shots} of query {whose}. "
             "Everything can be changed there."
         )
-    pictures(config)
+    if row.is_of_images:
+        image_pictures(config)
+    else:
+        pictures(config)
 
 
 main()

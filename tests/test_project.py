@@ -148,7 +148,8 @@ PAGES_MAY_IMPORT = {
     "maml_core.learning.fits", "maml_core.learning.generated", "maml_core.learning.own_drawings",
     "maml_core.learning.own_points",
     "maml_core.learning.fresh_rows", "maml_core.learning.fresh_tasks", "maml_core.learning.initialization",
-    "maml_core.learning.models", "maml_core.learning.scale",
+    "maml_core.learning.image_files", "maml_core.learning.models", "maml_core.learning.own_images",
+    "maml_core.learning.scale",
     "maml_core.learning.formula", "maml_core.learning.table", "maml_core.learning.table_files",
     "maml_core.learning.table_roles", "maml_core.learning.table_tasks", "maml_core.learning.tasks",
     "maml_core.evaluation.adapted", "maml_core.evaluation.compare", "maml_core.evaluation.curves",
@@ -164,6 +165,7 @@ ONLY = {
     "maml_core.learning.algorithms": {"ALGORITHMS"},  # for their titles and formulas
     "maml_core.learning.control": {"aimed", "can_aim"},  # what the reader moves; nothing is rolled out
     "maml_core.learning.initialization": {"Initialization"},  # to pass on
+    "maml_core.learning.own_images": {"training_samples"},  # what a table's tasks look like
     "maml_core.store.store": {"UNDO_SECONDS"},
 }
 

@@ -285,7 +285,8 @@ def evaluate(
     by_shots = {name: dict[int, Level]() for name in ("learned", *others)}
     outside = None
     if isinstance(config.tasks, GeneratedFamily):
-        known = {shots for shots in SHOTS if shots >= config.tasks.least_shots}
+        most = (config.tasks.most_points or max(SHOTS) + 1) - 1
+        known = {shots for shots in SHOTS if config.tasks.least_shots <= shots <= most}
         for number, shots in enumerate(sorted({*known, config.shots})):
             done, after = (0.6 + 0.39 * k / (1 + len(SHOTS)) for k in (number, number + 1))
             with turn(done):

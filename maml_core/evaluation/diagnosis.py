@@ -20,6 +20,7 @@ from maml_core.fields import shown
 from maml_core.learning.curvature import curvature
 from maml_core.learning.fresh_tasks import varying
 from maml_core.learning.generated import GeneratedFamily
+from maml_core.learning.table_tasks import TableFamily
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.words import counted_steps
@@ -232,7 +233,12 @@ def _overshoots(case: _Case) -> Finding | None:
     """More steps than the run was trained for make the error worse."""
     config = case.run.config
     start = learned_by(case.store, case.run)
-    if start is None or not config.inner_steps or config.is_on_table or not config.tasks.problem.predicts:
+    if (
+        start is None
+        or not config.inner_steps
+        or isinstance(config.tasks, TableFamily)
+        or not config.tasks.problem.predicts
+    ):
         return None
     steps = max(2 * config.inner_steps, config.inner_steps + 5)
     with case.turn(0.2):

@@ -15,7 +15,7 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.board_fits import nearest_means
 from maml_core.learning.control import HORIZON, STRIDE, ControlFamily
 from maml_core.learning.generated import FunctionFamily
-from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.images import ImageFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.problems import Problem
@@ -74,10 +74,10 @@ def applies(name: str, family: TaskFamily) -> bool:
     if name == "straight":
         return isinstance(family, ControlFamily)
     if name in ("means", "feature-means"):
-        return isinstance(family, Glyphs)
+        return isinstance(family, ImageFamily)
     if name == "neighbor":
         return isinstance(family, PlaneFamily)
-    if name == "gp" and isinstance(family, Glyphs):
+    if name == "gp" and isinstance(family, ImageFamily):
         return False  # pixels are no coordinates that a distance means anything between
     return family.problem.predicts
 

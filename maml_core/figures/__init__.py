@@ -12,9 +12,9 @@ from maml_core.figures.charts import (
 from maml_core.figures.compare import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.plane import class_colors
-from maml_core.figures.quiz import Quiz, quiz_of
+from maml_core.figures.quiz import Quiz, can_quiz, quiz_of
 from maml_core.figures.style import COLORS, MAX_POINTS, Figure
-from maml_core.figures.tables import rows_grid, rows_per_task, worth_curves, worth_figure
+from maml_core.figures.tables import classes_grid, rows_grid, rows_per_task, worth_curves, worth_figure
 from maml_core.figures.take_away import moving_picture, replay_page
 from maml_core.figures.tasks import points_figure, replay_figure, task_figure, task_grid
 
@@ -23,7 +23,9 @@ __all__ = [
     "MAX_POINTS",
     "Figure",
     "Quiz",
+    "can_quiz",
     "class_colors",
+    "classes_grid",
     "compare_curves",
     "cosine_figure",
     "error_curves",

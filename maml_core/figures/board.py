@@ -125,7 +125,7 @@ class Boards(Squares[BoardFit]):
         board, stops = Board.of(fit), []
         for number in range(fit.classes):
             ends = number / fit.classes, (number + 1) / fit.classes - (1e-6 if number + 1 < fit.classes else 0)
-            stops += [[ends[0], _css(PAPER)], [ends[1], _css(_tinted(number, BAR_TINT))]]
+            stops += [[ends[0], css(PAPER)], [ends[1], css(_tinted(number, BAR_TINT))]]
         return {
             "type": "heatmap",
             "x": rounded(board.across(PARTS)),
@@ -159,7 +159,7 @@ class Boards(Squares[BoardFit]):
 def board_image(fit: BoardFit, step: int, side: int) -> Image.Image:
     """The board at a step, `side` pixels wide and high."""
     board = Board.of(fit)
-    image = Image.new("RGB", (side, side), _css(PAPER))
+    image = Image.new("RGB", (side, side), css(PAPER))
     draw = ImageDraw.Draw(image)
     unit = board.unit * side / 2
     for cell, (label, sure), bar in zip(board.cells, *_faces(fit, board, step), strict=True):
@@ -255,5 +255,6 @@ def _tinted(number: int, share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _css(color: tuple[int, int, int]) -> str:
+def css(color: tuple[int, int, int]) -> str:
+    """A color as browsers write it."""
     return "#{:02x}{:02x}{:02x}".format(*color)

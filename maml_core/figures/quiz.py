@@ -11,7 +11,8 @@ from PIL import Image
 from maml_core.figures.board import INK, PAPER
 from maml_core.learning.board_fits import BoardFit, nearest_means
 from maml_core.learning.fits import TaskFit
-from maml_core.learning.tasks import seeded
+from maml_core.learning.images import ImageFamily
+from maml_core.learning.tasks import TaskFamily, seeded
 from maml_core.words import counted_steps
 
 QUESTIONS = 6
@@ -49,6 +50,11 @@ class Quiz:
             f"Of {len(asked)}: you {own}, the network after {counted_steps(self.steps)} {network}, the nearest class "
             f"mean of pixels {pixels}."
         )
+
+
+def can_quiz(family: TaskFamily) -> bool:
+    """Whether tasks are of images, which a reader can name."""
+    return isinstance(family, ImageFamily)
 
 
 def quiz_of(fit: TaskFit) -> Quiz | None:

@@ -1,13 +1,16 @@
 """Pictures of tables: their tasks, and what a run on one is worth."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from maml_core.evaluation.worth import METHODS, SHORT, Interval, Worth
+from maml_core.figures.board import INK, PAPER, SHADES, css
 from maml_core.figures.style import COLORS, Figure, Trace, base_layout, number, plain, trace_of
 from maml_core.figures.tasks import small_axes
 from maml_core.learning.fresh_rows import RowTasks
+from maml_core.learning.own_images import ClassSample
 
 METHOD_COLORS = {
     "learned": COLORS["learned"],
@@ -57,9 +60,42 @@ def rows_grid(tasks: RowTasks, along: int, *, columns: int = 6) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def rows_per_task(counts: list[int]) -> Figure:
-    """How many tasks have how many rows."""
-    layout = base_layout(x="rows in a task", y="tasks", left=44)
+def classes_grid(samples: Sequence[ClassSample], *, columns: int = 6, across: int = 3) -> Figure:
+    """Classes of images, each a square of the first few, under its name."""
+    layout = base_layout(left=8)
+    layout |= {"showlegend": False, "annotations": [], "margin": {"l": 8, "r": 8, "t": 26, "b": 8}}
+    layout.pop("xaxis")
+    layout.pop("yaxis")
+    bare = {"showgrid": False, "showticklabels": False, "ticks": "", "constrain": "domain"}
+    traces: list[Trace] = []
+    for i, sample in enumerate(samples):
+        suffix, x_axis, y_axis, title = small_axes(i, len(samples), columns)
+        layout["xaxis" + suffix] = x_axis | bare
+        layout["yaxis" + suffix] = y_axis | bare | {"scaleanchor": "x" + suffix, "autorange": "reversed"}
+        layout["annotations"].append(title | {"text": _short(sample.name)})
+        size = sample.pixels.shape[-1]
+        wall = np.zeros((across**2, size, size))
+        wall[: len(sample.pixels)] = sample.pixels[: across**2]
+        shades = wall.reshape(across, across, size, size).transpose(0, 2, 1, 3).reshape(across * size, across * size)
+        trace: Trace = {
+            "type": "heatmap",
+            "z": np.round(SHADES * shades).astype(int).tolist(),
+            "zmin": 0,
+            "zmax": SHADES,
+            "colorscale": [[0, css(PAPER)], [1, css(INK)]],
+            "showscale": False,
+            "hoverinfo": "skip",
+            "name": plain(sample.name),
+            "xaxis": "x" + suffix,
+            "yaxis": "y" + suffix,
+        }
+        traces.append(trace)
+    return {"data": traces, "layout": layout}
+
+
+def rows_per_task(counts: list[int], *, rows: str = "rows", task: str = "task", tasks: str = "tasks") -> Figure:
+    """How many tasks have how many rows; or classes images."""
+    layout = base_layout(x=f"{rows} in a {task}", y=tasks, left=44)
     layout |= {"margin": {"l": 44, "r": 10, "t": 10, "b": 42}, "hovermode": "closest", "bargap": 0.05}
     bars = {
         "type": "histogram",
@@ -67,7 +103,7 @@ def rows_per_task(counts: list[int]) -> Figure:
         "nbinsx": 30,
         "meta": "support",
         "marker": {"color": COLORS["support"]},
-        "hovertemplate": "%{x} rows: %{y} tasks<extra></extra>",
+        "hovertemplate": f"%{{x}} {rows}: %{{y}} {tasks}<extra></extra>",
     }
     return {"data": [bars], "layout": layout}
 

@@ -16,7 +16,7 @@ from maml_core.learning.fits import TaskFit
 from maml_core.learning.fresh_rows import NewRows, RowTask, RowTasks, curve_inputs
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.generated import GRID_POINTS, GeneratedFamily
-from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.images import ImageFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.path_fits import fit_paths
 from maml_core.learning.plane import PlaneFamily
@@ -62,7 +62,7 @@ def fit_tasks(start: Initialization, tasks: Tasks | RowTasks, steps: int) -> Seq
         return fit_plane(start, tasks.family, tasks, steps)
     if isinstance(tasks.family, ControlFamily):
         return fit_paths(start, tasks, steps)
-    if isinstance(tasks.family, Glyphs):
+    if isinstance(tasks.family, ImageFamily):
         return fit_boards(start, tasks.family, tasks, steps)
     return _fit_functions(start, tasks, steps)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maml_core.learning.fits import SquareFit
 from maml_core.learning.fresh_tasks import Tasks
-from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.images import ImageFamily
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.tasks import TaskBatch
 
@@ -46,7 +46,7 @@ class BoardFit(SquareFit):
         return 1 - 1 / self.classes
 
 
-def fit_boards(start: Initialization, family: Glyphs, tasks: Tasks, steps: int) -> list[BoardFit]:
+def fit_boards(start: Initialization, family: ImageFamily, tasks: Tasks, steps: int) -> list[BoardFit]:
     """Adapt to every task, and follow what each of its query images is taken for."""
     batch = tasks.batch
     found = start.adapt(batch, steps)

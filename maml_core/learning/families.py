@@ -16,6 +16,7 @@ from maml_core.learning.control import Navigation, Steering
 from maml_core.learning.formula import FormulaFamily
 from maml_core.learning.generated import FunctionFamily
 from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.own_images import OwnImages
 from maml_core.learning.plane import Circles, Spiral
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import Normal, Uniform
@@ -30,6 +31,7 @@ __all__ = [
     "Line",
     "Mixture",
     "Navigation",
+    "OwnImages",
     "Quadratic",
     "Sine",
     "Spiral",

@@ -50,7 +50,7 @@ def draw_task(family: GeneratedFamily, seed: int, shots: int, given: Mapping[str
         drawn[name] = family.task(**{name: (given or {})[name]})[name][None]
     x, y = family.sample_points(drawn, family.points_of(shots), generator)
     named = [*varying(family), *(name for name in given or {} if name not in varying(family))]
-    label = ", ".join(f"{name} {float(drawn[name]):.2f}" for name in named)
+    label = family.label({name: float(value) for name, value in drawn.items()}, named)
     return Tasks(family, family.judged(drawn, x, y, generator), [label], [seed])
 
 

@@ -45,6 +45,10 @@ class GeneratedFamily(TaskFamily):
     judging_shots: ClassVar[int]
     """Further points that adaptation is measured by, counted as shots; where a family judges by such."""
 
+    def label(self, parameters: Mapping[str, float], named: Sequence[str]) -> str:
+        """What to call the task of these parameters, of which those `named` tell it from others."""
+        return ", ".join(f"{name} {parameters[name]:.2f}" for name in named)
+
     @property
     def distributions(self) -> dict[str, Uniform | Normal]:
         """Name and distribution of each parameter: the numbers that tell one task from another."""

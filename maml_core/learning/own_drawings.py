@@ -11,7 +11,7 @@ import torch
 from maml_core.errors import ConfigError
 from maml_core.learning.fresh_tasks import Tasks
 from maml_core.learning.generated import GeneratedFamily
-from maml_core.learning.glyphs import Glyphs, pixels
+from maml_core.learning.glyphs import Glyphs
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.strokes import centered, distances, images_of
 from maml_core.learning.tasks import TaskBatch
@@ -110,6 +110,6 @@ def image_of(family: Glyphs, drawings: Sequence[Drawing]) -> torch.Tensor:
     """Each drawing as the family would show it, straight and in the middle: `[drawings, size * size]`."""
     upright = [[np.array(stroke) * (1, -1) for stroke in drawing] for drawing in drawings]  # links count downward
     kept = [distances(centered(strokes)) for strokes in upright]
-    places = torch.stack(pixels(family.size), dim=-1).expand(len(kept), -1, -1)
+    places = torch.stack(family.pixels(), dim=-1).expand(len(kept), -1, -1)
     pen = torch.full((len(kept),), sum(family.width.span) / 2)
     return images_of(torch.stack(kept), places, pen, family.pixel)

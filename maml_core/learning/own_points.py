@@ -24,6 +24,11 @@ def classes_of(family: GeneratedFamily) -> int:
     return family.classes if isinstance(family, PlaneFamily) else 0
 
 
+def can_place(family: GeneratedFamily) -> bool:
+    """Whether a reader can make a task of points."""
+    return isinstance(family, FunctionFamily | PlaneFamily)
+
+
 def columns_of(classes: int) -> tuple[str, ...]:
     """What the numbers of a point are called."""
     return ("x", "y", "class") if classes else ("x", "y")

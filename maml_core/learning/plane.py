@@ -54,7 +54,7 @@ class PlaneFamily(ClassFamily):
 
     def inputs_of(
         self,
-        label: Tensor,
+        number: Tensor,
         parameters: Mapping[str, Tensor],
         generator: torch.Generator,
         *,
@@ -63,9 +63,9 @@ class PlaneFamily(ClassFamily):
     ) -> Tensor:
         """Both coordinates of each point, float64."""
         shape = next(iter(parameters.values())).shape
-        u = uniform(shape, (len(label), 4), generator, alike=alike)
+        u = uniform(shape, (len(number), 4), generator, alike=alike)
         given = {name: value[..., None] for name, value in parameters.items()}
-        x = torch.stack(self.place(u[..., 0], u[..., 1], label.double(), **given), dim=-1)
+        x = torch.stack(self.place(u[..., 0], u[..., 1], (number % self.classes).double(), **given), dim=-1)
         return x + given["noise"][..., None] * Normal(mean=0.0, std=1.0).quantile(u[..., 2:])
 
 

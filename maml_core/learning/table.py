@@ -30,6 +30,9 @@ NAME_LENGTH = 80
 MOST_VALUES = 50
 """What a table may hold; the last is how many different words an input column may have, each a number of its own."""
 
+IMAGE_SIDE = 32
+"""Pixels on each side of an image, whatever it was."""
+
 _EPOCH = pd.Timestamp("1970-01-01")
 
 
@@ -39,6 +42,7 @@ class ColumnKind(StrEnum):
     NUMBER = "number"
     DATE = "date"  # kept as days since 1970
     CATEGORY = "category"  # words
+    IMAGE = "image"  # bytes, `IMAGE_SIDE` rows of as many, from the top: 0 is paper, 255 is ink
 
 
 class Column(NamedTuple):
@@ -82,10 +86,28 @@ class Table:
                 codes = series.cat.codes.to_numpy()
                 places = np.where(codes < 0, -1, order[codes] if len(order) else -1)
                 digest.update(places.astype("<i4").tobytes())
+            elif column.kind == ColumnKind.IMAGE:
+                digest.update(self.images(column.name).tobytes())
             else:
                 values = series.to_numpy(dtype="<f8") + 0.0  # no negative zero
                 digest.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
         return digest.hexdigest()
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether it is one of images and their classes."""
+        return holds_images(self.columns)
+
+    def images(self, name: str) -> np.ndarray:
+        """A column of images, `[rows, IMAGE_SIDE, IMAGE_SIDE]`, uint8.
+
+        Raises:
+            ConfigError: a cell holds none, as only a file that was made up can have it.
+        """
+        cells = self.frame[name].tolist()
+        if not all(isinstance(cell, bytes) and len(cell) == IMAGE_SIDE**2 for cell in cells):
+            raise ConfigError(f"{self.name}: {name!r} does not hold images in every row; add its file anew.")
+        return np.frombuffer(b"".join(cells), dtype=np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
 
     def column(self, name: str) -> Column:
         """The column of that name.
@@ -113,6 +135,8 @@ class Table:
                 raise ConfigError(f"{name!r} is not allowed: no row of {self.name} has {place} = {word!r}.")
             return np.where(series.isna(), np.nan, same.astype(np.float64))
         column = self.column(name)
+        if column.kind == ColumnKind.IMAGE:
+            raise ConfigError(f"{name!r} holds images: it must be a column of numbers.")
         if column.kind == ColumnKind.CATEGORY:
             raise ConfigError(f"{name!r} holds words, such as {self._word(name)!r}: it must be a column of numbers.")
         return self.frame[name].to_numpy(dtype=np.float64)
@@ -179,6 +203,11 @@ class Table:
         return cls(name, columns, read)
 
 
+def holds_images(columns: Iterable[Column]) -> bool:
+    """Whether these are the columns of a table of images."""
+    return any(column.kind == ColumnKind.IMAGE for column in columns)
+
+
 def number_label(value: float) -> str:
     """A number as a task's name: 3 and not 3.0."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
@@ -228,8 +257,9 @@ def find(table_id: str) -> Table:
     Raises:
         ConfigError: nobody at hand has it.
     """
-    if table_id == example().id:
-        return example()
+    for made in EXAMPLES:
+        if table_id == made().id:
+            return made()
     if table_id in _FOUND:
         return keep(_FOUND[table_id])
     for source in [reference() for reference in _SOURCES]:
@@ -259,6 +289,10 @@ def example() -> Table:
     frame = pd.DataFrame({"sensor": pd.Categorical(names), "reading": read.ravel(), "temperature (°C)": true.ravel()})
     kinds = (ColumnKind.CATEGORY, ColumnKind.NUMBER, ColumnKind.NUMBER)
     return Table("Example: sensors", [Column(*pair) for pair in zip(frame.columns, kinds, strict=True)], frame)
+
+
+EXAMPLES: list[Callable[[], Table]] = [example]
+"""Tables that are always at hand."""
 
 
 def _listed(columns: list[Column]) -> str:

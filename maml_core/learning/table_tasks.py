@@ -24,6 +24,19 @@ _ELSEWHERE: dict[str, Any] = {"set_elsewhere": True}
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
+TableId = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{64}$",
+        description="Which table, by the hash of its content. Choose it on the Data page.",
+        json_schema_extra={
+            "rule": "the hash of a table, 64 of 0-9 and a-f; see `python -m maml_core tables`",
+            **_ELSEWHERE,
+        },
+    ),
+]
+"""A field of a family whose tasks are those of a table."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
@@ -114,15 +127,7 @@ class TableFamily(TaskFamily):
     judged_by: ClassVar[str] = "other rows"
 
     family: Literal["table"] = "table"
-    table: str = Field(
-        default_factory=lambda: example().id,
-        pattern="^[0-9a-f]{64}$",
-        description="Which table, by the hash of its content. Choose it on the Data page.",
-        json_schema_extra={
-            "rule": "the hash of a table, 64 of 0-9 and a-f; see `python -m maml_core tables`",
-            **_ELSEWHERE,
-        },
-    )
+    table: TableId = Field(default_factory=lambda: example().id)
     task: ColumnName = Field(
         "sensor",
         description="The column that says which task a row belongs to.",
@@ -148,6 +153,11 @@ class TableFamily(TaskFamily):
     split_seed: Integer = Field(
         0, ge=0, le=2**32 - 1, description="Which tasks are held out; the same for every run to be compared."
     )
+
+    @property
+    def table_id(self) -> str:
+        """As `TaskFamily.table_id`."""
+        return self.table
 
     @property
     def input_size(self) -> int:
@@ -257,16 +267,23 @@ _SET_NAMES = {TaskSet.TRAINING: "training", TaskSet.VALIDATION: "validation", Ta
 
 
 def draw_rows(counts: Tensor, points: int, generator: torch.Generator) -> Tensor:
-    """`points` different numbers below each of `counts` `[...]`, in random order: `[..., points]`.
-
-    The first steps of a Fisher-Yates shuffle, for all tasks at once. Of a long list, only what was swapped is kept.
-    """
+    """`points` different numbers below each of `counts` `[...]`, in random order: `[..., points]`."""
     flat = counts.reshape(-1)
     u = torch.rand(points, len(flat), generator=generator, dtype=torch.float64)
+    return shuffled(flat, u).T.reshape(*counts.shape, points)
+
+
+def shuffled(counts: Tensor, u: Tensor) -> Tensor:
+    """Different numbers below each of `counts` `[n]`, as `u` `[points, n]` in [0, 1) has them shuffled: of u's shape.
+
+    The first steps of a Fisher-Yates shuffle, for all tasks at once. Of a long list, only what was swapped is kept. The
+    first numbers do not depend on how many follow.
+    """
+    points = len(u)
     steps = torch.arange(points)[:, None]
-    targets = (steps + (u * (flat - steps)).long()).minimum(flat - 1)
-    shuffle = _shuffle_whole if int(flat.max()) <= 40 * points else _shuffle_swaps  # measured: where they break even
-    return shuffle(targets, int(flat.max())).T.reshape(*counts.shape, points)
+    targets = (steps + (u * (counts - steps)).long()).minimum(counts - 1)
+    shuffle = _shuffle_whole if int(counts.max()) <= 40 * points else _shuffle_swaps  # measured: where they break even
+    return shuffle(targets, int(counts.max()))
 
 
 def _shuffle_whole(targets: Tensor, length: int) -> Tensor:
@@ -318,7 +335,8 @@ def _rows(family: TableFamily) -> TaskRows:
     first = np.cumsum(count) - count
     lowest, highest = (np.stack([part(x[:, i], first) for i in range(x.shape[1])]) for part in _REDUCERS)
     is_flat = (lowest == highest).all(axis=0) & (count > 1)
-    sets = _split(list(names), family.split_seed, is_flat)
+    parts = split(list(names), family.split_seed, held_out=HELD_OUT_PART, validation=VALIDATION_PART, least=1)
+    sets = {name: np.array([i for i in part if not is_flat[i]], dtype=np.int64) for name, part in parts.items()}
     training = np.isin(np.repeat(np.arange(len(names)), count), sets[TaskSet.TRAINING])
     scaling = _scaling(family, table, torch.from_numpy(x), torch.from_numpy(y), training)
     return TaskRows(
@@ -356,17 +374,18 @@ def _check_roles(family: TableFamily) -> None:
         seen.add(name)
 
 
-def _split(names: list[str], seed: int, is_flat: np.ndarray) -> dict[TaskSet, np.ndarray]:
-    """Tasks in the order of a hash of their names: the first are held out, the next judge checkpoints.
+def split(names: list[str], seed: int, *, held_out: float, validation: float, least: int) -> dict[TaskSet, list[int]]:
+    """Numbers of tasks, or classes, in the order of a hash of their names: shares of all, but at least so many.
 
-    Over all tasks, whatever their size, so that no setting of a run moves a task from one set to another.
+    The first are held out, the next judge checkpoints. Over all, whatever their size, so that no setting of a run moves
+    one from one set to another.
     """
     order = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}:{names[i]}".encode()).digest())
-    held_out = max(1, round(HELD_OUT_PART * len(names)))
-    validation = max(1, round(VALIDATION_PART * len(names)))
-    parts = order[:held_out], order[held_out : held_out + validation], order[held_out + validation :]
+    first = max(least, round(held_out * len(names)))
+    second = first + max(least, round(validation * len(names)))
+    parts = order[:first], order[first:second], order[second:]
     sets = zip((TaskSet.HELD_OUT, TaskSet.VALIDATION, TaskSet.TRAINING), parts, strict=True)
-    return {name: np.array(sorted(i for i in part if not is_flat[i]), dtype=np.int64) for name, part in sets}
+    return {name: sorted(part) for name, part in sets}
 
 
 def _scaling(family: TableFamily, table: Table, x: Tensor, y: Tensor, training: np.ndarray) -> Scaling:

@@ -168,6 +168,16 @@ class TaskFamily(Spec):
 
     family: str
 
+    @property
+    def most_points(self) -> int | None:
+        """The most support and query points, counted as shots, that a task has; None where any number can be drawn."""
+        return None
+
+    @property
+    def table_id(self) -> str | None:
+        """The table that the tasks are of, by the hash of its content; None where they are of none."""
+        return None
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Register a finished family under the name it declares."""

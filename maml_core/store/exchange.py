@@ -123,8 +123,8 @@ def export_run(store: Store, run_id: str, *, with_rows: bool = False) -> bytes:
     }
     if run.config.uses_own_model and checkpoint.buffers:
         parts[BUFFERS] = save({name: value.contiguous() for name, value in checkpoint.buffers.items()})
-    if isinstance(run.config.tasks, TableFamily) and with_rows:
-        table = find(run.config.tasks.table)
+    if run.config.tasks.table_id is not None and with_rows:
+        table = find(run.config.tasks.table_id)
         parts["table.json"] = json.dumps(
             {"name": table.name, "columns": [list(each) for each in table.columns]}
         ).encode()

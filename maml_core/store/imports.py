@@ -28,7 +28,6 @@ from maml_core.learning.layout import Flat
 from maml_core.learning.own_model import OwnModel
 from maml_core.learning.table import Column, ColumnKind, Table
 from maml_core.learning.table_files import check_parquet
-from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import MetricRow, row_spacing
 from maml_core.store.base import Saved, Snapshot, Vitals
 from maml_core.store.checkpoint import Checkpoint, check_tensor, dump_checkpoint, state_names
@@ -152,7 +151,7 @@ def _table(archive: zipfile.ZipFile, config: RunConfig, manifest: Manifest) -> T
     """The table that goes along, if one does: checked to be the one that the run names."""
     if not set(archive.namelist()) & set(TABLE_ENTRIES):
         return None
-    if not isinstance(config.tasks, TableFamily):
+    if config.tasks.table_id is None:
         raise _refused("it holds rows, and its run is not on a table")
     about, rows = (_entry(archive, name, JSON_LIMITS.get(name, SIZE_LIMIT)) for name in TABLE_ENTRIES)
     for name, data in zip(TABLE_ENTRIES, (about, rows), strict=True):
@@ -163,7 +162,7 @@ def _table(archive: zipfile.ZipFile, config: RunConfig, manifest: Manifest) -> T
     name = str(described["name"])[:NAME_LENGTH].strip() or "table"
     check_parquet(rows, name)
     table = Table.from_parquet(name, columns, rows)
-    if table.id != config.tasks.table:
+    if table.id != config.tasks.table_id:
         raise _refused("rows.parquet does not hold the table that the run names")
     return table
 

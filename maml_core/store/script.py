@@ -10,7 +10,7 @@ from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.learning import point_text
 from maml_core.learning.algorithms import FirstOrderBilevelMAML
-from maml_core.learning.glyphs import Glyphs
+from maml_core.learning.images import ImageFamily
 from maml_core.learning.inner_loop import Theta, head_name
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.problems import Classification
@@ -35,7 +35,7 @@ def adapt_script(config: RunConfig) -> str:
             f"tasks.family = {config.tasks.family!r} cannot go into a script: its model acts, and a script predicts; "
             "export the weights as .safetensors or .zip."
         )
-    if isinstance(config.tasks, Glyphs):
+    if isinstance(config.tasks, ImageFamily):
         raise ConfigError(
             f"tasks.family = {config.tasks.family!r} cannot go into a script: it would have to draw the images; export "
             "the weights as .safetensors or .zip."

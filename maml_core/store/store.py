@@ -21,7 +21,6 @@ import sqlalchemy as sa
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.learning.table import Table, offer, withdraw
-from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import MetricRow
 from maml_core.presets import PRESETS
 from maml_core.store.archive import Archive
@@ -110,8 +109,8 @@ class Store(Archive, Ownership, Tables):
         """
         is_of_preset = preset in PRESETS and PRESETS[preset].config.tasks.family == config.tasks.family
         title = preset if preset and is_of_preset else config.tasks.family
-        if isinstance(config.tasks, TableFamily):
-            preset, title = None, self.table_row(config.tasks.table).name
+        if config.tasks.table_id is not None:
+            preset, title = None, self.table_row(config.tasks.table_id).name
         run_id = secrets.token_hex(4)
         now = time.time()
         with self.transaction(write=True) as connection:

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from maml_core.errors import NotYoursError, StoreError
-from maml_core.learning.table import NAME_LENGTH, Column, ColumnKind, Table, example, forget, keep
+from maml_core.learning.table import (
+    EXAMPLES,
+    NAME_LENGTH,
+    Column,
+    ColumnKind,
+    Table,
+    example,
+    forget,
+    holds_images,
+    keep,
+)
 from maml_core.learning.table_roles import Roles
 from maml_core.store.base import StorePart, belongs_to
 from maml_core.store.schema import runs, tables
@@ -24,6 +34,16 @@ class TableRow(NamedTuple):
     columns: list[Column]
     roles: Roles | None  # what the columns are for, where someone has said
     added_by: str = ""  # who, on a lab that people log in to
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether it is one of images and their classes."""
+        return holds_images(self.columns)
+
+    @property
+    def extent(self) -> str:
+        """How much it holds, in words."""
+        return f"{self.row_count:,} {'images' if self.is_of_images else 'rows'}"
 
 
 class Tables(StorePart):
@@ -59,7 +79,7 @@ class Tables(StorePart):
         return table.id
 
     def all_tables(self) -> list[TableRow]:
-        """The tables of this store, the newest first, and the example last."""
+        """The tables of this store, the newest first, and the examples last."""
         names = ("id", "name", "created", "row_count", "columns", "roles", "added_by")
         columns = [tables.c[name] for name in names]
         with self.transaction() as connection:
@@ -70,10 +90,11 @@ class Tables(StorePart):
             )
             for row in rows
         ]
-        made = example()
-        if all(row.id != made.id for row in found):
-            roles = Roles("sensor", ("reading",), ("temperature (°C)",))
-            found.append(TableRow(made.id, made.name, None, made.rows, made.columns, roles))
+        known = {row.id for row in found}
+        for made in (make() for make in EXAMPLES):
+            if made.id not in known:
+                roles = Roles("sensor", ("reading",), ("temperature (°C)",)) if made is example() else None
+                found.append(TableRow(made.id, made.name, None, made.rows, made.columns, roles))
         return found
 
     def table_row(self, table_id: str) -> TableRow:

@@ -45,6 +45,8 @@ def config_form(*, hidden: bool = False) -> RunConfig | None:
         _choose(values, "tasks")
         if values["tasks.family"] == "table":
             _table(values)
+        elif values["tasks.family"] == "images":
+            _images(values)
         _algorithm(values)
         for name in PLAYED:
             slider_input(name, RunConfig.model_fields[name], f"form.{name}")
@@ -128,7 +130,7 @@ def _preset() -> None:
         help="A named configuration to start from. Every value below can then be changed.",
     )
     preset = PRESETS[st.session_state["form.preset"]]
-    if st.session_state["form.tasks.family"] == "table":
+    if st.session_state["form.tasks.family"] in ("table", "images"):
         st.caption("Changed to suit your table.")
     else:
         note(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
@@ -219,18 +221,29 @@ def _table(values: dict[str, Any]) -> None:
     """Which table it is, and what its columns are for: chosen on the Data page."""
     given = {name: st.session_state[f"form.tasks.{name}"] for name in ("table", "task", "inputs", "outputs")}
     values |= {f"tasks.{name}": value for name, value in given.items()}
+    outputs, inputs = (as_text(", ".join(given[part])) for part in ("outputs", "inputs"))
+    _of_table(given["table"], f"{outputs} from {inputs}, for each {as_text(given['task'])}.")
+
+
+def _images(values: dict[str, Any]) -> None:
+    """Which images they are: chosen on the Data page."""
+    values["tasks.table"] = st.session_state["form.tasks.table"]
+    _of_table(values["tasks.table"], "which class is it?")
+
+
+def _of_table(table_id: str, asked: str) -> None:
+    """A table's name, what is asked of it, and the way to another."""
     try:
-        name = find(given["table"]).name
+        name = find(table_id).name
     except ConfigError as error:
         st.warning(str(error), icon=":material/link_off:")
-        name = given["table"][:12]
-    outputs, inputs = (as_text(", ".join(given[part])) for part in ("outputs", "inputs"))
-    st.markdown(f"**{as_text(name)}**: {outputs} from {inputs}, for each {as_text(given['task'])}.")
+        name = table_id[:12]
+    st.markdown(f"**{as_text(name)}**: {asked}")
     st.page_link(
         "pages/4_Data.py",
         label="Choose on the Data page",
         icon=":material/table:",
-        query_params={"table": given["table"]},
+        query_params={"table": table_id},
     )
 
 

@@ -10,6 +10,7 @@ from maml_core.learning.fresh_tasks import Tasks, draw_task, drawn_parameters, m
 from maml_core.learning.generated import GeneratedFamily
 from maml_core.learning.own_drawings import classes_to_draw, drawings_task, read_drawings
 from maml_core.learning.own_points import (
+    can_place,
     classes_of,
     columns_of,
     link_of_points,
@@ -63,7 +64,7 @@ def load_points(points: list[list[float]], classes: int = 0) -> None:
 
 def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[list[float]] | None, dict[str, float]]:
     """The controls; returns the task, or None with a sentence on screen, the points in edit, and given parameters."""
-    source = _source(family) if family.problem.predicts else DRAWN
+    source = _source(family) if can_place(family) or classes_to_draw(family) else DRAWN
     tasks, points, given = None, None, {}
     if source == OWN and classes_to_draw(family):
         st.query_params.pop("points", None)

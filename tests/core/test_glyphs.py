@@ -22,15 +22,16 @@ from maml_core.evaluation.side_by_side import endings
 from maml_core.figures import moving_picture, quiz_of, replay_figure, replay_page, task_figure, task_grid
 from maml_core.figures.board import PARTS, Board
 from maml_core.figures.plane import CLASS_COLORS, LEVELS, class_colors
-from maml_core.learning import glyphs, initialization
+from maml_core.learning import images, initialization
 from maml_core.learning.adaptation import fit_tasks, landscape
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.board_fits import BoardFit, nearest_means
 from maml_core.learning.convolution import Conv
 from maml_core.learning.fresh_tasks import draw_task, draw_tasks, movable
 from maml_core.learning.generated import GeneratedFamily
-from maml_core.learning.glyphs import JUDGED, VIEWS, Glyphs, pixels
+from maml_core.learning.glyphs import VIEWS, Glyphs
 from maml_core.learning.hershey import ALIKE, drawings, likeness
+from maml_core.learning.images import JUDGED
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.own_drawings import Drawings, drawings_task, image_of, named, read_drawings
 from maml_core.learning.strokes import CELLS, REACH, centered, distances, images_of
@@ -68,7 +69,7 @@ def boards(config: RunConfig = CONFIG, steps: int = 2, count: int = 1) -> list[B
 def designed(task_set: TaskSet, views: int) -> Tensor:
     """Every character of a set as an undeformed image, in so many views: `[views * characters, pixels]`."""
     known = drawings(task_set)
-    places = torch.stack(pixels(PLAIN.size), dim=-1).expand(len(known), -1, -1)
+    places = torch.stack(PLAIN.pixels(), dim=-1).expand(len(known), -1, -1)
     images = images_of(known, places, torch.full((len(known),), 0.2), PLAIN.pixel).unflatten(
         1, (PLAIN.size, PLAIN.size)
     )
@@ -107,7 +108,8 @@ def test_a_task_has_shots_of_each_class_and_classes_that_differ() -> None:
     assert 0 <= float(batch.support_x.min()) < 0.01
     assert 0.99 < float(batch.support_x.max()) <= 1
     assert stream.block_size * 3 * 5 * 4 * 400 <= 2**19
-    chosen = PLAIN._chosen(torch.rand(500, generator=seeded("d"), dtype=torch.float64), 164).sort(-1).values
+    draw = torch.rand(500, generator=seeded("d"), dtype=torch.float64)
+    chosen = PLAIN.chosen(draw, torch.arange(PLAIN.classes), TaskSet.HELD_OUT).sort(-1).values
     assert (chosen.diff(dim=-1) > 0).all()
     assert len(chosen.unique()) == 164  # each is asked about
 
@@ -136,7 +138,7 @@ def test_one_parameter_moves_and_nothing_else_does() -> None:
 
 def test_many_images_are_drawn_in_parts_as_they_are_together(monkeypatch: pytest.MonkeyPatch) -> None:
     together = Glyphs(size=12).held_out(tasks=4, shots=2)
-    monkeypatch.setattr(glyphs, "AT_ONCE", 7)
+    monkeypatch.setattr(images, "AT_ONCE", 7)
     assert all(map(torch.equal, together, Glyphs(size=12).held_out(tasks=4, shots=2)))
 
 

@@ -21,6 +21,7 @@ from maml_core.engines import ENGINES, MetaOptimizer, initial_state
 from maml_core.errors import ConfigError, StoreError
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.fresh_rows import draw_rows_tasks, read_new_rows
+from maml_core.learning.image_tables import signs
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.models import MLP, build_model
 from maml_core.learning.table import ColumnKind, Table, example, find, keep
@@ -403,7 +404,9 @@ def test_a_store_keeps_tables_by_content(store: Store) -> None:
     table = made()
     roles = guess_roles(table)
     assert store.add_table(table, roles) == store.add_table(Table("again", table.columns, table.frame)) == table.id
-    first, last = store.all_tables()
+    first, last, images = store.all_tables()
+    assert images.id == signs().id
+    assert images.extent == "800 images"
     assert (first.name, first.row_count, first.roles, first.id) == ("again", 96, roles, table.id)
     assert last.id == example().id
     assert store.table_row(table.id[:6]).id == table.id
@@ -427,7 +430,7 @@ def test_a_table_that_a_run_needs_goes_only_with_the_run(store: Store) -> None:
     with pytest.raises(StoreError, match=f"needed by 1 run .{run_id}"):
         store.remove_table(table.id)
     store.remove_table(table.id, with_runs=True)
-    assert [row.id for row in store.all_tables()] == [example().id]
+    assert [row.id for row in store.all_tables()] == [example().id, signs().id]
     assert store.all_runs() == []
     with pytest.raises(StoreError, match="part of the lab"):
         store.remove_table(example().id)

@@ -80,7 +80,7 @@ def test_a_table_without_tasks_gets_a_sentence_and_can_be_deleted(store: Store) 
     page.multiselect[1].set_value(["c"]).run()
     assert "another value in every row" in said(page.error[0])
     press(page, "Delete the table")
-    assert [row.created for row in store.all_tables()] == [None]
+    assert [row.created for row in store.all_tables()] == [None, None]
 
 
 def test_a_table_that_runs_need_is_deleted_with_them_alone(store: Store, on_table: Run) -> None:

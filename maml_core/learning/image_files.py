@@ -1,0 +1,239 @@
+"""Reading what people have as images: a folder with a folder for each class, a zip of one, or arrays in a .npz.
+
+Files are hostile until proven otherwise: they are read as images of a few formats and as plain arrays and nothing else,
+up to fixed sizes that are known before anything is unpacked, and what is wrong is said in one sentence that names the
+file.
+"""
+
+import io
+import os
+import re
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from maml_core.errors import ConfigError
+from maml_core.learning.image_arrays import read_arrays
+from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, edge_of, shades_of, table_of_images
+from maml_core.learning.table import IMAGE_SIDE, MOST_BYTES, NAME_LENGTH, Table
+from maml_core.learning.zip_files import Opened, open_zip, reason, short
+
+LEAST_CLASSES = 6
+"""With two images or more: two classes in each of the three sets."""
+
+MOST_FILE_BYTES = 32 * 2**20
+MOST_PIXELS = 50_000_000
+"""Of one image, unpacked."""
+
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm"}
+
+
+class ReadImages(NamedTuple):
+    """A table of images, and a sentence on what was left out, or an empty one."""
+
+    table: Table
+    said: str
+
+
+class _File(NamedTuple):
+    """One file of a folder or a zip."""
+
+    path: PurePosixPath  # below the folder
+    size: int
+    read: Callable[[], bytes]
+
+
+def is_of_images(file_name: str) -> bool:
+    """Whether a file is read as images, by the ending of its name."""
+    return Path(file_name).suffix.lower() in (".zip", ".npz")
+
+
+def read_images(data: bytes, file_name: str) -> ReadImages:
+    """The table of images in a zip, or in an .npz of arrays; its name is the file's without ending.
+
+    Raises:
+        ConfigError: the file holds no classes of images, or too much; in one sentence, with the file where there is
+            one.
+    """
+    name = _name_of(file_name)
+    if len(data) > MOST_BYTES:
+        raise ConfigError(
+            f"{name}: it has {len(data) / 2**20:,.0f} MiB, at most {MOST_BYTES // 2**20} are allowed; make the "
+            f"images smaller ({IMAGE_SIDE} x {IMAGE_SIDE} pixels of each are used), or add the unpacked folder at the "
+            "command line: python -m maml_core tables add FOLDER."
+        )
+    archive = open_zip(data, name)
+    with archive:
+        if file_name.lower().endswith(".npz"):
+            return _table(name, *read_arrays(archive, name), left_out=[])
+        members = [_member(archive, info, name) for info in archive.infolist() if not info.is_dir()]
+        return _from_files(name, members)
+
+
+def read_folder(folder: Path) -> ReadImages:
+    """The table of images below a folder that has a folder for each class.
+
+    Raises:
+        ConfigError: as `read_images`.
+    """
+    return _from_files(_name_of(folder.resolve().name), _walked(folder))
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _File:
+    """A file of a zip."""
+
+    def read() -> bytes:
+        with Opened(archive, info, name) as file:
+            return file.read(MOST_FILE_BYTES + 1)
+
+    return _File(PurePosixPath(info.filename.replace("\\", "/")), info.file_size, read)
+
+
+def read_named(files: Sequence[tuple[str, bytes]]) -> ReadImages:
+    """The table of images of a folder whose files come one by one, each with its path from the folder on.
+
+    Raises:
+        ConfigError: as `read_images`.
+    """
+    paths = [PurePosixPath(path.replace("\\", "/")) for path, _ in files]
+    whole = {path.parts[0] for path in paths if len(path.parts) > 2}
+    name = whole.pop() if len(whole) == 1 else "images"
+    found = [_File(path, len(data), partial(bytes, data)) for path, (_, data) in zip(paths, files, strict=True)]
+    return _from_files(_name_of(name), found)
+
+
+def _walked(folder: Path) -> Iterator[_File]:
+    """The files below a folder, in the order of their names; no link to a folder is followed."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(place, file)
+            if path.is_file():  # and no pipe, which would never end
+                yield _File(PurePosixPath(path.relative_to(folder).as_posix()), path.stat().st_size, path.read_bytes)
+
+
+# Image files ----------------------------------------------------------------------------------------------------
+
+
+def _from_files(name: str, files: Iterable[_File]) -> ReadImages:
+    """A table of the images among these files; the folder that one lies in is its class."""
+    classes: list[str] = []
+    images: list[np.ndarray] = []
+    strange = loose = 0
+    for file in files:
+        if any(part.startswith((".", "__MACOSX")) for part in file.path.parts) or file.path.name == "Thumbs.db":
+            continue
+        if file.path.suffix.lower() not in _ENDINGS:
+            strange += 1
+            continue
+        folders = [part for part in file.path.parts[:-1] if part not in ("", "/", "..")]
+        if not folders:
+            loose += 1
+            continue
+        classes.append("/".join(folders))
+        images.append(_image(file, name))
+        _refuse_too_many(name, len(images), 0)
+    left_out = [f"{strange:,} files that are no images"] if strange else []
+    left_out += [f"{loose:,} images that lie in no folder of a class"] if loose else []
+    return _table(name, _without_common(classes), images, left_out=left_out)
+
+
+def _without_common(classes: list[str]) -> list[str]:
+    """Folders below the last one that all have in common."""
+    folders = [name.split("/") for name in classes]
+    least = min((len(each) for each in folders), default=0)
+    shared = 0
+    while shared < least - 1 and len({each[shared] for each in folders}) == 1:
+        shared += 1
+    return ["/".join(each[shared:]) for each in folders]
+
+
+def _image(file: _File, name: str) -> np.ndarray:
+    """One image's shades, `[IMAGE_SIDE, IMAGE_SIDE]`."""
+    place = f"{name}: {short(str(file.path))}"
+    if file.size > MOST_FILE_BYTES:
+        raise ConfigError(
+            f"{place} has {file.size / 2**20:,.0f} MiB, at most {MOST_FILE_BYTES // 2**20} are allowed; shrink it."
+        )
+    try:
+        data = file.read()
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be read ({error.strerror}).") from None
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            warnings.simplefilter("ignore")  # of many pixels, whose number is looked at here
+            if image.width * image.height > MOST_PIXELS:
+                raise ConfigError(
+                    f"{place} has {image.width:,} x {image.height:,} pixels, at most {MOST_PIXELS:,} are allowed in "
+                    "all; make it smaller."
+                )
+            image.draft("L", (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))
+            return shades_of(ImageOps.exif_transpose(image))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        raise ConfigError(
+            f"{place} is no image that can be read ({reason(error)}); save it anew, or remove it."
+        ) from None
+
+
+# Tables ---------------------------------------------------------------------------------------------------------
+
+
+def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out: list[str]) -> ReadImages:
+    """A table of these images, each once; what stands in two classes stands in none."""
+    if not images:
+        also = f" (left out: {', '.join(left_out)})" if left_out else ""
+        raise ConfigError(
+            f"{name}: it holds no image in the folder of a class{also}: put those of each class into one."
+        )
+    owner: dict[bytes, str] = {}
+    between: set[bytes] = set()
+    for label, image in zip(classes, images, strict=True):
+        if owner.setdefault(image.tobytes(), label) != label:
+            between.add(image.tobytes())
+    kept: dict[bytes, int] = {}
+    for number, image in enumerate(images):
+        if image.tobytes() not in between:
+            kept.setdefault(image.tobytes(), number)
+    shared = sum(image.tobytes() in between for image in images)
+    twice = len(images) - shared - len(kept)
+    left_out = [*left_out, *([f"{shared:,} images that stand in two classes"] if shared else [])]
+    left_out += [f"{twice:,} images that stand twice in their class"] if twice else []
+    order = sorted(kept.values(), key=lambda number: classes[number])  # stable: within a class as they came
+    counts = Counter(classes[number] for number in order)
+    several = sum(count > 1 for count in counts.values())
+    said = f"Left out: {', '.join(left_out)}." if left_out else ""
+    _refuse_too_many(name, len(order), len(counts))
+    if several < LEAST_CLASSES:
+        raise ConfigError(
+            f"{name}: {several} of {len(counts)} class{'es' if len(counts) != 1 else ''} have two images or more: at "
+            f"least {LEAST_CLASSES} are needed, to train on and to hold out; add classes. {said}".rstrip()
+        )
+    pixels = np.stack([images[number] for number in order])
+    if float(edge_of(pixels).mean()) > 127.5:  # paper is bright, as a rule
+        pixels = 255 - pixels
+    return ReadImages(table_of_images(name, [_label(classes[number]) for number in order], pixels), said)
+
+
+def _refuse_too_many(name: str, images: int, classes: int) -> None:
+    for count, most, what in ((images, MOST_IMAGES, "images"), (classes, MOST_CLASSES, "classes")):
+        if count > most:
+            raise ConfigError(f"{name}: it has more than {most:,} {what}, which is the most allowed; keep fewer.")
+
+
+def _label(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)[-NAME_LENGTH:].strip() or "unnamed"
+
+
+def _name_of(file_name: str) -> str:
+    name = re.sub(r"\.(zip|npz)$", "", re.split(r"[/\\]", file_name)[-1], flags=re.IGNORECASE)
+    return "".join(letter if letter.isprintable() else " " for letter in name).strip()[:NAME_LENGTH] or "images"
