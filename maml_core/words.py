@@ -17,9 +17,14 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
+def counted(count: int, what: str) -> str:
+    """1 image, 5 images."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def counted_steps(count: int) -> str:
     """1 step, 5 steps."""
-    return "1 step" if count == 1 else f"{count} steps"
+    return counted(count, "step")
 
 
 def shortened(text: str, most: int) -> str:

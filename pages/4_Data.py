@@ -18,6 +18,7 @@ from maml_core.learning.table_roles import Roles, guess_roles
 from maml_core.presets import config_for_images, config_for_table
 from maml_core.store.tables import TableRow
 from maml_core.training.session import TrainingSession, computing
+from maml_core.words import counted
 from pages.components.config_form import keep_for_form
 from pages.components.frame import page
 from pages.components.glossary_view import note
@@ -38,20 +39,20 @@ def add(session: TrainingSession) -> None:
         left, right = st.columns(2)
         with left:
             packed = st.file_uploader(
-                "Drop a .zip of one folder for each class, or an .npz",
+                "Images as .zip or .npz",
                 type=["zip", "npz"],
                 max_upload_size=MOST_BYTES // 2**20,
                 key="image file",
-                help="An .npz holds arrays such as images and labels, or x_train and y_train. It stays here, in the "
-                "store, as small gray images.",
+                help="A .zip holds a folder of images for each class, an .npz arrays such as images and labels, or "
+                "x_train and y_train. They stay here, in the store, small and gray.",
             )
         with right:
             folder = st.file_uploader(
-                "Or choose the folder itself",
+                "Or as a folder",
                 type=IMAGE_TYPES,
                 accept_multiple_files="directory",
                 max_upload_size=MOST_BYTES // 2**20,
-                key="image folder",
+                key=f"image folder {st.session_state.get('taken')}",  # empty once its many files are taken
                 help="A folder that holds a folder of images for each class.",
             )
         if packed:
@@ -225,9 +226,9 @@ def image_pictures(config: RunConfig) -> None:
             key="classes",
             revision=family.table,
             height=330,
-            alt="A dozen classes to train on, nine images of each",
+            alt="Some classes to train on, nine images of each",
         )
-        st.caption("A dozen classes to train on, as the network sees them: small, gray, ink on paper.")
+        st.caption("Classes to train on, as the network sees them: small, gray, ink on paper.")
     with right:
         live_chart(
             rows_per_task(found.counts, rows="images", task="class", tasks="classes"),
@@ -286,9 +287,9 @@ def main(session: TrainingSession) -> None:
             keep_for_form(config, None)
             st.switch_page("app.py")
         manage(session, row)
-        what, whose = ("images", "of each class") if row.is_of_images else ("rows", "per task")
+        what, whose = ("image", "of each class") if row.is_of_images else ("row", "per task")
         note(
-            f"Opens the Lab with {config.shots} {what} of support and {config.query_shots} of query {whose}. "
+            f"Opens the Lab with {counted(config.shots, what)} of support and {config.query_shots} of query {whose}. "
             "Everything can be changed there."
         )
     if row.is_of_images:

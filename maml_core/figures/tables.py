@@ -24,6 +24,10 @@ METHOD_COLORS = {
 }
 
 
+FEW = 10
+"""Tasks, of which a chart counts each."""
+
+
 def rows_grid(tasks: RowTasks, along: int, *, columns: int = 6) -> Figure:
     """Many tasks of a table, each a small picture of its output over one input, on common axes."""
     x_name, y_name = tasks.inputs[along], tasks.outputs[tasks.output]
@@ -71,7 +75,9 @@ def classes_grid(samples: Sequence[ClassSample], *, columns: int = 6, across: in
     for i, sample in enumerate(samples):
         suffix, x_axis, y_axis, title = small_axes(i, len(samples), columns)
         layout["xaxis" + suffix] = x_axis | bare
-        layout["yaxis" + suffix] = y_axis | bare | {"scaleanchor": "x" + suffix, "autorange": "reversed"}
+        layout["yaxis" + suffix] = (
+            y_axis | bare | {"scaleanchor": "x" + suffix, "autorange": "reversed", "constraintoward": "top"}
+        )
         layout["annotations"].append(title | {"text": _short(sample.name)})
         size = sample.pixels.shape[-1]
         wall = np.zeros((across**2, size, size))
@@ -97,6 +103,8 @@ def rows_per_task(counts: list[int], *, rows: str = "rows", task: str = "task", 
     """How many tasks have how many rows; or classes images."""
     layout = base_layout(x=f"{rows} in a {task}", y=tasks, left=44)
     layout |= {"margin": {"l": 44, "r": 10, "t": 10, "b": 42}, "hovermode": "closest", "bargap": 0.05}
+    if len(counts) <= FEW:
+        layout["yaxis"]["dtick"] = 1
     bars = {
         "type": "histogram",
         "x": counts,

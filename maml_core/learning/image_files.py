@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -73,7 +73,7 @@ def read_images(data: bytes, file_name: str) -> ReadImages:
     archive = open_zip(data, name)
     with archive:
         if file_name.lower().endswith(".npz"):
-            return _table(name, *read_arrays(archive, name), left_out=[])
+            return _table(name, *read_arrays(archive, name), left_out={})
         members = [_member(archive, info, name) for info in archive.infolist() if not info.is_dir()]
         return _from_files(name, members)
 
@@ -111,10 +111,9 @@ def read_named(files: Sequence[tuple[str, bytes]]) -> ReadImages:
 
 
 def _walked(folder: Path) -> Iterator[_File]:
-    """The files below a folder, in the order of their names; no link to a folder is followed."""
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for file in sorted(files):
+    """The files below a folder; no link to a folder is followed."""
+    for place, _, files in os.walk(folder):
+        for file in files:
             path = Path(place, file)
             if path.is_file():  # and no pipe, which would never end
                 yield _File(PurePosixPath(path.relative_to(folder).as_posix()), path.stat().st_size, path.read_bytes)
@@ -128,7 +127,7 @@ def _from_files(name: str, files: Iterable[_File]) -> ReadImages:
     classes: list[str] = []
     images: list[np.ndarray] = []
     strange = loose = 0
-    for file in files:
+    for file in sorted(files, key=lambda file: file.path.parts):  # however they came, they are the same table
         if any(part.startswith((".", "__MACOSX")) for part in file.path.parts) or file.path.name == "Thumbs.db":
             continue
         if file.path.suffix.lower() not in _ENDINGS:
@@ -141,8 +140,7 @@ def _from_files(name: str, files: Iterable[_File]) -> ReadImages:
         classes.append("/".join(folders))
         images.append(_image(file, name))
         _refuse_too_many(name, len(images), 0)
-    left_out = [f"{strange:,} files that are no images"] if strange else []
-    left_out += [f"{loose:,} images that lie in no folder of a class"] if loose else []
+    left_out = {"files that are no images": strange, "images in no folder of a class": loose}
     return _table(name, _without_common(classes), images, left_out=left_out)
 
 
@@ -171,14 +169,11 @@ def _image(file: _File, name: str) -> np.ndarray:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             warnings.simplefilter("ignore")  # of many pixels, whose number is looked at here
             if image.width * image.height > MOST_PIXELS:
-                raise ConfigError(
-                    f"{place} has {image.width:,} x {image.height:,} pixels, at most {MOST_PIXELS:,} are allowed in "
-                    "all; make it smaller."
-                )
+                raise Image.DecompressionBombError
             image.draft("L", (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))
             return shades_of(ImageOps.exif_transpose(image))
-    except ConfigError:
-        raise
+    except Image.DecompressionBombError:  # raised for far more by the library itself
+        raise ConfigError(f"{place} has more than {MOST_PIXELS:,} pixels, the most allowed; make it smaller.") from None
     except Exception as error:  # whatever a damaged file makes a decoder raise
         raise ConfigError(
             f"{place} is no image that can be read ({reason(error)}); save it anew, or remove it."
@@ -188,10 +183,13 @@ def _image(file: _File, name: str) -> np.ndarray:
 # Tables ---------------------------------------------------------------------------------------------------------
 
 
-def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out: list[str]) -> ReadImages:
-    """A table of these images, each once; what stands in two classes stands in none."""
+def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out: dict[str, int]) -> ReadImages:
+    """A table of these images, each once; what stands in two classes stands in none.
+
+    With how much was left out before, by what it is.
+    """
     if not images:
-        also = f" (left out: {', '.join(left_out)})" if left_out else ""
+        also = f" ({_said(left_out)})" if any(left_out.values()) else ""
         raise ConfigError(
             f"{name}: it holds no image in the folder of a class{also}: put those of each class into one."
         )
@@ -206,12 +204,11 @@ def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out:
             kept.setdefault(image.tobytes(), number)
     shared = sum(image.tobytes() in between for image in images)
     twice = len(images) - shared - len(kept)
-    left_out = [*left_out, *([f"{shared:,} images that stand in two classes"] if shared else [])]
-    left_out += [f"{twice:,} images that stand twice in their class"] if twice else []
+    left_out = left_out | {"images that stand in two classes": shared, "images that stand twice in a class": twice}
     order = sorted(kept.values(), key=lambda number: classes[number])  # stable: within a class as they came
     counts = Counter(classes[number] for number in order)
     several = sum(count > 1 for count in counts.values())
-    said = f"Left out: {', '.join(left_out)}." if left_out else ""
+    said = f"{_said(left_out).capitalize()}." if any(left_out.values()) else ""
     _refuse_too_many(name, len(order), len(counts))
     if several < LEAST_CLASSES:
         raise ConfigError(
@@ -222,6 +219,10 @@ def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out:
     if float(edge_of(pixels).mean()) > 127.5:  # paper is bright, as a rule
         pixels = 255 - pixels
     return ReadImages(table_of_images(name, [_label(classes[number]) for number in order], pixels), said)
+
+
+def _said(left_out: Mapping[str, int]) -> str:
+    return "left out: " + ", ".join(f"{what} ({count:,})" for what, count in left_out.items() if count)
 
 
 def _refuse_too_many(name: str, images: int, classes: int) -> None:

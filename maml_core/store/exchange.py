@@ -38,7 +38,7 @@ from maml_core.learning.table_tasks import TableFamily
 from maml_core.milestones import SNAPSHOTS
 from maml_core.store.checkpoint import Checkpoint, load_checkpoint, state_names
 from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, TAGS_LENGTH, Run
-from maml_core.store.script import adapt_script, table_encoding
+from maml_core.store.script import adapt_script, no_script, table_encoding
 from maml_core.store.store import Store
 
 SIZE_LIMIT = 64 * 2**20
@@ -170,9 +170,7 @@ def _code(config: RunConfig) -> dict[str, bytes]:
     if isinstance(config.model, OwnModel):
         text = config.model.file_text()
         return {SOURCE: text.encode()} if text and len(text) <= _SOURCE_LIMIT else {}
-    if not config.tasks.problem.predicts:
-        return {}
-    return {"adapt.py": adapt_script(config).encode()}
+    return {} if no_script(config) else {"adapt.py": adapt_script(config).encode()}
 
 
 def export_weights(store: Store, run_id: str) -> bytes:

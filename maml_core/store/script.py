@@ -19,27 +19,33 @@ from maml_core.learning.table import find
 from maml_core.learning.table_tasks import TableFamily
 
 
+def no_script(config: RunConfig) -> str | None:
+    """Why there is no script for a run, in a sentence; None where there is one."""
+    if config.uses_own_model:
+        return (
+            f"model.kind = {config.model.kind!r} cannot go into a script: export the weights as .safetensors and load "
+            "them into your class."
+        )
+    reason = None
+    if not config.tasks.problem.predicts:
+        reason = "its model acts, and a script predicts"
+    elif isinstance(config.tasks, ImageFamily):
+        reason = "it would have to draw the images"
+    return reason and (
+        f"tasks.family = {config.tasks.family!r} cannot go into a script: {reason}; export the weights as .safetensors "
+        "or .zip."
+    )
+
+
 def adapt_script(config: RunConfig) -> str:
     """The script for the model and the inner loop of `config`.
 
     Raises:
         ConfigError: the model is a class of the user's own, whose source may need more than one file.
     """
-    if config.uses_own_model:
-        raise ConfigError(
-            f"model.kind = {config.model.kind!r} cannot go into a script: export the weights as .safetensors and load "
-            "them into your class."
-        )
-    if not config.tasks.problem.predicts:
-        raise ConfigError(
-            f"tasks.family = {config.tasks.family!r} cannot go into a script: its model acts, and a script predicts; "
-            "export the weights as .safetensors or .zip."
-        )
-    if isinstance(config.tasks, ImageFamily):
-        raise ConfigError(
-            f"tasks.family = {config.tasks.family!r} cannot go into a script: it would have to draw the images; export "
-            "the weights as .safetensors or .zip."
-        )
+    refusal = no_script(config)
+    if refusal:
+        raise ConfigError(refusal)
     model = config.structure()
     adapted = _adapted(config, model)
     usage, reading = _POINT_USAGE, _POINT_READING

@@ -131,7 +131,7 @@ def _preset() -> None:
     )
     preset = PRESETS[st.session_state["form.preset"]]
     if st.session_state["form.tasks.family"] in ("table", "images"):
-        st.caption("Changed to suit your table.")
+        st.caption("Changed to suit your data.")
     else:
         note(preset.description + (f" Reached {preset.reached}." if preset.reached else ""))
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from maml_core.store.exchange import export_run, export_weights
 from maml_core.store.run import Run
-from maml_core.store.script import adapt_script
+from maml_core.store.script import adapt_script, no_script
 from maml_core.training.session import TrainingSession
 
 
@@ -50,7 +50,7 @@ def downloads(session: TrainingSession, run: Run) -> None:
                 "Every setting of the run.",
             ),
         ]
-        if run.config.tasks.problem.predicts:
+        if is_own or no_script(run.config) is None:
             script = (
                 "Python script",
                 "adapt.py",
