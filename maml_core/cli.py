@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_compare_options(command)
     add_store(command)
 
-    command = add("adapt", _adapt, "adapt a run to points, or rows of its table, and predict others")
+    command = add("adapt", _adapt, "adapt a run to points, rows of its table or images, and predict others")
     add_adapt_options(command)
     command.add_argument("--steps", type=_whole(0, 1000), help="adaptation steps (those that it was trained for)")
     add_checkpoint(command)

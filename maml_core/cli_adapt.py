@@ -1,4 +1,4 @@
-"""The command line's `adapt`: a run's initialization on points or rows of one's own."""
+"""The command line's `adapt`: a run's initialization on points, rows or images of one's own."""
 
 import argparse
 import csv
@@ -14,6 +14,7 @@ from maml_core.learning.adaptation import predict_rows
 from maml_core.learning.fresh_rows import read_support_and_query
 from maml_core.learning.images import ImageFamily
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.new_images import read_images_task
 from maml_core.learning.own_points import POINT_LIMIT, columns_of, points_task, read_points
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.point_text import read_numbers
@@ -35,10 +36,14 @@ def add_adapt_options(command: argparse.ArgumentParser) -> None:
         "support",
         metavar="SUPPORT",
         type=Path,
-        help="what to learn from: lines x, y, or x, y, class; or a table's rows",
+        help="what to learn from: lines x, y, or x, y, class; a table's rows; or a folder with a folder of images for "
+        "each class",
     )
     command.add_argument(
-        "query", metavar="QUERY", type=Path, help="what to predict: lines x, or x, y; or rows without the output"
+        "query",
+        metavar="QUERY",
+        type=Path,
+        help="what to predict: lines x, or x, y; rows without the output; or a folder of images",
     )
 
 
@@ -54,16 +59,13 @@ def adapt_run(store: Store, run: Run, options: argparse.Namespace) -> dict[str, 
             f"run {run.id} cannot predict points: its tasks, {run.config.tasks.family}, ask for actions; measure it "
             f"with evaluate {run.id}, or watch it on the Adapt page."
         )
-    if isinstance(run.config.tasks, ImageFamily):
-        raise ConfigError(
-            f"run {run.id} cannot predict points: its tasks, {run.config.tasks.family}, ask about images; draw some on "
-            f"the Adapt page, or measure it with evaluate {run.id}."
-        )
     _, saved = checkpoint_at(store, run, options.checkpoint)
     start = load_initialization(saved, run.config)
     steps = run.config.inner_steps if options.steps is None else options.steps
     if isinstance(run.config.tasks, TableFamily):
         return _rows(start, run.config.tasks, options, steps)
+    if isinstance(run.config.tasks, ImageFamily):
+        return _images(start, run.config.tasks, options, steps)
     if isinstance(run.config.tasks, PlaneFamily):
         return _classes(start, run.config.tasks, options, steps)
     points, asked = _numbers(options.support, ("x", "y")), _numbers(options.query, ("x",))
@@ -109,6 +111,27 @@ def _classes(start: Initialization, family: PlaneFamily, options: argparse.Names
         "x": [list(point) for point in asked],
         "classes": classes,
         "shares": shares,
+    }
+
+
+def _images(start: Initialization, family: ImageFamily, options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """Images in folders: the class of each that is asked about, and its share among those of the support."""
+    task = read_images_task(family, options.support, options.query)
+    found = start.adapt(task.batch, steps).predictions[-1, 0, :, : len(task.classes)]
+    _check(found, steps)
+    names = [task.classes[number] for number in found.argmax(-1).tolist()]
+    shares = found.double().softmax(-1)
+    if not options.json:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("file", "class", "share"))
+        for file, name, share in zip(task.files, names, shares.amax(-1).tolist(), strict=True):
+            writer.writerow((file, name, f"{share:.4g}"))
+    return {
+        "run": options.run,
+        "steps": steps,
+        "files": task.files,
+        "classes": names,
+        "shares": [dict(zip(task.classes, row, strict=True)) for row in shares.tolist()],
     }
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from maml_core.errors import ConfigError
 from maml_core.learning.image_arrays import read_arrays
-from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, edge_of, shades_of, table_of_images
+from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, in_ink, shades_of, table_of_images
 from maml_core.learning.table import IMAGE_SIDE, MOST_BYTES, NAME_LENGTH, Table
 from maml_core.learning.zip_files import Opened, open_zip, reason, short
 
@@ -33,6 +33,9 @@ MOST_PIXELS = 50_000_000
 """Of one image, unpacked."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_HIDDEN = (".", "__MACOSX", "Thumbs.db")
+"""How the names of files and folders begin that people do not see."""
+
 _ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm"}
 
 
@@ -43,12 +46,25 @@ class ReadImages(NamedTuple):
     said: str
 
 
+class NewImage(NamedTuple):
+    """An image by itself, bright where it was."""
+
+    path: str  # below the folder
+    folder: str  # that it lies in, or ""
+    shades: np.ndarray  # [IMAGE_SIDE, IMAGE_SIDE] uint8
+
+
 class _File(NamedTuple):
     """One file of a folder or a zip."""
 
     path: PurePosixPath  # below the folder
     size: int
     read: Callable[[], bytes]
+
+    @property
+    def folder(self) -> str:
+        """The folder that it lies in, or ""."""
+        return "/".join(part for part in self.path.parts[:-1] if part not in ("/", ".."))
 
 
 def is_of_images(file_name: str) -> bool:
@@ -85,6 +101,23 @@ def read_folder(folder: Path) -> ReadImages:
         ConfigError: as `read_images`.
     """
     return _from_files(_name_of(folder.resolve().name), _walked(folder))
+
+
+def read_new_images(place: Path) -> list[NewImage]:
+    """The images below a folder, or the one in a file, each by itself.
+
+    Raises:
+        ConfigError: there is none, or one cannot be read.
+    """
+    name, files = _name_of(place.resolve().name), list(_walked(place))
+    if place.is_file():
+        files = [_File(PurePosixPath(place.name), place.stat().st_size, place.read_bytes)]
+    found, _ = _image_files(files)
+    if not found:
+        raise ConfigError(f"{place} holds no image: name a folder of images.")
+    _refuse_too_many(name, len(found), 0)
+    classes = _without_common([file.folder for file in found])
+    return [NewImage(str(file.path), label, _image(file, name)) for file, label in zip(found, classes, strict=True)]
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _File:
@@ -124,24 +157,19 @@ def _walked(folder: Path) -> Iterator[_File]:
 
 def _from_files(name: str, files: Iterable[_File]) -> ReadImages:
     """A table of the images among these files; the folder that one lies in is its class."""
-    classes: list[str] = []
-    images: list[np.ndarray] = []
-    strange = loose = 0
-    for file in sorted(files, key=lambda file: file.path.parts):  # however they came, they are the same table
-        if any(part.startswith((".", "__MACOSX")) for part in file.path.parts) or file.path.name == "Thumbs.db":
-            continue
-        if file.path.suffix.lower() not in _ENDINGS:
-            strange += 1
-            continue
-        folders = [part for part in file.path.parts[:-1] if part not in ("", "/", "..")]
-        if not folders:
-            loose += 1
-            continue
-        classes.append("/".join(folders))
-        images.append(_image(file, name))
-        _refuse_too_many(name, len(images), 0)
-    left_out = {"files that are no images": strange, "images in no folder of a class": loose}
-    return _table(name, _without_common(classes), images, left_out=left_out)
+    found, strange = _image_files(files)
+    chosen = [file for file in found if file.folder]
+    _refuse_too_many(name, len(chosen), 0)
+    left_out = {"files that are no images": strange, "images in no folder of a class": len(found) - len(chosen)}
+    classes = _without_common([file.folder for file in chosen])
+    return _table(name, classes, [_image(file, name) for file in chosen], left_out=left_out)
+
+
+def _image_files(files: Iterable[_File]) -> tuple[list[_File], int]:
+    """Those that are images by their names, in an order that is the same however they came; and how many are not."""
+    seen = [file for file in files if not any(part.startswith(_HIDDEN) for part in file.path.parts)]
+    found = [file for file in seen if file.path.suffix.lower() in _ENDINGS]
+    return sorted(found, key=lambda file: file.path.parts), len(seen) - len(found)
 
 
 def _without_common(classes: list[str]) -> list[str]:
@@ -215,9 +243,7 @@ def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out:
             f"{name}: {several} of {len(counts)} class{'es' if len(counts) != 1 else ''} have two images or more: at "
             f"least {LEAST_CLASSES} are needed, to train on and to hold out; add classes. {said}".rstrip()
         )
-    pixels = np.stack([images[number] for number in order])
-    if float(edge_of(pixels).mean()) > 127.5:  # paper is bright, as a rule
-        pixels = 255 - pixels
+    pixels = in_ink(np.stack([images[number] for number in order]))
     return ReadImages(table_of_images(name, [_label(classes[number]) for number in order], pixels), said)
 
 

@@ -44,13 +44,18 @@ def _squared(gray: Image.Image) -> np.ndarray:
     side = max(gray.size)
     ratio = IMAGE_SIDE / side
     small = gray.resize([max(1, round(length * ratio)) for length in gray.size], Image.Resampling.BOX)
-    edge = edge_of(np.asarray(small))
+    edge = _edge_of(np.asarray(small))
     square = Image.new("L", (IMAGE_SIDE, IMAGE_SIDE), round(float(edge.mean())))
     square.paste(small, ((IMAGE_SIDE - small.width) // 2, (IMAGE_SIDE - small.height) // 2))
     return np.asarray(square)
 
 
-def edge_of(pixels: np.ndarray) -> np.ndarray:
+def in_ink(images: np.ndarray) -> np.ndarray:
+    """Images `[n, side, side]` as a table keeps them: their ground, bright as a rule, is 0."""
+    return 255 - images if float(_edge_of(images).mean()) > 127.5 else images
+
+
+def _edge_of(pixels: np.ndarray) -> np.ndarray:
     """The outermost pixels of images `[..., rows, columns]`, `[..., pixels]`."""
     return np.concatenate([pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1]], axis=-1)
 

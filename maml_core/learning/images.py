@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from maml_core.fields import Integer
 from maml_core.learning.classes import ClassFamily
@@ -152,3 +153,14 @@ def random_keys(draw: Tensor, count: int, *, start: int = 0) -> Tensor:
     """
     k = torch.arange(start, start + count, dtype=torch.float64)
     return (draw[..., None] * (1e5 * torch.sqrt(k + 0.5) + 7919 * k)).remainder(1.0)
+
+
+def resized(pixels: Tensor, size: int) -> Tensor:
+    """Images `[n, side, side]`, uint8, with so many pixels on each side."""
+    if size == pixels.shape[-1]:
+        return pixels
+    parts = [
+        interpolate(part[:, None].float(), size=(size, size), mode="bilinear", antialias=True)[:, 0].round().byte()
+        for part in pixels.split(1024)
+    ]
+    return torch.cat(parts)

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import grid_sample
 
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real
 from maml_core.learning.image_tables import CLASS, COLUMNS, IMAGE, signs
-from maml_core.learning.images import JUDGED, ImageFamily, random_keys
-from maml_core.learning.table import IMAGE_SIDE, find
+from maml_core.learning.images import JUDGED, ImageFamily, random_keys, resized
+from maml_core.learning.table import find
 from maml_core.learning.table_tasks import TableId, shuffled, split
 from maml_core.learning.tasks import TaskBatch, TaskSet, Uniform
 
@@ -258,19 +258,8 @@ def _images(table_id: str, size: int, split_seed: int, least: int) -> ClassImage
     members = {name: torch.tensor(part, dtype=torch.int64) for name, part in parts.items()}
     return ClassImages(
         names,
-        _resized(torch.from_numpy(table.images(IMAGE).copy())[order], size),
+        resized(torch.from_numpy(table.images(IMAGE).copy())[order], size),
         counts.cumsum(0) - counts,
         counts,
         {name: part[counts[part] >= least] for name, part in members.items()},
     )
-
-
-def _resized(pixels: Tensor, size: int) -> Tensor:
-    """Images `[n, IMAGE_SIDE, IMAGE_SIDE]`, uint8, with so many pixels on each side."""
-    if size == IMAGE_SIDE:
-        return pixels
-    parts = [
-        interpolate(part[:, None].float(), size=(size, size), mode="bilinear", antialias=True)[:, 0].round().byte()
-        for part in pixels.split(1024)
-    ]
-    return torch.cat(parts)

@@ -28,13 +28,13 @@ from maml_core.learning.table import example
 from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import Roles
 from maml_core.learning.table_tasks import TableFamily
-from maml_core.learning.tasks import TaskBatch
+from maml_core.learning.tasks import FAMILIES, TaskBatch, parse_family
 from maml_core.presets import PRESETS, config_for_table
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.exchange import export_run, export_weights
 from maml_core.store.imports import import_run
-from maml_core.store.script import adapt_script
+from maml_core.store.script import adapt_script, no_script
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 
@@ -423,3 +423,16 @@ def test_the_script_of_a_table_says_what_is_wrong(
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_of_every_family_is_exported_whole(store: Store, other: Store, family: str) -> None:
+    model = {"model.kind": "policy"} if not parse_family({"family": family}).problem.predicts else {}
+    settings = {"tasks.family": family, "shots": 2, "query_shots": 2, "meta_iterations": 1, "meta_batch_size": 1}
+    config = RunConfig().with_settings(settings | model)
+    run_id = store.create_run(config, owner=this_process())
+    train_run(store, store.run(run_id), this_process())
+    file = export_run(store, run_id, with_rows=True)
+    assert other.run(import_run(other, file)).config == config
+    names = zipfile.ZipFile(io.BytesIO(file)).namelist()
+    assert ("adapt.py" in names) == (no_script(config) is None)

@@ -20,6 +20,7 @@ from maml_core.learning.fresh_tasks import Tasks, draw_task, draw_tasks
 from maml_core.learning.image_files import read_folder, read_images, read_named
 from maml_core.learning.image_tables import IMAGE, signs, table_of_images
 from maml_core.learning.images import JUDGED
+from maml_core.learning.new_images import read_images_task
 from maml_core.learning.own_images import OwnImages, training_samples
 from maml_core.learning.table import IMAGE_SIDE, Table, keep
 from maml_core.learning.tasks import TaskBatch, TaskSet, TaskStream, seeded
@@ -409,5 +410,40 @@ def test_from_a_folder_to_an_evaluation_at_the_command_line(
     found = answer(capsys, "evaluate", run, "--tasks", "10", "--steps", "1")
     assert set(found["baselines"]) >= {"random", "means", "feature-means"}
     assert list(found["by_shots"]["learned"]) == ["1", "2", "3", "5"]  # of six images
-    assert main(["adapt", run, "a.csv", "b.csv"]) == 2
-    assert "ask about images" in capsys.readouterr().err
+    support = folder_of(tmp_path / "new", classes=2, images=2)
+    said = answer(capsys, "adapt", run, str(support), str(folder / "kind 4"))
+    assert said["files"] == [f"{number}.png" for number in range(6)]
+    for shares, name in zip(said["shares"], said["classes"], strict=True):
+        assert max(shares, key=shares.get) == name
+    assert main(["adapt", run, str(support), str(support / "kind 1" / "0.png")]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head == "file,class,share"
+    assert line.startswith("0.png,kind ")
+    for known, asked, reason in (
+        (folder, folder, "has 9 classes, and this run tells 2 apart"),
+        (folder / "kind 1", folder, "for each of at least two classes"),
+        (folder / "notes.txt", folder, "holds no image"),
+        (tmp_path / "nowhere", folder, "holds no image"),
+        (support, tmp_path / "nowhere", "holds no image"),
+    ):
+        assert main(["adapt", run, str(known), str(asked)]) == 2
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+
+
+def test_new_images_are_seen_as_those_of_a_table(tmp_path: Path) -> None:
+    for number in (0, 1, 2):
+        folder = tmp_path / "support" / f"kind {number}"
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(255 - signs().images(IMAGE)[20 * number + i]).save(folder / f"{i}.png")
+    (tmp_path / "query").mkdir()
+    Image.fromarray(255 - signs().images(IMAGE)[25]).save(tmp_path / "query" / "which.png")
+    found = read_images_task(PLAIN, tmp_path / "support", tmp_path / "query")
+    known = torch.from_numpy(signs().images(IMAGE).copy()).flatten(1).float() / 255
+    assert found.classes == ["kind 0", "kind 1", "kind 2"]
+    assert found.files == ["which.png"]
+    assert torch.equal(found.batch.support_x[0], known[[0, 1, 20, 21, 40, 41]])
+    assert torch.equal(found.batch.query_x[0], known[[25]])
+    assert found.batch.support_y[0].argmax(-1).tolist() == [0, 0, 1, 1, 2, 2]

@@ -3,13 +3,15 @@
 import pytest
 
 from maml_core.learning.fresh_rows import held_out_names
+from maml_core.learning.image_tables import IMAGE, signs, table_of_images
 from maml_core.learning.table_tasks import TableFamily
-from maml_core.presets import config_for_table
+from maml_core.presets import config_for_images, config_for_table
 from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from pages.components.frame import PAGES
+from tests.core.test_own_images import noise
 from tests.core.test_tables import family_of, made
 from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
 
@@ -155,3 +157,59 @@ def test_a_formula_is_typed_in_the_form() -> None:
     assert page.session_state["form"][0].tasks.formula == "c*x + a"
     page.number_input(key="form.tasks.parameters.c.high").set_value(7.0).run()
     assert '"c": [-2.0, 7.0]' in query(page, "tasks.parameters")
+
+
+def test_images_show_their_classes_and_fill_the_form(store: Store) -> None:
+    page = open_page("pages/4_Data.py", table=signs().id)
+    assert not page.error
+    assert [metric.value for metric in page.metric] == ["24", "8", "8", "20"]
+    assert "1 image of" in page.caption[0].value
+    press(page, "Train on these")
+    page.switch_page("app.py").run()
+    assert not page.exception
+    assert page.session_state["form"][0] == config_for_images(signs())
+    assert any("signs" in each.value and "which class is it?" in each.value for each in page.markdown)
+    link = page.query_params.copy()
+    again = open_page("app.py", **{name: text[0] if isinstance(text, list) else text for name, text in link.items()})
+    assert not again.warning
+    assert again.session_state["form"][0] == config_for_images(signs())
+
+
+def test_too_few_images_get_a_sentence_and_can_be_deleted(store: Store) -> None:
+    table = table_of_images("few", [f"c{number // 2}" for number in range(6)], noise().images(IMAGE)[:6])
+    store.add_table(table)
+    page = open_page("pages/4_Data.py", table=table.id)
+    assert "needs so many of each" in said(page.error[0])
+    press(page, "Delete the table")
+    assert store.all_tables()[0].id != table.id
+
+
+@pytest.fixture
+def on_images(store: Store) -> Run:
+    table = noise()
+    store.add_table(table)
+    config = config_for_images(table).with_settings(
+        {"meta_iterations": 4, "meta_batch_size": 2, "tasks.size": 12, "model.channels": 4, "model.blocks": 2}
+    )
+    run_id = store.create_run(config, owner=this_process())
+    train_run(store, store.run(run_id), this_process())
+    return store.run(run_id)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_takes_a_run_on_ones_own_images(path: str, on_images: Run) -> None:
+    assert not open_page(path, run=on_images.id).error
+
+
+@pytest.mark.parametrize(
+    "view", ["Replay", "How good, really", "Where it breaks", "A wall of fresh tasks", "You against the network"]
+)
+def test_every_view_takes_ones_own_images(on_images: Run, view: str) -> None:
+    page = open_page("pages/1_Adapt.py", run=on_images.id, view=view, tasks="10")
+    assert not page.error
+    assert "source" not in [each.key for each in page.get("button_group")]  # neither points nor drawings are offered
+
+
+def test_more_shots_than_there_are_images_get_a_sentence(on_images: Run) -> None:
+    page = open_page("pages/1_Adapt.py", run=on_images.id, shots="8")
+    assert "tasks.images_per_class" in said(page.error[0])
