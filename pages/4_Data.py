@@ -109,7 +109,7 @@ def pick(session: TrainingSession) -> TableRow:
         ids,
         index=ids.index(asked) if asked in tables else 0,
         format_func=lambda table_id: f"{tables[table_id].name} · {tables[table_id].extent}",
-        key=f"pick-{asked}-{len(ids)}",
+        key=f"pick-{asked}-{[row.name for row in tables.values()]}",  # anew once one is renamed
     )
     st.query_params["table"] = chosen
     return tables[chosen]
