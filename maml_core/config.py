@@ -243,6 +243,15 @@ class RunConfig(Spec):
         """Whether the tasks are those of a table, of rows or of images."""
         return self.tasks.table_id is not None
 
+    def check_shots(self, shots: int) -> None:
+        """Find out whether what the run has learned can be shown tasks of so many shots.
+
+        Raises:
+            ConfigError: some tasks need more of them, some have no more.
+        """
+        fewest = max(1, self.tasks.least_shots)
+        self.with_settings({"shots": shots, "query_shots": fewest if self.tasks.most_points else self.query_shots})
+
     def parameter_count(self) -> int:
         """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""
         return self.model.parameter_count(self.tasks.input_size, self.tasks.output_size)

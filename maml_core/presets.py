@@ -432,16 +432,18 @@ def config_for_table(family: TableFamily) -> RunConfig:
 def config_for_images(table: Table) -> RunConfig:
     """Hyperparameters to begin with for a table of images: one shot, as many ways as all three sets have classes for.
 
-    Nine tenths of the classes take part, where that leaves each two images.
+    As many images of a class take part as leave each set that many classes, at most twenty.
 
     Raises:
         ConfigError: there are too few classes.
     """
-    counts = OwnImages(table=keep(table).id).images.counts.double()
-    each = min(20, max(2, int(counts.quantile(0.1))))
-    found = OwnImages(table=table.id, images_per_class=each, classes=2).summary()
-    ways = min(5, found.training, found.validation, found.held_out)
-    family = OwnImages(table=table.id, images_per_class=each, classes=max(2, ways))
+    family = OwnImages(table=keep(table).id, images_per_class=2, classes=2)
+    family.check(2)
+    ways = min(5, family.ways(2))
+    each = next(
+        count for count in range(min(20, max(family.images.counts.tolist())), 1, -1) if family.ways(count) >= ways
+    )
+    family = OwnImages(table=table.id, images_per_class=each, classes=ways)
     config = RunConfig(**_IMAGES | {"tasks": family, "query_shots": min(5, each - 1), "meta_iterations": 1000})
     family.check(config.shots + config.query_shots)
     return config

@@ -85,7 +85,7 @@ def settings(run: Run) -> tuple[int, int, float]:
         config.inner_lr,
         help_text="Step size of adaptation. Learned rates, where a run has them, are scaled with it.",
     )
-    config.with_settings({"shots": shots})  # which some tasks need more of than others
+    config.check_shots(shots)
     if config.method.solves:
         note("The head is solved for: one step is all, whatever the rate.")
     elif steps > config.inner_steps or inner_lr > config.inner_lr:

@@ -10,7 +10,7 @@ from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, MamlError
 from maml_core.figures import classes_grid, rows_grid, rows_per_task
 from maml_core.learning.fresh_rows import draw_training_rows
-from maml_core.learning.image_files import ReadImages, read_images, read_named
+from maml_core.learning.image_files import ENDINGS, ReadImages, read_images, read_named
 from maml_core.learning.own_images import training_samples
 from maml_core.learning.table import MOST_BYTES, MOST_INPUTS, MOST_OUTPUTS, NAME_LENGTH, Table, find
 from maml_core.learning.table_files import read_table
@@ -28,7 +28,6 @@ from pages.components.run_view import act
 
 DOZEN, COLUMNS, IMAGES_OF_CLASS = 12, 6, 9
 FILE_TYPES = ["csv", "tsv", "txt", "gz", "parquet"]
-IMAGE_TYPES = ["png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pbm"]
 KINDS = ("A table", "Images")
 
 
@@ -42,17 +41,17 @@ def add(session: TrainingSession) -> None:
                 "Images as .zip or .npz",
                 type=["zip", "npz"],
                 max_upload_size=MOST_BYTES // 2**20,
-                key="image file",
+                key=f"image file {st.session_state.get('taken')}",  # empty once it is taken
                 help="A .zip holds a folder of images for each class, an .npz arrays such as images and labels, or "
                 "x_train and y_train. They stay here, in the store, small and gray.",
             )
         with right:
             folder = st.file_uploader(
                 "Or as a folder",
-                type=IMAGE_TYPES,
+                type=[ending[1:] for ending in ENDINGS],
                 accept_multiple_files="directory",
                 max_upload_size=MOST_BYTES // 2**20,
-                key=f"image folder {st.session_state.get('taken')}",  # empty once its many files are taken
+                key=f"image folder {st.session_state.get('taken')}",
                 help="A folder that holds a folder of images for each class.",
             )
         if packed:
@@ -79,11 +78,11 @@ def take(file_id: str, read: Callable[[], ReadImages], session: TrainingSession)
     st.session_state["taken"] = file_id
 
     def keep() -> None:
+        table, said = read()  # of many images for a minute, in which others' pages go on
+        if said:
+            st.toast(as_text(said), icon=":material/filter_alt:", duration="long")
+        roles = None
         with computing():
-            table, said = read()
-            roles = None
-            if said:
-                st.toast(as_text(said), icon=":material/filter_alt:", duration="long")
             try:
                 if not table.is_of_images:
                     roles = guess_roles(table)
@@ -271,7 +270,8 @@ def main(session: TrainingSession) -> None:
     try:
         table = find(row.id)
         if row.is_of_images:
-            config = config_for_images(table)
+            with computing():
+                config = config_for_images(table)
         else:
             roles = roles_form(session, row, table)
             if roles is None:

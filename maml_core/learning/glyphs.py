@@ -8,16 +8,17 @@ is shown and reported is Japanese writing: no character stands in two of these s
 
 from typing import ClassVar, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from maml_core.fields import explained
 from maml_core.learning.hershey import drawings
-from maml_core.learning.images import ImageFamily, random_keys
+from maml_core.learning.images import MIRRORED, ImageFamily
 from maml_core.learning.strokes import images_of
 from maml_core.learning.tasks import TaskSet, Uniform
 
-VIEWS = 8
+VIEWS = 2 * MIRRORED
 """Turned by quarters, and mirrored, a character is another one, in training: of few characters these are many."""
 
 
@@ -72,7 +73,9 @@ class Glyphs(ImageFamily):
     def chosen(self, draw: Tensor, number: Tensor, task_set: TaskSet) -> Tensor:
         """As `ImageFamily.chosen`: all images of a class draw one character."""
         views = VIEWS if task_set is TaskSet.TRAINING else 1
-        classes = random_keys(draw, views * self.count(task_set)).topk(self.classes).indices
+        k = torch.arange(views * self.count(task_set), dtype=torch.float64)
+        keys = (draw[..., None] * (1e5 * torch.sqrt(k + 0.5) + 7919 * k)).remainder(1.0)  # of multiples: as random
+        classes = keys.topk(self.classes).indices
         return classes.gather(-1, (number % self.classes).expand(*draw.shape, len(number)))
 
     def shades(self, image: Tensor, places: Tensor, pen: Tensor, task_set: TaskSet) -> Tensor:

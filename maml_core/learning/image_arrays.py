@@ -3,16 +3,20 @@
 import math
 import re
 import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
 from maml_core.errors import ConfigError
-from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, shades_of
+from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, most_of, shades_of
 from maml_core.learning.zip_files import Opened, short
 
 MOST_ARRAY_BYTES = 512 * 2**20
 """Of all arrays together, unpacked."""
+
+NEARLY = 1.1
+"""What fractions may reach that were rounded, or sharpened."""
 
 _IMAGES = re.compile(r"(?<![a-z])(images?|data|x)(?![a-z])", re.IGNORECASE)
 _LABELS = re.compile(r"(?<![a-z])(labels?|targets?|classes|y)(?![a-z])", re.IGNORECASE)
@@ -39,26 +43,24 @@ def read_arrays(archive: zipfile.ZipFile, name: str) -> tuple[list[str], list[np
             "y_train."
         )
     classes: list[str] = []
-    images: list[np.ndarray] = []
+    arrays: dict[str, np.ndarray] = {}
     for key, label in pairs or [(each, None) for each in infos]:
+        place = f"{name}: {short(key)}"
         array, left = _array(archive, infos[key], name, left)
-        if label is None:
-            names = [key] * len(array)
-        else:
+        arrays[place] = _arranged(array, place)
+        names = [key] * len(array)
+        if label is not None:
             found, left = _array(archive, infos[label], name, left)
             names = _labels(found, f"{name}: {short(label)}")
-            if len(names) != len(array):
-                raise ConfigError(
-                    f"{name}: {short(key)} holds {len(array):,} images, and {short(label)} {len(names):,} labels: "
-                    "there must be as many."
-                )
-        if len(images) + len(array) > MOST_IMAGES:
+        if len(names) != len(array):
             raise ConfigError(
-                f"{name}: it has more than {MOST_IMAGES:,} images, which is the most allowed; keep fewer."
+                f"{place} holds {len(array):,} images, and {short(label or key)} {len(names):,} labels: there must be as "
+                "many."
             )
         classes += names
-        images += _from_array(array, f"{name}: {short(key)}")
-    return classes, images
+        if len(classes) > MOST_IMAGES:
+            raise ConfigError(f"{name}: it has more than {MOST_IMAGES:,} images, the most allowed; keep fewer.")
+    return classes, _shades(arrays)
 
 
 def _alike(key: str, label: str) -> bool:
@@ -75,7 +77,9 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, left: int
         shape, _, dtype = read(file)
     if dtype.hasobject or dtype.kind not in "biufUS":
         raise ConfigError(f"{place} holds Python objects: save arrays of numbers, and labels of numbers or words.")
-    size = math.prod(shape) * dtype.itemsize
+    if shape and shape[0] > MOST_IMAGES:
+        raise ConfigError(f"{place} has {shape[0]:,} rows, at most {MOST_IMAGES:,} are allowed; keep fewer.")
+    size = math.prod(shape) * max(1, dtype.itemsize)
     if size > left:
         raise ConfigError(
             f"{place} would have {size / 2**20:,.0f} MiB, and all arrays together at most {MOST_ARRAY_BYTES // 2**20}; "
@@ -103,8 +107,8 @@ def _labels(array: np.ndarray, place: str) -> list[str]:
     return [str(label) for label in array.tolist()]
 
 
-def _from_array(array: np.ndarray, place: str) -> list[np.ndarray]:
-    """The images of an array `[images, rows, columns]`, with colors last or first, or `[images, pixels]`."""
+def _arranged(array: np.ndarray, place: str) -> np.ndarray:
+    """Images as `[images, rows, columns]` or `[images, rows, columns, colors]`, however they were arranged."""
     if array.dtype.kind not in "biuf":
         raise ConfigError(f"{place} holds words: images must be numbers.")
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3, 4):
@@ -117,18 +121,25 @@ def _from_array(array: np.ndarray, place: str) -> list[np.ndarray]:
             f"{place} has the shape {array.shape}: images must be [images, rows, columns], with 1, 3 or 4 colors last, "
             "or [images, pixels] of squares."
         )
-    low, high = float(array.min()), float(array.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ConfigError(f"{place} holds numbers that are not finite: correct them.")
-    if low < -1 or (low < 0 and high > 1) or high > 65535:
-        raise ConfigError(f"{place} reaches from {low:g} to {high:g}: scale it to 0 to 1, or to 0 to 255.")
-    lowest, highest = (-1.0, 1.0) if low < 0 else (0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top))
+    return array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
+
+
+def _shades(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The images of all arrays, whose numbers are on one scale, as a table keeps them."""
+    ends = {place: (float(array.min()), float(array.max())) for place, array in arrays.items()}
+    for place, (low, high) in ends.items():
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ConfigError(f"{place} holds numbers that are not finite: correct them.")
+        if low < -NEARLY or (low < 0 and high > NEARLY) or high > 65535:
+            raise ConfigError(f"{place} reaches from {low:g} to {high:g}: scale it to 0 to 1, or to 0 to 255.")
+    lowest = -1.0 if min(low for low, _ in ends.values()) < 0 else 0.0
+    highest = max(high for _, high in ends.values())
+    is_fraction = all(array.dtype.kind == "f" for array in arrays.values()) and highest <= NEARLY
+    top = 1.0 if is_fraction or lowest < 0 else most_of(highest)
     found = []
-    for image in array:
-        shades = ((image.astype(np.float64) - lowest) * (255 / (highest - lowest))).round().astype(np.uint8)
-        found.append(
-            shades_of(Image.fromarray(shades[..., 0] if shades.ndim == 3 and shades.shape[2] == 1 else shades))
-        )
+    for image in (image for array in arrays.values() for image in array):
+        shades = ((image.astype(np.float64) - lowest) * (255 / (top - lowest))).round().clip(0, 255).astype(np.uint8)
+        found.append(shades_of(Image.fromarray(shades)))
     return found
 
 

@@ -14,29 +14,36 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from maml_core.errors import ConfigError
 from maml_core.learning.image_arrays import read_arrays
-from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, in_ink, shades_of, table_of_images
+from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, is_bright, shades_of, table_of_images
 from maml_core.learning.table import IMAGE_SIDE, MOST_BYTES, NAME_LENGTH, Table
+from maml_core.learning.table_files import CELL_LENGTH
 from maml_core.learning.zip_files import Opened, open_zip, reason, short
 
 LEAST_CLASSES = 6
 """With two images or more: two classes in each of the three sets."""
 
 MOST_FILE_BYTES = 32 * 2**20
-MOST_PIXELS = 50_000_000
-"""Of one image, unpacked."""
+MOST_PIXELS, MOST_PIXELS_IN_ALL = 50_000_000, 5_000_000_000
+"""Unpacked, of one image and of all: of many large ones, reading would take hours."""
+
+MOST_BYTES_IN_ALL = 512 * 2**20
+"""Of a folder whose files come one by one."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _HIDDEN = (".", "__MACOSX", "Thumbs.db")
 """How the names of files and folders begin that people do not see."""
 
-_ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm"}
+ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm")
+
+_SETS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"}
+"""Folders of whole data sets, in each of which the same classes stand: the lab sets classes apart itself."""
 
 
 class ReadImages(NamedTuple):
@@ -109,15 +116,15 @@ def read_new_images(place: Path) -> list[NewImage]:
     Raises:
         ConfigError: there is none, or one cannot be read.
     """
-    name, files = _name_of(place.resolve().name), list(_walked(place))
-    if place.is_file():
-        files = [_File(PurePosixPath(place.name), place.stat().st_size, place.read_bytes)]
-    found, _ = _image_files(files)
+    name = _name_of(place.resolve().name)
+    alone = [_File(PurePosixPath(place.name), place.stat().st_size, place.read_bytes)] if place.is_file() else None
+    found, _ = _image_files(alone or _walked(place))
     if not found:
         raise ConfigError(f"{place} holds no image: name a folder of images.")
     _refuse_too_many(name, len(found), 0)
     classes = _without_common([file.folder for file in found])
-    return [NewImage(str(file.path), label, _image(file, name)) for file, label in zip(found, classes, strict=True)]
+    shades = _read(found, name)
+    return [NewImage(str(found[i].path), classes[i], shades[i]) for i in range(len(found))]
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _File:
@@ -136,6 +143,12 @@ def read_named(files: Sequence[tuple[str, bytes]]) -> ReadImages:
     Raises:
         ConfigError: as `read_images`.
     """
+    size = sum(len(data) for _, data in files)
+    if size > MOST_BYTES_IN_ALL:
+        raise ConfigError(
+            f"The folder has {size / 2**20:,.0f} MiB, at most {MOST_BYTES_IN_ALL // 2**20} are allowed; make the images "
+            "smaller, or add it at the command line: python -m maml_core tables add FOLDER."
+        )
     paths = [PurePosixPath(path.replace("\\", "/")) for path, _ in files]
     whole = {path.parts[0] for path in paths if len(path.parts) > 2}
     name = whole.pop() if len(whole) == 1 else "images"
@@ -144,12 +157,29 @@ def read_named(files: Sequence[tuple[str, bytes]]) -> ReadImages:
 
 
 def _walked(folder: Path) -> Iterator[_File]:
-    """The files below a folder; no link to a folder is followed."""
-    for place, _, files in os.walk(folder):
+    """The files below a folder; no link to a folder is followed.
+
+    Raises:
+        ConfigError: a folder cannot be read, or is a link to another.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise ConfigError(f"{error.filename or folder} cannot be read ({error.strerror}).") from None
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        for each in folders:
+            if Path(place, each).is_symlink():
+                raise ConfigError(
+                    f"{Path(place, each)} is a link to a folder, which is not followed: copy it, or remove it."
+                )
         for file in files:
             path = Path(place, file)
-            if path.is_file():  # and no pipe, which would never end
-                yield _File(PurePosixPath(path.relative_to(folder).as_posix()), path.stat().st_size, path.read_bytes)
+            try:
+                if path.is_file():  # and no pipe, which would never end
+                    size = path.stat().st_size
+                    yield _File(PurePosixPath(path.relative_to(folder).as_posix()), size, path.read_bytes)
+            except OSError as error:
+                refuse(error)
 
 
 # Image files ----------------------------------------------------------------------------------------------------
@@ -161,14 +191,31 @@ def _from_files(name: str, files: Iterable[_File]) -> ReadImages:
     chosen = [file for file in found if file.folder]
     _refuse_too_many(name, len(chosen), 0)
     left_out = {"files that are no images": strange, "images in no folder of a class": len(found) - len(chosen)}
-    classes = _without_common([file.folder for file in chosen])
-    return _table(name, classes, [_image(file, name) for file in chosen], left_out=left_out)
+    folders = _without_common([file.folder for file in chosen])
+    if folders and all("/" in folder and folder.split("/")[0].lower() in _SETS for folder in folders):
+        folders = [folder.partition("/")[2] for folder in folders]
+    return _table(name, folders, _read(chosen, name), left_out=left_out)
+
+
+def _read(files: Sequence[_File], name: str) -> list[np.ndarray]:
+    """The shades of all, as long as they are not too many pixels together."""
+    found, pixels = [], 0
+    for file in files:
+        image, count = _image(file, name)
+        pixels += count
+        if pixels > MOST_PIXELS_IN_ALL:
+            raise ConfigError(
+                f"{name}: its images have more than {MOST_PIXELS_IN_ALL:,} pixels together; make them smaller: "
+                f"{IMAGE_SIDE} x {IMAGE_SIDE} of each are used."
+            )
+        found.append(image)
+    return found
 
 
 def _image_files(files: Iterable[_File]) -> tuple[list[_File], int]:
     """Those that are images by their names, in an order that is the same however they came; and how many are not."""
     seen = [file for file in files if not any(part.startswith(_HIDDEN) for part in file.path.parts)]
-    found = [file for file in seen if file.path.suffix.lower() in _ENDINGS]
+    found = [file for file in seen if file.path.suffix.lower() in ENDINGS]
     return sorted(found, key=lambda file: file.path.parts), len(seen) - len(found)
 
 
@@ -182,8 +229,8 @@ def _without_common(classes: list[str]) -> list[str]:
     return ["/".join(each[shared:]) for each in folders]
 
 
-def _image(file: _File, name: str) -> np.ndarray:
-    """One image's shades, `[IMAGE_SIDE, IMAGE_SIDE]`."""
+def _image(file: _File, name: str) -> tuple[np.ndarray, int]:
+    """One image's shades, `[IMAGE_SIDE, IMAGE_SIDE]`, and how many pixels were unpacked for them."""
     place = f"{name}: {short(str(file.path))}"
     if file.size > MOST_FILE_BYTES:
         raise ConfigError(
@@ -194,12 +241,12 @@ def _image(file: _File, name: str) -> np.ndarray:
     except OSError as error:
         raise ConfigError(f"{place} cannot be read ({error.strerror}).") from None
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            warnings.simplefilter("ignore")  # of many pixels, whose number is looked at here
-            if image.width * image.height > MOST_PIXELS:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:  # of which the library only warns
                 raise Image.DecompressionBombError
             image.draft("L", (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))
-            return shades_of(ImageOps.exif_transpose(image))
+            pixels = image.width * image.height
+            return shades_of(ImageOps.exif_transpose(image)), pixels
     except Image.DecompressionBombError:  # raised for far more by the library itself
         raise ConfigError(f"{place} has more than {MOST_PIXELS:,} pixels, the most allowed; make it smaller.") from None
     except Exception as error:  # whatever a damaged file makes a decoder raise
@@ -216,6 +263,13 @@ def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out:
 
     With how much was left out before, by what it is.
     """
+    labels = {raw: _label(raw) for raw in dict.fromkeys(classes)}
+    twins = [label for label, count in Counter(labels.values()).items() if count > 1]
+    if twins:
+        raise ConfigError(
+            f"{name}: two classes are both called {short(twins[0])} in print; give each a name of its own."
+        )
+    classes = [labels[raw] for raw in classes]
     if not images:
         also = f" ({_said(left_out)})" if any(left_out.values()) else ""
         raise ConfigError(
@@ -243,8 +297,10 @@ def _table(name: str, classes: list[str], images: list[np.ndarray], *, left_out:
             f"{name}: {several} of {len(counts)} class{'es' if len(counts) != 1 else ''} have two images or more: at "
             f"least {LEAST_CLASSES} are needed, to train on and to hold out; add classes. {said}".rstrip()
         )
-    pixels = in_ink(np.stack([images[number] for number in order]))
-    return ReadImages(table_of_images(name, [_label(classes[number]) for number in order], pixels), said)
+    pixels = np.stack([images[number] for number in order])
+    inverted = is_bright(pixels)
+    pixels = 255 - pixels if inverted else pixels
+    return ReadImages(table_of_images(name, [classes[number] for number in order], pixels, inverted=inverted), said)
 
 
 def _said(left_out: Mapping[str, int]) -> str:
@@ -258,7 +314,7 @@ def _refuse_too_many(name: str, images: int, classes: int) -> None:
 
 
 def _label(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)[-NAME_LENGTH:].strip() or "unnamed"
+    return "".join(letter if letter.isprintable() else " " for letter in text)[-CELL_LENGTH:].strip() or "unnamed"
 
 
 def _name_of(file_name: str) -> str:

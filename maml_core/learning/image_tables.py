@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from maml_core.learning.table import EXAMPLES, IMAGE_SIDE, Column, ColumnKind, Table
+from maml_core.errors import ConfigError
+from maml_core.learning.table import EXAMPLES, IMAGE_SIDE, INVERTED, Column, ColumnKind, Table
 
 CLASS, IMAGE = "class", "image"
 """The two columns."""
-
-COLUMNS = [Column(CLASS, ColumnKind.CATEGORY), Column(IMAGE, ColumnKind.IMAGE)]
 
 MOST_IMAGES, MOST_CLASSES = 50_000, 5_000
 """What a table of images may hold."""
@@ -21,10 +20,34 @@ SIGNS, DRAWINGS, STROKES = 40, 20, 4
 """Of the example: its classes, the images of each, and the strokes of a sign."""
 
 
-def table_of_images(name: str, classes: Sequence[str], images: np.ndarray) -> Table:
-    """A table of `images` `[rows, IMAGE_SIDE, IMAGE_SIDE]`, uint8, and the name of each one's class."""
+def table_of_images(name: str, classes: Sequence[str], images: np.ndarray, *, inverted: bool = False) -> Table:
+    """A table of `images` `[rows, IMAGE_SIDE, IMAGE_SIDE]`, uint8, and the name of each one's class.
+
+    `inverted` says that they were dark on bright: new images of the kind are turned around, too.
+    """
     cells = pd.Series([image.tobytes() for image in images], dtype=object)
-    return Table(name, list(COLUMNS), pd.DataFrame({CLASS: pd.Categorical(list(classes)), IMAGE: cells}))
+    columns = [Column(CLASS, ColumnKind.CATEGORY), Column(IMAGE, ColumnKind.IMAGE, INVERTED if inverted else "")]
+    return Table(name, columns, pd.DataFrame({CLASS: pd.Categorical(list(classes)), IMAGE: cells}))
+
+
+def check_images(table: Table) -> None:
+    """Find out whether a table is one of images, as a file that was made up may not be.
+
+    Raises:
+        ConfigError: it is not, or holds too many, or an image of two classes.
+    """
+    kinds = {column.name: column.kind for column in table.columns}
+    if kinds != {CLASS: ColumnKind.CATEGORY, IMAGE: ColumnKind.IMAGE}:
+        raise ConfigError(f"tasks.table: {table.name} is none of images: add a folder of them on the Data page.")
+    labels = table.labels(CLASS)
+    if not 0 < table.rows <= MOST_IMAGES or len(set(labels)) > MOST_CLASSES:
+        raise ConfigError(
+            f"tasks.table: {table.name} has {table.rows:,} images in {len(set(labels)):,} classes: 1 to {MOST_IMAGES:,} "
+            f"in at most {MOST_CLASSES:,} are allowed."
+        )
+    pairs = set(zip(table.frame[IMAGE].tolist(), labels.tolist(), strict=True))
+    if "" in labels or len(pairs) > len({image for image, _ in pairs}):
+        raise ConfigError(f"tasks.table: {table.name} has an image of no class, or of two; add its file anew.")
 
 
 def shades_of(image: Image.Image) -> np.ndarray:
@@ -32,11 +55,12 @@ def shades_of(image: Image.Image) -> np.ndarray:
 
     Gray, on white where it is transparent, and made square: what is missing has the shade of the edge.
     """
-    if image.has_transparency_data:
+    if image.mode[0] in "IF":  # more than 8 bits, of which it is not said how many count
+        shades = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        image = Image.fromarray((shades * (255 / most_of(float(shades.max())))).clip(0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif image.mode.startswith("I"):  # 16 bits, of which the upper ones count
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
     return _squared(image.convert("L"))
 
 
@@ -50,9 +74,14 @@ def _squared(gray: Image.Image) -> np.ndarray:
     return np.asarray(square)
 
 
-def in_ink(images: np.ndarray) -> np.ndarray:
-    """Images `[n, side, side]` as a table keeps them: their ground, bright as a rule, is 0."""
-    return 255 - images if float(_edge_of(images).mean()) > 127.5 else images
+def most_of(highest: float) -> float:
+    """The end of the scale that shades reach up to `highest` on: of fractions, of 8, 12 or 16 bits, or their own."""
+    return next((top for top in (1.0, 255.0, 4095.0, 65535.0) if highest <= top), highest)
+
+
+def is_bright(images: np.ndarray) -> bool:
+    """Whether the ground of images `[n, side, side]` is bright: a table then keeps their negatives."""
+    return float(_edge_of(images).mean()) > 127.5
 
 
 def _edge_of(pixels: np.ndarray) -> np.ndarray:
@@ -73,7 +102,7 @@ def signs() -> Table:
         shaken += random.uniform(-0.1, 0.1, (DRAWINGS, 1, 1, 2))
         images.append(_drawn(shaken, random.uniform(0.06, 0.14, (DRAWINGS, 1, 1))))
         names += [f"sign {number:02d}"] * DRAWINGS
-    return table_of_images("Example: signs", names, np.concatenate(images))
+    return table_of_images("Example: signs", names, np.concatenate(images), inverted=True)
 
 
 def _drawn(ends: np.ndarray, pen: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from maml_core.learning.tasks import TaskBatch, TaskSet
 JUDGED = 10
 """Query images of each class that adaptation is measured by."""
 
-MOST_CLASSES = 20
+MOST_WAYS = 20
 
 SMALLEST, LARGEST = 12, 32
 """Pixels on each side of an image."""
@@ -51,7 +51,7 @@ class ImageFamily(ClassFamily):
     half: ClassVar[float] = 1.0
     """Half the side of the square that an image shows; lengths are told for what is 2 wide."""
 
-    classes: Integer = Field(5, ge=2, le=MOST_CLASSES, description="Classes in every task (N ways).")
+    classes: Integer = Field(5, ge=2, le=MOST_WAYS, description="Classes in every task (N ways).")
     size: Integer = Field(20, ge=SMALLEST, le=LARGEST, description="Pixels on each side of an image.")
 
     @property
@@ -143,16 +143,6 @@ class ImageFamily(ClassFamily):
     def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
         """As `TaskFamily.validation`: of classes of their own, by at least `JUDGED` query images of each."""
         return self._tasks_of(TaskSet.VALIDATION, tasks, shots, max(query_shots, JUDGED), 0)
-
-
-def random_keys(draw: Tensor, count: int, *, start: int = 0) -> Tensor:
-    """For tasks told apart by the numbers `draw` `[...]`, `count` numbers in [0, 1), `[..., count]`, from `start` on.
-
-    The fractional parts of large multiples of `draw` serve as random numbers, so that a task's choice depends on
-    nothing else.
-    """
-    k = torch.arange(start, start + count, dtype=torch.float64)
-    return (draw[..., None] * (1e5 * torch.sqrt(k + 0.5) + 7919 * k)).remainder(1.0)
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:

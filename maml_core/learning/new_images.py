@@ -8,8 +8,9 @@ import torch
 
 from maml_core.errors import ConfigError
 from maml_core.learning.image_files import read_new_images
-from maml_core.learning.image_tables import in_ink
+from maml_core.learning.image_tables import is_bright
 from maml_core.learning.images import ImageFamily, resized
+from maml_core.learning.own_images import OwnImages
 from maml_core.learning.tasks import TaskBatch
 
 MOST_NEW_IMAGES = 2000
@@ -28,7 +29,8 @@ def read_images_task(family: ImageFamily, support: Path, query: Path) -> NewImag
     """The images below the folder `support`, with a folder for each class, and those below `query`, to be named.
 
     Raises:
-        ConfigError: there are fewer than two classes, or more than the run has ways, or an image cannot be read.
+        ConfigError: there are fewer than two classes, or more than the run has ways, or an image cannot be read; or the
+            run is on a table that is not at hand.
     """
     known, asked = read_new_images(support), read_new_images(query)
     for place, images in ((support, known), (query, asked)):
@@ -48,7 +50,9 @@ def read_images_task(family: ImageFamily, support: Path, query: Path) -> NewImag
             f"{support} has {len(classes)} classes, and this run tells {family.classes} apart (tasks.classes): leave "
             "some out, or train a run with more."
         )
-    shades = in_ink(np.stack([image.shades for image in (*known, *asked)]))
+    shades = np.stack([image.shades for image in (*known, *asked)])
+    if family.inverts if isinstance(family, OwnImages) else is_bright(shades):
+        shades = 255 - shades
     x = resized(torch.from_numpy(shades), family.size).flatten(1).float() / 255
     y = torch.zeros(len(shades), family.classes)
     for number, image in enumerate(known):

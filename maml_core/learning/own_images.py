@@ -16,20 +16,23 @@ from torch.nn.functional import grid_sample
 
 from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real
-from maml_core.learning.image_tables import CLASS, COLUMNS, IMAGE, signs
-from maml_core.learning.images import JUDGED, ImageFamily, random_keys, resized
-from maml_core.learning.table import find
+from maml_core.learning.image_tables import CLASS, IMAGE, check_images, signs
+from maml_core.learning.images import JUDGED, ImageFamily, resized
+from maml_core.learning.table import INVERTED, find
 from maml_core.learning.table_tasks import TableId, shuffled, split
 from maml_core.learning.tasks import TaskBatch, TaskSet, Uniform
 
-HELD_OUT_PART, VALIDATION_PART = 0.2, 0.2
+HELD_OUT_CLASSES, VALIDATION_CLASSES = 0.2, 0.2
 """How much of the classes is set apart to measure a run, and to choose its best checkpoint: each is to have N ways."""
 
 QUARTERS = 4
 """Ways to turn an image by quarters."""
 
-_RANKS = 50_000
+_RANKS = 1_000_000
 """Where the random numbers begin that say which images of a class are taken: beyond those that choose classes."""
+
+_GOLDEN, _ODD, _MIX = -0x61C8864680B583EB, 0x2545F4914F6CDD1D, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+"""Odd numbers of 64 bits, with their signs: SplitMix64's own, and one more to spread neighboring draws."""
 
 _NOTHING = Uniform(low=0.0, high=0.0)
 
@@ -131,6 +134,15 @@ class OwnImages(ImageFamily):
         """
         return _images(self.table, self.size, self.split_seed, self.images_per_class)
 
+    @property
+    def inverts(self) -> bool:
+        """Whether the table keeps the negatives of the images that it was made of.
+
+        Raises:
+            ConfigError: the table is not at hand.
+        """
+        return find(self.table).column(IMAGE).written == INVERTED
+
     def check(self, points: int) -> None:
         """Find out whether tasks of so many images of each class can be drawn.
 
@@ -150,6 +162,15 @@ class OwnImages(ImageFamily):
                 f"(tasks.images_per_class), and tasks.classes = {self.classes} needs so many of each: lower one of the "
                 "two, or add classes."
             )
+
+    def ways(self, images: int) -> int:
+        """The most classes that a task could have if so many images of each take part.
+
+        Raises:
+            ConfigError: the table is not at hand, or not one of images.
+        """
+        found = self.images
+        return min(int((found.counts[members] >= images).sum()) for members in found.sets.values())
 
     def summary(self) -> ImageSummary:
         """What there is to train on.
@@ -192,7 +213,7 @@ class OwnImages(ImageFamily):
         found, ranks = self.images, int(number.max()) // self.classes + 1
         classes = self._classes(draw, task_set)
         view, classes = classes // len(found.names), classes % len(found.names)
-        u = random_keys(draw, ranks * self.classes, start=_RANKS).reshape(*draw.shape, ranks, self.classes)
+        u = hashed(draw, ranks * self.classes, start=_RANKS).reshape(*draw.shape, ranks, self.classes)
         u = u.movedim(-2, 0).flatten(1)
         places = shuffled(found.counts[classes].flatten(), u).reshape(ranks, *draw.shape, self.classes)
         image = (view * len(found.pixels) + found.first[classes] + places).movedim(0, -2).flatten(-2)
@@ -203,7 +224,7 @@ class OwnImages(ImageFamily):
         found = self.images
         members, views = found.sets[task_set], QUARTERS if self.quarters and task_set is TaskSet.TRAINING else 1
         among = torch.cat([members + view * len(found.names) for view in range(views)])
-        return among[random_keys(draw, len(among)).topk(self.classes).indices]
+        return among[hashed(draw, len(among)).topk(self.classes).indices]
 
     def shades(self, image: Tensor, places: Tensor, pen: Tensor, task_set: TaskSet) -> Tensor:
         """As `ImageFamily.shades`: between pixels in proportion, and beyond an edge as at the edge."""
@@ -227,6 +248,24 @@ class OwnImages(ImageFamily):
         return self._tasks_of(TaskSet.VALIDATION, tasks, shots, query_shots, 0)
 
 
+def hashed(draw: Tensor, count: int, *, start: int = 0) -> Tensor:
+    """For tasks told apart by the numbers `draw` `[...]`, `count` random ones from `start` on: `[..., count]`.
+
+    In [0, 1), by SplitMix64 (Steele, Lea and Flood, 2014) of the bits of `draw` and each number's place: unlike the
+    multiples that choose characters, numbers of neighboring places have nothing to do with each other.
+    """
+    places = torch.arange(start + 1, start + count + 1)
+    mixed = (draw.double() + 0.0).contiguous().view(torch.int64)[..., None] * _ODD + places * _GOLDEN
+    for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor  # of 64 bits, whatever carries beyond is lost
+    return _shifted(mixed ^ _shifted(mixed, 31), 11).double() * 2.0**-53
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """64 bits moved to the right, with zeros after them."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
 def training_samples(family: OwnImages, classes: int, images: int) -> list[ClassSample]:
     """The first images of the first classes that are trained on.
 
@@ -245,20 +284,22 @@ def training_samples(family: OwnImages, classes: int, images: int) -> list[Class
 def _images(table_id: str, size: int, split_seed: int, least: int) -> ClassImages:
     """The images of a table, known by its content."""
     table = find(table_id)
-    if sorted(table.columns) != sorted(COLUMNS):
-        raise ConfigError(f"tasks.table: {table.name} is none of images: add a folder of them on the Data page.")
-    labels = table.frame[CLASS]
-    codes = torch.from_numpy(labels.cat.codes.to_numpy().astype("int64"))
-    if codes.min() < 0:
-        raise ConfigError(f"tasks.table: {table.name} has an image without a class; add its file anew.")
-    order = codes.argsort(stable=True)
-    counts = torch.bincount(codes, minlength=len(labels.cat.categories))
-    names = [str(name) for name in labels.cat.categories]
-    parts = split(names, split_seed, held_out=HELD_OUT_PART, validation=VALIDATION_PART, least=2)
-    members = {name: torch.tensor(part, dtype=torch.int64) for name, part in parts.items()}
+    check_images(table)
+    found, codes = np.unique(table.labels(CLASS).astype(str), return_inverse=True)  # in an order of their own
+    names, owner = found.tolist(), torch.from_numpy(codes)
+    order, counts = owner.argsort(stable=True), torch.bincount(owner)
+    several = torch.nonzero(counts > 1).flatten()  # one image alone is never asked about
+    parts = split(
+        [names[number] for number in several.tolist()],
+        split_seed,
+        held_out=HELD_OUT_CLASSES,
+        validation=VALIDATION_CLASSES,
+        least=2,
+    )
+    members = {name: several[torch.tensor(part, dtype=torch.int64)] for name, part in parts.items()}
     return ClassImages(
         names,
-        resized(torch.from_numpy(table.images(IMAGE).copy())[order], size),
+        resized(torch.from_numpy(table.images(IMAGE))[order], size),
         counts.cumsum(0) - counts,
         counts,
         {name: part[counts[part] >= least] for name, part in members.items()},

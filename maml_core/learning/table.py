@@ -33,6 +33,8 @@ MOST_VALUES = 50
 IMAGE_SIDE = 32
 """Pixels on each side of an image, whatever it was."""
 
+INVERTED = "inverted"
+
 _EPOCH = pd.Timestamp("1970-01-01")
 
 
@@ -50,7 +52,7 @@ class Column(NamedTuple):
 
     name: str
     kind: ColumnKind
-    date_format: str = ""  # how its dates were written, as strptime knows it
+    written: str = ""  # how dates were, as strptime knows it; of images `INVERTED`, where their ground was bright
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class Table:
                 places = np.where(codes < 0, -1, order[codes] if len(order) else -1)
                 digest.update(places.astype("<i4").tobytes())
             elif column.kind == ColumnKind.IMAGE:
-                digest.update(self.images(column.name).tobytes())
+                digest.update(column.written.encode() + self.images(column.name).tobytes())
             else:
                 values = series.to_numpy(dtype="<f8") + 0.0  # no negative zero
                 digest.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
@@ -107,7 +109,13 @@ class Table:
         cells = self.frame[name].tolist()
         if not all(isinstance(cell, bytes) and len(cell) == IMAGE_SIDE**2 for cell in cells):
             raise ConfigError(f"{self.name}: {name!r} does not hold images in every row; add its file anew.")
-        return np.frombuffer(b"".join(cells), dtype=np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
+        return np.frombuffer(bytearray().join(cells), dtype=np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        images = sum(column.kind == ColumnKind.IMAGE for column in self.columns)
+        return int(self.frame.memory_usage().sum()) + self.rows * images * IMAGE_SIDE**2
 
     def column(self, name: str) -> Column:
         """The column of that name.
@@ -165,6 +173,8 @@ class Table:
     def labels(self, name: str) -> np.ndarray:
         """A column as people write its values, `[rows]`; empty where missing."""
         column = self.column(name)
+        if column.kind == ColumnKind.IMAGE:
+            raise ConfigError(f"{name!r} holds images: it must be a column of words, numbers or dates.")
         series = self.frame[name]
         if column.kind == ColumnKind.CATEGORY:
             return series.astype(object).where(series.notna(), "").to_numpy(dtype=object)
@@ -241,7 +251,7 @@ def keep(table: Table) -> Table:
     """Have `find` know a table for a while, without a store; the least recently used ones are forgotten."""
     _FOUND.pop(table.id, None)
     _FOUND[table.id] = table
-    while len(_FOUND) > 1 and sum(each.frame.memory_usage().sum() for each in _FOUND.values()) > _KEPT_BYTES:
+    while len(_FOUND) > 1 and sum(each.size for each in _FOUND.values()) > _KEPT_BYTES:
         del _FOUND[next(iter(_FOUND))]
     return table
 

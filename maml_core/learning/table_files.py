@@ -223,7 +223,7 @@ def _is_number(text: str) -> bool:
 # Parquet --------------------------------------------------------------------------------------------------------
 
 
-def check_parquet(data: bytes, name: str) -> None:
+def check_parquet(data: bytes, name: str, most_rows: int = MOST_ROWS) -> None:
     """Find out, before anything is unpacked, whether Parquet bytes are whole and no larger than a table may be.
 
     Raises:
@@ -237,8 +237,8 @@ def check_parquet(data: bytes, name: str) -> None:
             raise ConfigError(
                 f"{name}: it has {shape.num_columns:,} columns, at most {MOST_COLUMNS} are allowed; keep fewer."
             )
-        if shape.num_rows > MOST_ROWS or unpacked > 8 * MOST_BYTES:
-            raise ConfigError(f"{name}: it has {shape.num_rows:,} rows, at most {MOST_ROWS:,} are allowed; keep fewer.")
+        if shape.num_rows > most_rows or unpacked > 8 * MOST_BYTES:
+            raise ConfigError(f"{name}: it has {shape.num_rows:,} rows, at most {most_rows:,} are allowed; keep fewer.")
         _header(file.schema_arrow.names, name)
         for field in file.schema_arrow:
             if pa.types.is_nested(field.type):

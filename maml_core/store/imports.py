@@ -24,9 +24,10 @@ from maml_core.config import RunConfig
 from maml_core.engines import TrainingState
 from maml_core.errors import CheckpointError, ConfigError, ImportRefusedError
 from maml_core.fields import parse
+from maml_core.learning.image_tables import MOST_IMAGES, check_images
 from maml_core.learning.layout import Flat
 from maml_core.learning.own_model import OwnModel
-from maml_core.learning.table import Column, ColumnKind, Table
+from maml_core.learning.table import MOST_ROWS, Column, ColumnKind, Table, holds_images
 from maml_core.learning.table_files import check_parquet
 from maml_core.milestones import MetricRow, row_spacing
 from maml_core.store.base import Saved, Snapshot, Vitals
@@ -160,8 +161,10 @@ def _table(archive: zipfile.ZipFile, config: RunConfig, manifest: Manifest) -> T
     described = json.loads(about)
     columns = [Column(str(name), ColumnKind(kind), str(form)) for name, kind, form in described["columns"]]
     name = str(described["name"])[:NAME_LENGTH].strip() or "table"
-    check_parquet(rows, name)
+    check_parquet(rows, name, MOST_IMAGES if holds_images(columns) else MOST_ROWS)
     table = Table.from_parquet(name, columns, rows)
+    if table.is_of_images:
+        check_images(table)
     if table.id != config.tasks.table_id:
         raise _refused("rows.parquet does not hold the table that the run names")
     return table

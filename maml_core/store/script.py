@@ -99,7 +99,7 @@ def table_encoding(family: TableFamily) -> dict[str, Any]:
         inputs.append(
             {
                 "column": column.name,
-                "date_format": column.date_format or None,
+                "date_format": column.written or None,
                 "equals": word if is_indicator else None,
                 "values": values,
                 "mean": float(scaling.x_mean[i]),

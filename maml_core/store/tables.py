@@ -195,7 +195,7 @@ def _written(roles: Roles) -> str:
 
 
 def _columns(text: str) -> list[Column]:
-    return [Column(name, ColumnKind(kind), date_format) for name, kind, date_format in json.loads(text)]
+    return [Column(name, ColumnKind(kind), written) for name, kind, written in json.loads(text)]
 
 
 def _roles(text: str) -> Roles | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
+from pydantic.fields import FieldInfo
 
 from maml_core.config import RunConfig, parse_settings, settings_text
 from maml_core.errors import ConfigError
@@ -17,7 +18,7 @@ from maml_core.learning.scale import far_from_unit
 from maml_core.learning.table import find
 from maml_core.learning.tasks import FAMILIES
 from maml_core.presets import DEFAULT, PRESETS, get_preset
-from pages.components.field_input import field_input, is_range, range_input, slider_input, widget_values
+from pages.components.field_input import field_input, field_value, is_range, range_input, slider_input, widget_values
 from pages.components.glossary_view import note
 from pages.components.markup import as_text
 
@@ -53,12 +54,12 @@ def config_form(*, hidden: bool = False) -> RunConfig | None:
         _choose(values, "model")
         st.caption("More settings", help="Everything that a run's numbers depend on; all of it is in the page's link.")
         _update_rule(values)
-        with st.expander("Tasks", icon=":material/scatter_plot:"):
-            _tasks(values)
-        with st.expander("Training", icon=":material/tune:"):
-            _others(values)
-        with st.expander("Exact numbers", icon=":material/123:"):
-            _exact(values)
+        with _fold("Tasks", ":material/scatter_plot:") as fold:
+            _tasks(values, fold.open)
+        with _fold("Training", ":material/tune:") as fold:
+            _others(values, fold.open)
+        with _fold("Exact numbers", ":material/123:") as fold:
+            _exact(values, fold.open)
         try:
             config = get_preset(DEFAULT).config.with_settings(values)
         except ConfigError as error:
@@ -92,6 +93,8 @@ def keep_for_form(config: RunConfig, preset: str | None) -> None:
 def _start() -> None:
     """Fill the form once a session from the URL, and again after another page, where widgets lose their state."""
     if "form.preset" in st.session_state:
+        for key in [key for key in st.session_state if str(key).startswith("form.")]:
+            st.session_state[key] = st.session_state[key]  # or what stood in a fold would be gone once it is closed
         return
     if "form" in st.session_state:
         config, preset = st.session_state["form"]
@@ -118,6 +121,16 @@ def _write_url(config: RunConfig) -> None:
     wanted = kept | {"preset": preset} | changed
     if wanted != st.query_params.to_dict():
         st.query_params.from_dict(wanted)
+
+
+def _fold(title: str, icon: str) -> Any:
+    """A part of the form that is drawn when it is opened: closed ones would cost every redraw, and the first most."""
+    return st.expander(title, icon=icon, key=f"fold.{title}", on_change="rerun")
+
+
+def _entry(name: str, field: FieldInfo, key: str, is_open: bool, title: str | None = None) -> Any:
+    """What the input of a field in a fold says."""
+    return field_input(name, field, key, title=title) if is_open else field_value(field, key)
 
 
 def _preset() -> None:
@@ -168,52 +181,54 @@ def _algorithm(values: dict[str, Any]) -> None:
 def _update_rule(values: dict[str, Any]) -> None:
     """What the chosen algorithm does."""
     chosen = ALGORITHMS[values["algorithm"]]
-    with st.expander(f"{chosen.title}: its update rule", icon=":material/function:"):
+    with _fold(f"{chosen.title}: its update rule", ":material/function:") as fold:
+        if not fold.open:
+            return
         st.latex(chosen.formula.replace(r",\qquad ", r",\\ ").replace(r",\ ", r",\\ "))
         if chosen.solves:
             note("One solution is all of adaptation: inner learning rate and inner steps change nothing.")
         note(f"{chosen.source}. The meta-optimizer, Adam, takes g.")
 
 
-def _tasks(values: dict[str, Any]) -> None:
+def _tasks(values: dict[str, Any], is_open: bool) -> None:
     """What tasks are drawn from: the family's formula, and a slider for each range."""
     family = FAMILIES[values["tasks.family"]]
     if values["tasks.family"] == "formula":
-        _formula(values)
-    elif issubclass(family, GeneratedFamily):
+        _formula(values, is_open)
+    elif issubclass(family, GeneratedFamily) and is_open:
         st.latex(family.latex)
     for name, field in family.model_fields.items():
         key = f"form.tasks.{name}"
         if name == "family" or f"tasks.{name}" in values:
             continue
-        if is_range(field):
+        if not is_range(field):
+            values[f"tasks.{name}"] = _entry(name, field, key, is_open)
+        elif is_open:
             range_input(name, field, key)
-        else:
-            values[f"tasks.{name}"] = field_input(name, field, key)
 
 
-def _others(values: dict[str, Any]) -> None:
+def _others(values: dict[str, Any], is_open: bool) -> None:
     """The rest of the model's settings and of the run's."""
     kind = values["model.kind"]
     for name, field in MODELS[kind].model_fields.items():
         if name != "kind" and f"model.{name}" not in values:
-            values[f"model.{name}"] = field_input(name, field, f"form.model.{name}")
+            values[f"model.{name}"] = _entry(name, field, f"form.model.{name}", is_open)
     for name, field in RunConfig.model_fields.items():
         if name not in (*PLAYED, *_VARIANTS, "algorithm"):
-            values[name] = field_input(name, field, f"form.{name}")
+            values[name] = _entry(name, field, f"form.{name}", is_open)
 
 
-def _exact(values: dict[str, Any]) -> None:
+def _exact(values: dict[str, Any], is_open: bool) -> None:
     """What the sliders set, to be typed: beyond a slider's ends too."""
     for name in PLAYED:
-        values[name] = field_input(name, RunConfig.model_fields[name], f"form.{name}")
+        values[name] = _entry(name, RunConfig.model_fields[name], f"form.{name}", is_open)
     for name, field in FAMILIES[values["tasks.family"]].model_fields.items():
         if is_range(field):
-            values[f"tasks.{name}"] = field_input(name, field, f"form.tasks.{name}")
+            values[f"tasks.{name}"] = _entry(name, field, f"form.tasks.{name}", is_open)
     if values["tasks.family"] == "formula":
         names = list(values["tasks.parameters"])
         values["tasks.parameters"] = {
-            name: field_input(name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name) for name in names
+            name: _entry(name, RANGE_FIELD, f"form.tasks.parameters.{name}", is_open, title=name) for name in names
         }
 
 
@@ -247,10 +262,10 @@ def _of_table(table_id: str, asked: str) -> None:
     )
 
 
-def _formula(values: dict[str, Any]) -> None:
+def _formula(values: dict[str, Any], is_open: bool) -> None:
     """The formula, and a range for each parameter that is in it."""
     fields = FormulaFamily.model_fields
-    formula = values["tasks.formula"] = field_input("formula", fields["formula"], "form.tasks.formula")
+    formula = values["tasks.formula"] = _entry("formula", fields["formula"], "form.tasks.formula", is_open)
     try:
         names = read_formula(formula).names
     except ConfigError:  # said where the whole configuration is checked
@@ -259,7 +274,8 @@ def _formula(values: dict[str, Any]) -> None:
     for name in names:
         for part, value in widget_values(ANY_RANGE).items():
             st.session_state.setdefault(f"form.tasks.parameters.{name}.{part}", value)
-        range_input(name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name, default=ANY_RANGE)
+        if is_open:
+            range_input(name, RANGE_FIELD, f"form.tasks.parameters.{name}", title=name, default=ANY_RANGE)
     values["tasks.parameters"] = dict.fromkeys(names)  # what each says is read where it can be typed
 
 

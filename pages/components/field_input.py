@@ -37,16 +37,13 @@ def field_input(
     Its value lives in the session state: under `key`, or for a nested specification under `key.part` for each part.
     """
     title, help_text = title or label(name), linked(help_text or field.description or "") or None
-    try:
-        kind = kind_of(field)
-    except TypeError:  # no test has seen such a field: JSON can say anything
-        kind = FieldKind.MAPPING
+    kind = _kind(field)
     if kind is FieldKind.NESTED:
         spec: type[BaseModel] = base_type(field.annotation)
         words: dict[str, str] = getattr(spec, "parts", {})
         columns = place.columns(len(spec.model_fields))
-        return {
-            part: field_input(
+        for i, (part, inner) in enumerate(spec.model_fields.items()):
+            field_input(
                 part,
                 inner,
                 f"{key}.{part}",
@@ -54,24 +51,23 @@ def field_input(
                 help_text=inner.description or help_text,
                 place=columns[i],
             )
-            for i, (part, inner) in enumerate(spec.model_fields.items())
-        }
+        return field_value(field, key)
     optional = is_optional(field)
     if kind is FieldKind.BOOLEAN and not optional:
-        return place.toggle(title, key=key, help=help_text)
-    if kind in (FieldKind.CHOICE, FieldKind.BOOLEAN):
+        place.toggle(title, key=key, help=help_text)
+    elif kind in (FieldKind.CHOICE, FieldKind.BOOLEAN):
         options = [*((None,) if optional else ()), *(choices(field) or (True, False))]
-        return place.selectbox(
+        place.selectbox(
             title, options, format_func=lambda value: "off" if value is None else str(value), key=key, help=help_text
         )
-    if kind is FieldKind.INTEGER:
+    elif kind is FieldKind.INTEGER:
         limits = bounds(field)
         low = None if limits.low is None else int(limits.low)
         high = _LARGEST_INTEGER if limits.high is None else int(limits.high)
-        return place.number_input(title, low, high, step=1, key=key, help=help_text, **_when_off(optional))
-    if kind is FieldKind.REAL:
+        place.number_input(title, low, high, step=1, key=key, help=help_text, **_when_off(optional))
+    elif kind is FieldKind.REAL:
         limits = bounds(field)
-        return place.number_input(
+        place.number_input(
             title,
             limits.low,
             limits.high,
@@ -81,18 +77,36 @@ def field_input(
             help=help_text,
             **_when_off(optional),
         )
-    hints = {FieldKind.LIST: " Write them with commas: 40, 40.", FieldKind.MAPPING: " Write it as JSON."}
-    text = place.text_input(title, key=key, help=f"{help_text or ''}{hints.get(kind, '')}", **_when_off(optional))
-    if optional and not text:
+    else:
+        hints = {FieldKind.LIST: " Write them with commas: 40, 40.", FieldKind.MAPPING: " Write it as JSON."}
+        place.text_input(title, key=key, help=f"{help_text or ''}{hints.get(kind, '')}", **_when_off(optional))
+    return field_value(field, key)
+
+
+def field_value(field: FieldInfo, key: str) -> Any:
+    """What the input of a field says, as plain data for a configuration; or would say, where it is not drawn."""
+    kind, optional = _kind(field), is_optional(field)
+    if kind is FieldKind.NESTED:
+        spec: type[BaseModel] = base_type(field.annotation)
+        return {part: field_value(inner, f"{key}.{part}") for part, inner in spec.model_fields.items()}
+    value = st.session_state[key]
+    if kind in (FieldKind.TEXT, FieldKind.LIST, FieldKind.MAPPING) and optional and not value:
         return None
     if kind is FieldKind.LIST:
-        return read_list(text, field)
+        return read_list(value, field)
     if kind is FieldKind.MAPPING:
         try:
-            return json.loads(text)
+            return json.loads(value)
         except ValueError:
-            return text
-    return text
+            return value
+    return value
+
+
+def _kind(field: FieldInfo) -> FieldKind:
+    try:
+        return kind_of(field)
+    except TypeError:  # no test has seen such a field: JSON can say anything
+        return FieldKind.MAPPING
 
 
 def slider_input(name: str, field: FieldInfo, key: str) -> None:

@@ -14,6 +14,7 @@ from maml_core.cli import main
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError
 from maml_core.evaluation.curves import evaluate
+from maml_core.learning import own_images
 from maml_core.learning.adaptation import landscape
 from maml_core.learning.convolution import Conv
 from maml_core.learning.fresh_tasks import Tasks, draw_task, draw_tasks
@@ -21,8 +22,8 @@ from maml_core.learning.image_files import read_folder, read_images, read_named
 from maml_core.learning.image_tables import IMAGE, signs, table_of_images
 from maml_core.learning.images import JUDGED
 from maml_core.learning.new_images import read_images_task
-from maml_core.learning.own_images import OwnImages, training_samples
-from maml_core.learning.table import IMAGE_SIDE, Table, keep
+from maml_core.learning.own_images import OwnImages, hashed, training_samples
+from maml_core.learning.table import IMAGE_SIDE, Table, forget, keep
 from maml_core.learning.tasks import TaskBatch, TaskSet, TaskStream, seeded
 from maml_core.presets import config_for_images
 from maml_core.processes import this_process
@@ -105,6 +106,79 @@ def test_folders_within_folders_are_classes_of_their_own(tmp_path: Path) -> None
     assert names == {f"{alphabet}/kind {number}" for alphabet in ("greek", "latin") for number in range(3)}
 
 
+def test_the_sets_of_a_whole_data_set_are_one(tmp_path: Path) -> None:
+    whole = folder_of(tmp_path / "whole" / "train", classes=6, images=4)
+    plain = read_folder(whole).table
+    for number in range(6):
+        (tmp_path / "whole" / "test" / f"kind {number}").mkdir(parents=True)
+        (whole / f"kind {number}" / "3.png").rename(tmp_path / "whole" / "test" / f"kind {number}" / "3.png")
+    split_up = read_folder(tmp_path / "whole").table
+    assert set(split_up.labels("class")) == {f"kind {number}" for number in range(6)}
+    assert sorted(map(bytes, split_up.images(IMAGE).reshape(24, -1))) == sorted(
+        map(bytes, plain.images(IMAGE).reshape(24, -1))
+    )
+
+
+def test_long_names_are_told_apart(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "things")
+    for number in range(6):
+        (folder / f"kind {number}").rename(folder / f"{number}{'x' * 200}")
+    assert len(set(read_folder(folder).table.labels("class"))) == 6
+
+
+def test_shades_of_more_than_8_bits_and_of_all_arrays_are_on_one_scale(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    plain = folder_of(tmp_path / "things")
+    for number, (top, kind) in enumerate(((1.0, np.float32), (255, np.int32), (4095, np.uint16), (65535, np.uint16))):
+        shades = random.random((40, 40)) * top
+        shades[0, :2] = 0, top
+        Image.fromarray(shades.astype(kind)).save(plain / f"kind {number}" / "more.tif")
+    for pixels in read_folder(plain).table.images(IMAGE):
+        assert 100 < pixels.mean() < 155
+    deep = {f"kind {number}": random.integers(0, 200 if number % 2 else 4000, (3, 8, 8)) for number in range(8)}
+    table = read_images(npz_of(**{name: array.astype(np.uint16) for name, array in deep.items()}), "a.npz").table
+    means = {
+        name: np.mean([p.mean() for p, n in zip(table.images(IMAGE), table.labels("class"), strict=True) if n == name])
+        for name in deep
+    }
+    assert max(means[f"kind {n}"] for n in (1, 3, 5, 7)) < 20 < 100 < min(means[f"kind {n}"] for n in (0, 2, 4, 6))
+
+
+def test_the_order_of_names_in_a_file_changes_nothing() -> None:
+    table = noise()
+    again = Table.from_parquet("again", table.columns, table.to_parquet())
+    mixed = Table(
+        "mixed",
+        table.columns,
+        table.frame.assign(
+            **{"class": table.frame["class"].cat.reorder_categories(table.frame["class"].cat.categories[::-1])}
+        ),
+    )
+    assert table.id == again.id == mixed.id
+    streams = []
+    for each in (table, again, mixed):
+        own_images._images.cache_clear()
+        forget(table.id)
+        keep(each)
+        streams.append(
+            OwnImages(table=each.id, images_per_class=4, classes=2).sample_batch((3,), 1, 1, seeded("a")).support_x
+        )
+    assert torch.equal(streams[0], streams[1])
+    assert torch.equal(streams[0], streams[2])
+
+
+def test_the_random_numbers_of_a_task_have_nothing_to_do_with_each_other() -> None:
+    draw = torch.rand(100_000, generator=seeded("h"), dtype=torch.float64)
+    u = hashed(draw, 3, start=1_000_000)
+    cells = (6 * u).long() @ torch.tensor([36, 6, 1])
+    counts = torch.bincount(cells, minlength=216).double()
+    expected = len(draw) / 216
+    assert float(((counts - expected) ** 2 / expected).sum()) < 216 + 5 * (2 * 216) ** 0.5  # chi squared
+    near = hashed(torch.linspace(0.5, 0.5 + 1e-12, 2000, dtype=torch.float64), 2)
+    assert abs(float(torch.corrcoef(torch.stack([near[:-1, 0], near[1:, 0]]))[0, 1])) < 0.1
+    assert 0 <= float(u.min()) < float(u.max()) < 1
+
+
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "things")
     (folder / "notes.txt").write_text("x")
@@ -146,8 +220,11 @@ def test_the_ground_is_paper_whether_it_was_bright_or_dark() -> None:
     labels = np.arange(60) // 10
     dark = read_images(npz_of(images=images, labels=labels), "a.npz").table
     bright = read_images(npz_of(images=255 - images, labels=labels), "a.npz").table
-    assert dark.id == bright.id
+    assert np.array_equal(dark.images(IMAGE), bright.images(IMAGE))
     assert (dark.images(IMAGE)[:, 0] == 0).all()
+    assert dark.id != bright.id  # new images are turned around for the one and not for the other
+    for table, inverts in ((dark, False), (bright, True)):
+        assert OwnImages(table=keep(table).id).inverts == inverts
 
 
 SHAPES = {
@@ -331,6 +408,14 @@ def test_what_to_begin_with_suits_the_table() -> None:
     few = config_for_images(noise(classes=8, images=3)).tasks
     assert isinstance(few, OwnImages)
     assert (few.classes, few.images_per_class) == (2, 3)
+    random = np.random.default_rng(3)
+    for sizes, ways in (((5, 30, 30, 30, 30, 30), 2), ((2, 20, 20, 20, 20, 20), 2), ((1,) * 30 + (10,) * 6, 2)):
+        names = [f"c{number:02d}" for number, size in enumerate(sizes) for _ in range(size)]
+        uneven = table_of_images("uneven", names, random.integers(0, 256, (len(names), 32, 32), dtype=np.uint8))
+        suited = config_for_images(uneven).tasks
+        assert isinstance(suited, OwnImages)
+        assert suited.classes == ways
+        suited.check(2)
 
 
 def test_an_evaluation_asks_for_no_more_images_than_there_are() -> None:
@@ -423,8 +508,8 @@ def test_from_a_folder_to_an_evaluation_at_the_command_line(
         (folder, folder, "has 9 classes, and this run tells 2 apart"),
         (folder / "kind 1", folder, "for each of at least two classes"),
         (folder / "notes.txt", folder, "holds no image"),
-        (tmp_path / "nowhere", folder, "holds no image"),
-        (support, tmp_path / "nowhere", "holds no image"),
+        (tmp_path / "nowhere", folder, "nowhere cannot be read"),
+        (support, tmp_path / "nowhere", "nowhere cannot be read"),
     ):
         assert main(["adapt", run, str(known), str(asked)]) == 2
         error = capsys.readouterr().err

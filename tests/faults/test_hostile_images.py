@@ -17,9 +17,12 @@ import pytest
 from PIL import Image
 
 from maml_core.errors import ConfigError
+from maml_core.learning import image_files
 from maml_core.learning.image_files import MOST_FILE_BYTES, read_folder, read_images, read_named
-from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES
-from maml_core.learning.table import MOST_BYTES
+from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, signs, table_of_images
+from maml_core.learning.own_images import OwnImages
+from maml_core.learning.table import MOST_BYTES, keep
+from maml_core.learning.tasks import parse_family
 from tests.core.test_own_images import folder_of, npz_of, zip_of
 
 MIB = 2**20
@@ -141,7 +144,9 @@ def png_of_number(number: int, i: int) -> bytes:
 def test_more_images_than_are_allowed_are_refused_as_they_are_counted() -> None:
     array = np.zeros((MOST_IMAGES + 1, 2, 2), dtype=np.uint8)
     data = npz_of(images=array, labels=np.zeros(MOST_IMAGES + 1))
-    assert f"more than {MOST_IMAGES:,} images" in refused(lambda: read_images(data, "a.npz"))
+    assert f"at most {MOST_IMAGES:,} are allowed" in refused(lambda: read_images(data, "a.npz"))
+    half = {f"x_{i}": array[: MOST_IMAGES // 2 + 1] for i in range(2)} | {f"y_{i}": np.zeros(25_001) for i in range(2)}
+    assert f"more than {MOST_IMAGES:,} images" in refused(lambda: read_images(npz_of(**half), "a.npz"))
 
 
 @pytest.mark.parametrize(
@@ -166,10 +171,76 @@ def test_an_empty_folder_and_one_without_classes_are_said(tmp_path: Path) -> Non
 
 def test_links_in_circles_and_pipes_are_not_followed(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "things")
-    (folder / "kind 0" / "again").symlink_to(folder)
     os.mkfifo(folder / "kind 0" / "pipe.png")
     (folder / "kind 0" / "gone.png").symlink_to(folder / "nowhere.png")
     assert read_folder(folder).table.rows == 18
+    (folder / "kind 0" / "again").symlink_to(folder)
+    assert "again is a link to a folder, which is not followed" in refused(lambda: read_folder(folder))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path / "things")
+    real = os.scandir
+
+    def scan(path: str) -> object:
+        if str(path).endswith("kind 3"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert "kind 3 cannot be read (Permission denied)" in refused(lambda: read_folder(folder))
+
+
+def test_names_that_become_the_same_are_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "things")
+    (folder / "kind 0").rename(folder / "kind\x015")
+    assert "two classes are both called 'kind 5' in print" in refused(lambda: read_folder(folder))
+
+
+@pytest.mark.parametrize("shape", [(10**15, 0), (100_000_000, 0), (20_000_000,)])
+def test_an_array_of_nothing_is_not_counted_through(shape: tuple[int, ...]) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    assert "at most 50,000 are allowed" in refused(lambda: read_images(archive_of(head.getvalue()), "a.npz"))
+
+
+def test_pixels_are_counted_over_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path / "things")
+    monkeypatch.setattr(image_files, "MOST_PIXELS_IN_ALL", 18 * 40 * 40)
+    assert read_folder(folder).table.rows == 18
+    monkeypatch.setattr(image_files, "MOST_PIXELS_IN_ALL", 18 * 40 * 40 - 1)
+    assert "pixels together" in refused(lambda: read_folder(folder))
+
+
+def test_a_folder_that_comes_file_by_file_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "MOST_BYTES_IN_ALL", 10)
+    assert "at the command line" in refused(lambda: read_named([("a/b.png", b"0123456789a")]))
+
+
+MADE_UP = {
+    "empty": ([], []),
+    "too many": (["a"] * (MOST_IMAGES + 1), [0] * (MOST_IMAGES + 1)),
+    "of two classes": (["a", "b", "a"], [1, 1, 2]),
+    "of none": (["a", None, "b"], [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_a_made_up_table_is_refused_wherever_it_comes_in(name: str) -> None:
+    labels, values = MADE_UP[name]
+    images = np.zeros((len(values), 32, 32), dtype=np.uint8) + np.array(values, dtype=np.uint8).reshape(-1, 1, 1)
+    table = keep(table_of_images("made up", labels, images))  # type: ignore[arg-type]
+    assert "made up has" in refused(lambda: OwnImages(table=table.id).check(2))
+
+
+def test_a_table_of_images_is_no_table_of_rows() -> None:
+    for roles in (
+        {"task": "image", "inputs": ["class=sign 01"], "outputs": ["class=sign 02"]},
+        {"task": "class", "inputs": ["image"], "outputs": ["class=sign 01"]},
+        {"task": "class", "inputs": ["image=x"], "outputs": ["class=sign 01"]},
+    ):
+        family = parse_family({"family": "table", "table": signs().id, **roles})
+        assert "holds images" in refused(lambda family=family: family.check(2))  # type: ignore[misc]
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

@@ -211,5 +211,6 @@ def test_every_view_takes_ones_own_images(on_images: Run, view: str) -> None:
 
 
 def test_more_shots_than_there_are_images_get_a_sentence(on_images: Run) -> None:
+    assert not open_page("pages/1_Adapt.py", run=on_images.id, shots="7").error  # one is left to be asked about
     page = open_page("pages/1_Adapt.py", run=on_images.id, shots="8")
     assert "tasks.images_per_class" in said(page.error[0])

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psutil
@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from maml_core.evaluation.of_runs import measure, pretrained_run
+from maml_core.learning.formula import FormulaFamily
 from maml_core.learning.own_model import own_models
 from maml_core.learning.tasks import Uniform
 from maml_core.lessons import LESSONS
@@ -47,8 +48,14 @@ def finished(store: Store) -> Run:
     return store.run(run_id)
 
 
-def open_page(path: str, **query: str) -> AppTest:
+FOLDS = ("Tasks", "Training", "Exact numbers")
+"""Parts of the form that are drawn when they are opened."""
+
+
+def open_page(path: str, *, folds: Iterable[str] = FOLDS, **query: str) -> AppTest:
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=PATIENCE)
+    for fold in folds if path == "app.py" else ():
+        page.session_state[f"fold.{fold}"] = True
     if path != "app.py":
         page.switch_page(path)
     for name, value in query.items():
@@ -343,8 +350,7 @@ def test_runs_page_pins_renames_notes_and_duplicates(store: Store, finished: Run
     assert "1 to 80 characters" in said(page.error[0])
     assert store.run(finished.id).name == "my wave"
     press(page, "Duplicate")
-    number = next(number for number in page.number_input if number.label == "Meta iterations")
-    assert number.value == 30
+    assert page.session_state["form"][0].meta_iterations == 30
     assert "run" not in page.query_params
 
 
@@ -486,9 +492,32 @@ def test_gradients_page_without_runs_still_has_the_toy(store: Store) -> None:
 
 
 def test_the_update_rule_of_the_chosen_algorithm_is_shown() -> None:
-    page = open_page("app.py", preset="best-5-shot")
-    assert any("Meta-SGD, first-order" in expander.label for expander in page.expander)
+    rule = "Meta-SGD, first-order: its update rule"
+    page = open_page("app.py", preset="best-5-shot", folds=(*FOLDS, rule))
+    assert rule in [expander.label for expander in page.expander]
     assert len(page.latex) == 2  # the update rule, and the family's formula above its ranges
+
+
+def test_what_a_closed_fold_holds_counts_all_the_same() -> None:
+    page = open_page("app.py", folds=(), preset="best-5-shot", meta_lr="0.004", **{"tasks.noise": "0.1"})
+    wanted = PRESETS["best-5-shot"].config.with_settings({"meta_lr": 0.004, "tasks.noise": 0.1})
+    assert page.session_state["form"][0] == wanted
+    keys = {str(each.key) for each in (*page.number_input, *page.text_input, *page.slider)}
+    assert not keys & {"form.meta_lr", "form.inner_lr", "form.tasks.noise", "form.tasks.amplitude.slider"}
+    page.session_state["fold.Training"] = True
+    page.run()
+    page.number_input(key="form.meta_lr").set_value(0.002).run()
+    page.session_state["fold.Training"] = False
+    for _ in range(2):  # the widget's own state is gone after the first
+        page.run()
+        assert page.session_state["form"][0] == wanted.with_settings({"meta_lr": 0.002})
+    page.select_slider(key="form.inner_lr.slider").set_value(0.03).run()
+    assert page.session_state["form"][0] == wanted.with_settings({"meta_lr": 0.002, "inner_lr": 0.03})
+    page.selectbox(key="form.tasks.family").select("formula").run()
+    assert page.session_state["form"][0].tasks == FormulaFamily()
+    page.selectbox(key="form.preset").select("linear").run()
+    assert page.session_state["form"][0] == PRESETS["linear"].config
+    assert not page.exception
 
 
 def test_sliders_and_typed_numbers_are_one() -> None:
