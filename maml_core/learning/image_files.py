@@ -146,8 +146,8 @@ def read_named(files: Sequence[tuple[str, bytes]]) -> ReadImages:
     size = sum(len(data) for _, data in files)
     if size > MOST_BYTES_IN_ALL:
         raise ConfigError(
-            f"The folder has {size / 2**20:,.0f} MiB, at most {MOST_BYTES_IN_ALL // 2**20} are allowed; make the images "
-            "smaller, or add it at the command line: python -m maml_core tables add FOLDER."
+            f"The folder has {size / 2**20:,.0f} MiB, at most {MOST_BYTES_IN_ALL // 2**20} are allowed; make its "
+            "images smaller, or add it at the command line: python -m maml_core tables add FOLDER."
         )
     paths = [PurePosixPath(path.replace("\\", "/")) for path, _ in files]
     whole = {path.parts[0] for path in paths if len(path.parts) > 2}

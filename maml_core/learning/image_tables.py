@@ -42,8 +42,8 @@ def check_images(table: Table) -> None:
     labels = table.labels(CLASS)
     if not 0 < table.rows <= MOST_IMAGES or len(set(labels)) > MOST_CLASSES:
         raise ConfigError(
-            f"tasks.table: {table.name} has {table.rows:,} images in {len(set(labels)):,} classes: 1 to {MOST_IMAGES:,} "
-            f"in at most {MOST_CLASSES:,} are allowed."
+            f"tasks.table: {table.name} has {table.rows:,} images in {len(set(labels)):,} classes: 1 to "
+            f"{MOST_IMAGES:,} in at most {MOST_CLASSES:,} are allowed."
         )
     pairs = set(zip(table.frame[IMAGE].tolist(), labels.tolist(), strict=True))
     if "" in labels or len(pairs) > len({image for image, _ in pairs}):

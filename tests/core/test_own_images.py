@@ -160,9 +160,8 @@ def test_the_order_of_names_in_a_file_changes_nothing() -> None:
         own_images._images.cache_clear()
         forget(table.id)
         keep(each)
-        streams.append(
-            OwnImages(table=each.id, images_per_class=4, classes=2).sample_batch((3,), 1, 1, seeded("a")).support_x
-        )
+        family = OwnImages(table=each.id, images_per_class=4, classes=2)
+        streams.append(family.sample_batch((3,), 1, 1, seeded("a")).support_x)
     assert torch.equal(streams[0], streams[1])
     assert torch.equal(streams[0], streams[2])
 
