@@ -108,7 +108,7 @@ def pick(session: TrainingSession) -> TableRow:
         ids,
         index=ids.index(asked) if asked in tables else 0,
         format_func=lambda table_id: f"{tables[table_id].name} · {tables[table_id].extent}",
-        key=f"pick-{asked}-{[row.name for row in tables.values()]}",  # anew once one is renamed
+        key=f"pick-{asked}-{[tables[table_id].name for table_id in ids]}",  # anew once one is renamed
     )
     st.query_params["table"] = chosen
     return tables[chosen]

@@ -54,8 +54,8 @@ def read_arrays(archive: zipfile.ZipFile, name: str) -> tuple[list[str], list[np
             names = _labels(found, f"{name}: {short(label)}")
         if len(names) != len(array):
             raise ConfigError(
-                f"{place} holds {len(array):,} images, and {short(label or key)} {len(names):,} labels: there must be as "
-                "many."
+                f"{place} holds {len(array):,} images, and {short(label or key)} {len(names):,} labels: there must be "
+                "as many."
             )
         classes += names
         if len(classes) > MOST_IMAGES:
