@@ -37,8 +37,8 @@ MOST_BYTES_IN_ALL = 512 * 2**20
 """Of a folder whose files come one by one."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-_HIDDEN = (".", "__MACOSX", "Thumbs.db")
-"""How the names of files and folders begin that people do not see."""
+_OF_SYSTEMS = ("._", ".DS_Store", "__MACOSX", "Thumbs.db")
+"""How the names of files and folders begin that no person made."""
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm")
 
@@ -187,10 +187,10 @@ def _walked(folder: Path) -> Iterator[_File]:
 
 def _from_files(name: str, files: Iterable[_File]) -> ReadImages:
     """A table of the images among these files; the folder that one lies in is its class."""
-    found, strange = _image_files(files)
+    found, left_out = _image_files(files)
     chosen = [file for file in found if file.folder]
     _refuse_too_many(name, len(chosen), 0)
-    left_out = {"files that are no images": strange, "images in no folder of a class": len(found) - len(chosen)}
+    left_out |= {"images in no folder of a class": len(found) - len(chosen)}
     folders = _without_common([file.folder for file in chosen])
     if folders and all("/" in folder and folder.split("/")[0].lower() in _SETS for folder in folders):
         folders = [folder.partition("/")[2] for folder in folders]
@@ -212,11 +212,14 @@ def _read(files: Sequence[_File], name: str) -> list[np.ndarray]:
     return found
 
 
-def _image_files(files: Iterable[_File]) -> tuple[list[_File], int]:
-    """Those that are images by their names, in an order that is the same however they came; and how many are not."""
-    seen = [file for file in files if not any(part.startswith(_HIDDEN) for part in file.path.parts)]
+def _image_files(files: Iterable[_File]) -> tuple[list[_File], dict[str, int]]:
+    """Those that are images by their names, in an order that is the same however they came; and what is left out."""
+    mine = [file for file in files if not any(part.startswith(_OF_SYSTEMS) for part in file.path.parts)]
+    seen = [file for file in mine if not any(part.startswith(".") for part in file.path.parts)]
     found = [file for file in seen if file.path.suffix.lower() in ENDINGS]
-    return sorted(found, key=lambda file: file.path.parts), len(seen) - len(found)
+    hidden = sum(file.path.suffix.lower() in ENDINGS for file in mine) - len(found)
+    left_out = {"files that are no images": len(seen) - len(found), "images that are hidden": hidden}
+    return sorted(found, key=lambda file: file.path.parts), left_out
 
 
 def _without_common(classes: list[str]) -> list[str]:

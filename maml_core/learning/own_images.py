@@ -1,6 +1,7 @@
 """Few-shot classification of a user's own images: a table of them, its classes split once for all into three sets.
 
-No class of one set stands in another, nor does any of its images: `image_files` leaves out what stands in two classes.
+No class of one set stands in another, nor does any of its images: `image_files` leaves out what stands in two classes,
+and a table that has such an image is refused.
 """
 
 import functools
@@ -209,8 +210,8 @@ class OwnImages(ImageFamily):
         Raises:
             ConfigError: there are not so many images or classes.
         """
-        self.check(int(number.max()) // self.classes + 1)
         found, ranks = self.images, int(number.max()) // self.classes + 1
+        self.check(ranks)
         classes = self._classes(draw, task_set)
         view, classes = classes // len(found.names), classes % len(found.names)
         u = hashed(draw, ranks * self.classes, start=_RANKS).reshape(*draw.shape, ranks, self.classes)

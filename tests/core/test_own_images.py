@@ -185,12 +185,14 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     (folder / "kind 0" / "copy.png").write_bytes((folder / "kind 0" / "0.png").read_bytes())
     (folder / "kind 1" / "other.png").write_bytes((folder / "kind 2" / "1.png").read_bytes())
     (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "0.png").write_bytes((folder / "kind 0" / "0.png").read_bytes())
     (folder / "__MACOSX" / "kind 0").mkdir(parents=True)
     (folder / "__MACOSX" / "kind 0" / "._0.png").write_bytes(b"\0")
     table, said = read_folder(folder)
     assert said == (
-        "Left out: files that are no images (1), images in no folder of a class (1), images that stand in two classes "
-        "(2), images that stand twice in a class (1)."
+        "Left out: files that are no images (1), images that are hidden (1), images in no folder of a class (1), "
+        "images that stand in two classes (2), images that stand twice in a class (1)."
     )
     assert table.rows == 17  # of 18, without the one that stands in two classes
 
