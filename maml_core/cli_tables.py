@@ -114,8 +114,7 @@ def known_table(store: Store, options: argparse.Namespace) -> TableRow:
     name = options.table
     path = Path(name)
     if path.is_dir() or (path.is_file() and is_of_images(name)):
-        if options.task or options.inputs or options.output:
-            raise ConfigError(f"--task, --inputs and --output are not allowed with images: {name} has no such columns.")
+        _refuse_roles_of_images(options)
         table, said = read_folder(path) if path.is_dir() else read_images(_bytes_of(path), path.name)
         if said:
             print(said, file=sys.stderr)
@@ -125,13 +124,20 @@ def known_table(store: Store, options: argparse.Namespace) -> TableRow:
         if not _ID.fullmatch(name):
             raise StoreError(f"FILE_OR_ID = {name!r} is neither a file nor a table; see `python -m maml_core tables`.")
         row = store.table_row(name)
-        if (options.task or options.inputs or options.output) and row.is_of_images:
-            raise ConfigError(f"--task, --inputs and --output are not allowed with images: {name} has no such columns.")
+        if row.is_of_images:
+            _refuse_roles_of_images(options)
         if options.task or options.inputs or options.output:
             row = row._replace(roles=_roles(find(row.id), options))
         return row
     table = read_table(_bytes_of(path), path.name)
     return store.table_row(store.add_table(table, _roles(table, options)))
+
+
+def _refuse_roles_of_images(options: argparse.Namespace) -> None:
+    if options.task or options.inputs or options.output:
+        raise ConfigError(
+            f"--task, --inputs and --output are not allowed with images: {options.table} has no such columns."
+        )
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -249,8 +249,8 @@ class RunConfig(Spec):
         Raises:
             ConfigError: some tasks need more of them, some have no more.
         """
-        fewest = max(1, self.tasks.least_shots)
-        self.with_settings({"shots": shots, "query_shots": fewest if self.tasks.most_points else self.query_shots})
+        query_shots = self.tasks.least_shots if self.tasks.most_points else self.query_shots
+        self.with_settings({"shots": shots, "query_shots": query_shots})
 
     def parameter_count(self) -> int:
         """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""

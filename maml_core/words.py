@@ -1,7 +1,7 @@
 """Numbers as people write them, and what people write as text."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _HIDDEN = dict.fromkeys((*range(32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
 _KEPT = {ord(mark): mark for mark in "\n\t"}
@@ -15,6 +15,17 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """The same in one line: a name."""
     return " ".join(visible(text).split())
+
+
+def printable(text: str) -> str:
+    """A name from a file, with a blank for whatever is no letter, digit or mark."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def span(counts: Sequence[int]) -> str:
+    """24 where all are the same, or 2 to 12."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def counted(count: int, what: str) -> str:

@@ -16,8 +16,9 @@ from maml_core.errors import ConfigError
 from maml_core.evaluation.curves import random_start
 from maml_core.evaluation.rivals import Rival, make_rivals
 from maml_core.learning.initialization import Initialization
+from maml_core.learning.shuffles import draw_rows
 from maml_core.learning.table import unit_of
-from maml_core.learning.table_tasks import TableFamily, TaskRows, draw_rows
+from maml_core.learning.table_tasks import TableFamily, TaskRows
 from maml_core.learning.tasks import TaskBatch, TaskSet, seeded
 
 MOST_TASKS = 200

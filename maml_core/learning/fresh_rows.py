@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from maml_core.errors import ConfigError
+from maml_core.learning.shuffles import draw_rows
 from maml_core.learning.table import ColumnKind, Table, find
 from maml_core.learning.table_files import read_cells, read_table
-from maml_core.learning.table_tasks import Scaling, TableFamily, draw_rows
+from maml_core.learning.table_tasks import Scaling, TableFamily
 from maml_core.learning.tasks import TaskSet, seeded
 
 MOST_NEW_ROWS = 10_000

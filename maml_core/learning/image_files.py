@@ -25,6 +25,7 @@ from maml_core.learning.image_tables import MOST_CLASSES, MOST_IMAGES, is_bright
 from maml_core.learning.table import IMAGE_SIDE, MOST_BYTES, NAME_LENGTH, Table
 from maml_core.learning.table_files import CELL_LENGTH
 from maml_core.learning.zip_files import Opened, open_zip, reason, short
+from maml_core.words import printable
 
 LEAST_CLASSES = 6
 """With two images or more: two classes in each of the three sets."""
@@ -317,9 +318,9 @@ def _refuse_too_many(name: str, images: int, classes: int) -> None:
 
 
 def _label(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)[-CELL_LENGTH:].strip() or "unnamed"
+    return printable(text)[-CELL_LENGTH:].strip() or "unnamed"
 
 
 def _name_of(file_name: str) -> str:
     name = re.sub(r"\.(zip|npz)$", "", re.split(r"[/\\]", file_name)[-1], flags=re.IGNORECASE)
-    return "".join(letter if letter.isprintable() else " " for letter in name).strip()[:NAME_LENGTH] or "images"
+    return printable(name).strip()[:NAME_LENGTH] or "images"

@@ -141,8 +141,8 @@ class ImageFamily(ClassFamily):
         return self._tasks_of(TaskSet.HELD_OUT, tasks, shots, query_shots, seed)
 
     def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
-        """As `TaskFamily.validation`: of classes of their own, by at least `JUDGED` query images of each."""
-        return self._tasks_of(TaskSet.VALIDATION, tasks, shots, max(query_shots, JUDGED), 0)
+        """As `TaskFamily.validation`: of classes of their own, by at least as many query images as judge."""
+        return self._tasks_of(TaskSet.VALIDATION, tasks, shots, max(query_shots, self.judging(shots)), 0)
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:

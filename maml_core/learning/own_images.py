@@ -19,9 +19,11 @@ from maml_core.errors import ConfigError
 from maml_core.fields import Integer, Real
 from maml_core.learning.image_tables import CLASS, IMAGE, check_images, signs
 from maml_core.learning.images import JUDGED, ImageFamily, resized
+from maml_core.learning.shuffles import shuffled
 from maml_core.learning.table import INVERTED, find
-from maml_core.learning.table_tasks import TableId, shuffled, split
+from maml_core.learning.table_tasks import TableId, split
 from maml_core.learning.tasks import TaskBatch, TaskSet, Uniform
+from maml_core.words import span
 
 HELD_OUT_CLASSES, VALIDATION_CLASSES = 0.2, 0.2
 """How much of the classes is set apart to measure a run, and to choose its best checkpoint: each is to have N ways."""
@@ -62,8 +64,7 @@ class ImageSummary:
     @property
     def sizes(self) -> str:
         """How many images a class has: 20, or 2 to 12."""
-        low, high = min(self.counts), max(self.counts)
-        return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return span(self.counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,16 +151,17 @@ class OwnImages(ImageFamily):
         Raises:
             ConfigError: the table is not at hand, or has too few classes of so many images.
         """
-        found = self.summary()
+        sets = self.images.sets
         if points > self.images_per_class:
             raise ConfigError(
                 f"shots + query_shots = {points} is not allowed with tasks.images_per_class = {self.images_per_class}: "
                 "images of a class are not asked about twice; lower shots or query_shots, or raise that."
             )
-        if min(found.training, found.validation, found.held_out) < self.classes:
+        if min(map(len, sets.values())) < self.classes:
+            training, validation, held_out = map(len, (sets[each] for each in TaskSet))
             raise ConfigError(
-                f"tasks.table: of {find(self.table).name}, {found.training} classes to train on, {found.validation} to "
-                f"choose the checkpoint and {found.held_out} held out have {self.images_per_class} images "
+                f"tasks.table: of {find(self.table).name}, {training} classes to train on, {validation} to "
+                f"choose the checkpoint and {held_out} held out have {self.images_per_class} images "
                 f"(tasks.images_per_class), and tasks.classes = {self.classes} needs so many of each: lower one of the "
                 "two, or add classes."
             )
@@ -242,11 +244,6 @@ class OwnImages(ImageFamily):
         """Tasks of classes that no run has seen, with at most as many query images as there are."""
         query_shots = max(1, min(query_shots, self.images_per_class - shots))
         return super().held_out(tasks=tasks, shots=shots, query_shots=query_shots, seed=seed)
-
-    def validation(self, *, tasks: int, shots: int, query_shots: int) -> TaskBatch:
-        """As `TaskFamily.validation`: of classes of their own, by as many further images as judge."""
-        query_shots = max(query_shots, self.judging(shots))
-        return self._tasks_of(TaskSet.VALIDATION, tasks, shots, query_shots, 0)
 
 
 def hashed(draw: Tensor, count: int, *, start: int = 0) -> Tensor:

@@ -27,6 +27,7 @@ from maml_core.learning.table import (
     ColumnKind,
     Table,
 )
+from maml_core.words import printable
 
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", ".", "?", "#n/a"}
 _SEPARATORS = (",", ";", "\t", "|")
@@ -72,7 +73,7 @@ def read_cells(data: bytes, file_name: str) -> tuple[str, pd.DataFrame]:
         ConfigError: as `read_table`.
     """
     name = re.sub(r"(\.(csv|tsv|txt|tab|parquet|pq|gz))+$", "", re.split(r"[/\\]", file_name)[-1], flags=re.IGNORECASE)
-    name = "".join(letter if letter.isprintable() else " " for letter in name).strip()[:NAME_LENGTH] or "table"
+    name = printable(name).strip()[:NAME_LENGTH] or "table"
     if not data:
         raise ConfigError(f"{name}: the file is empty; choose a file with a header and rows.")
     if len(data) > MOST_BYTES:

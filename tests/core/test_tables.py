@@ -24,10 +24,11 @@ from maml_core.learning.fresh_rows import draw_rows_tasks, read_new_rows
 from maml_core.learning.image_tables import signs
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.models import MLP, build_model
+from maml_core.learning.shuffles import draw_rows
 from maml_core.learning.table import ColumnKind, Table, example, find, keep
 from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import Roles, guess_roles
-from maml_core.learning.table_tasks import TableFamily, draw_rows
+from maml_core.learning.table_tasks import TableFamily
 from maml_core.learning.tasks import TaskSet, seeded
 from maml_core.presets import config_for_table
 from maml_core.store.store import Store
@@ -244,12 +245,12 @@ def test_every_row_is_as_likely_as_any_other_in_every_place() -> None:
 def test_both_ways_to_draw_give_the_same_rows() -> None:
     counts = torch.randint(30, 300, (50,), generator=seeded("counts"))
     short, long = draw_rows(counts, 10, seeded("same")), None
-    from maml_core.learning import table_tasks
+    from maml_core.learning import shuffles
 
     u = torch.rand(10, 50, generator=seeded("same"), dtype=torch.float64)
     steps = torch.arange(10)[:, None]
     targets = (steps + (u * (counts - steps)).long()).minimum(counts - 1)
-    long = table_tasks._shuffle_swaps(targets, 300).T
+    long = shuffles._shuffle_swaps(targets, 300).T
     assert torch.equal(short, long)
 
 

@@ -15,10 +15,10 @@ from maml_core.errors import ConfigError
 from maml_core.evaluation.worth import METHODS, PENALTIES, Worth, measure_worth
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.models import Linear
+from maml_core.learning.shuffles import draw_rows
 from maml_core.learning.table import unit_of
 from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import guess_roles
-from maml_core.learning.table_tasks import draw_rows
 from maml_core.learning.tasks import TaskBatch, TaskSet, seeded
 from maml_core.presets import config_for_table
 from maml_core.training.trainer import train
