@@ -96,9 +96,12 @@ def test_a_captured_graph_gives_the_numbers_of_the_cpu(algorithm: str, extra: di
     assert is_captured or algorithm == "ridge-head"  # the gradient of a solve cannot be captured
 
 
+SMALL_CONV = {"model.kind": "conv", "model.channels": 4, "model.blocks": 2, "shots": 1, "query_shots": 2}
 PROBLEMS_TRIED: dict[str, dict[str, object]] = {
     "classes": {"tasks.family": "spiral", "model.hidden_sizes": [16], "shots": 3, "query_shots": 4},
     "control": {"tasks.family": "navigation", "model.kind": "policy", "model.hidden_sizes": [8], "inner_steps": 2},
+    "characters": {"tasks.family": "glyphs", "tasks.size": 12, **SMALL_CONV},
+    "own images": {"tasks.family": "images", "tasks.size": 12, **SMALL_CONV},
 }
 
 
