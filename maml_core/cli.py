@@ -20,7 +20,8 @@ from maml_core.cli_compare import add_compare_options, compare_runs
 from maml_core.cli_evaluate import baselines, evaluate_run
 from maml_core.cli_sweep import add_sweep_options, sweep
 from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_run, tables
-from maml_core.cli_train import resume, train, work
+from maml_core.cli_train import resume, train, train_to_end
+from maml_core.cli_work import add_work_options, work
 from maml_core.config import MOST_ITERATIONS, RunConfig
 from maml_core.errors import MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at
@@ -109,6 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--preset", metavar="NAME", help=f"configuration to start from ({DEFAULT})")
     add_settings(command, "change a value for all runs, such as inner_steps=3")
     add_sweep_options(command)
+    add_store(command)
+
+    command = add("work", work, "train what is queued in a store, beside a lab, a sweep or other machines")
+    add_work_options(command)
     add_store(command)
 
     command = add("compare", compare_runs, "compare runs: mean and spread over seeds, and the settings that differ")
@@ -211,7 +216,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             trainer = Trainer(config)
             check_startable(config, trainer)
             made = store.create_run(config, name=name, owner=this_process())
-            work(store, made, argparse.Namespace(json=True), trainer)
+            train_to_end(store, made, argparse.Namespace(json=True), trainer)
 
         return evaluate_table_run(store, run, iteration, options, train)
     return evaluate_run(store, run, iteration, options)

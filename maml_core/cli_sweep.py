@@ -19,6 +19,7 @@ from maml_core.store.store import Store
 from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession, default_limit
 from maml_core.training.sweep import ASK_FROM, Sweep, grid_configs, open_sweep, parse_grid
+from maml_core.training.worker import patiently
 from maml_core.words import loss
 
 LOOK_SECONDS = 0.5
@@ -98,7 +99,7 @@ def _search(options: argparse.Namespace, base: RunConfig, preset: str) -> dict[s
         name=options.name,
         preset=preset,
     )
-    print(f"{search.name}: its trials are a study of that name in {store.url}", file=sys.stderr)
+    print(f"{search.name}: its trials are a study of that name in {store.database.name}", file=sys.stderr)
     session = TrainingSession(store.url, limit=options.jobs)
     with closing(session), tqdm(total=options.trials, unit="trial", file=sys.stderr, mininterval=0.2) as bar:
 
@@ -129,11 +130,11 @@ def _work_off(store: Store, opened: Sweep, jobs: int) -> None:
     total = sum(run.meta_iterations for run in runs)
     with closing(session), tqdm(total=total, unit="it", file=sys.stderr, mininterval=0.2) as bar:
         while True:
-            runs = opened.runs(store)
+            runs = patiently(lambda: opened.runs(store), opened.name)
             bar.update(sum(run.iteration for run in runs) - bar.n)
             left = sum(run.is_active for run in runs)
             bar.set_postfix_str(f"{len(runs) - left} of {len(runs)} runs done", refresh=False)
             if not left:
                 return
-            session.ensure_workers()
+            patiently(session.ensure_workers, opened.name)
             time.sleep(LOOK_SECONDS)

@@ -48,7 +48,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     _say_beforehand(trainer)
     store = store or Store(options.store)
     run_id = store.create_run(config, preset=preset, owner=this_process())
-    return work(store, run_id, options, trainer)
+    return train_to_end(store, run_id, options, trainer)
 
 
 def _say_beforehand(trainer: Trainer) -> None:
@@ -77,7 +77,7 @@ def resume(options: argparse.Namespace) -> dict[str, Any]:
     check_startable(config, trainer)  # before the run is touched: what is missing here is no fault of its own
     store.resume(options.run, owner=this_process(), config=config if config != run.config else None)
     is_as_it_was = store.run(options.run).iteration == run.iteration
-    return work(store, options.run, options, trainer if is_as_it_was else None)
+    return train_to_end(store, options.run, options, trainer if is_as_it_was else None)
 
 
 def _resumed_config(run: Run, options: argparse.Namespace) -> RunConfig:
@@ -108,7 +108,9 @@ def _resumed_config(run: Run, options: argparse.Namespace) -> RunConfig:
     return run.config.with_settings(settings) if settings else run.config
 
 
-def work(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None) -> dict[str, Any]:
+def train_to_end(
+    store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None
+) -> dict[str, Any]:
     """Train a run that is this process's own, with a progress bar on stderr."""
     owner, run = this_process(), store.run(run_id)
     log_to(log_path(store.url), "terminal")

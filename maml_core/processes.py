@@ -1,5 +1,7 @@
 """Who is working on a run: a process, named so that anyone on the machine can tell whether it still lives."""
 
+import contextlib
+import functools
 import os
 import socket
 import threading
@@ -11,15 +13,25 @@ import psutil
 
 
 def this_process() -> str:
-    """The owner string of the current process: host, process id, and start time against reused ids."""
+    """The owner string of the current process: where it is, process id, and start time against reused ids."""
     process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+    return f"{_here()}:{process.pid}:{process.create_time():.2f}"
+
+
+@functools.cache
+def _here() -> str:
+    """The machine and its set of process ids: two containers may share a name, and one machine may hold both."""
+    marks = [socket.gethostname()[:60]]
+    with contextlib.suppress(OSError):  # on Linux alone
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8])
+        marks.append(os.readlink("/proc/self/ns/pid").strip("pid:[]"))
+    return "/".join(marks)
 
 
 def is_alive(owner: str) -> bool | None:
-    """Whether that process lives; None if it is on another machine, where only its heartbeat can tell."""
+    """Whether that process lives; None if it is on another machine, where only its lease can tell."""
     host, pid, created = owner.rsplit(":", 2)
-    if host != socket.gethostname():
+    if host != _here():
         return None
     try:
         process = psutil.Process(int(pid))

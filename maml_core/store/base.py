@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -42,6 +41,11 @@ class Vitals(NamedTuple):
     engine: str | None = None
     device: str | None = None
     message: str = ""
+    processor: str | None = None
+
+
+LEASE_SECONDS = 30.0
+"""How long a run stays its owner's without a sign of life, where nobody can see whether that process lives."""
 
 
 class StorePart(ABC):
@@ -90,6 +94,14 @@ class StorePart(ABC):
         if row and not self.may_change(row.started_by):
             raise NotYoursError(f"run = {run_id} ({one_line(row.name)}) {belongs_to(row.started_by, 'started')}")
 
+    def _placed(self, owner: str | None) -> dict[str, Any]:
+        """What a run's row says when it waits for any worker, or when `owner` trains it."""
+        now = self.database.now
+        place: dict[str, Any] = {"command": "run", "message": "", "owner": owner}
+        if owner is None:
+            return place | {"status": "queued", "queued": now, "lease": 0.0}
+        return place | {"status": "running", "queued": None, "lease": now + LEASE_SECONDS}
+
     def _update(self, run_id: str, condition: Any, values: dict[str, Any]) -> bool:
         """Set columns of a run's row where the condition holds; whether it did."""
         with self.transaction(write=True) as connection:
@@ -102,14 +114,6 @@ def belongs_to(name: str, verb: str) -> str:
     if name:
         return f"was {verb} by {name}: only they or an admin can change it."
     return f"was {verb} without a login: only an admin can change it."
-
-
-def placed(owner: str | None) -> dict[str, Any]:
-    """What a run's row says when it waits for any worker, or when `owner` trains it."""
-    place: dict[str, Any] = {"command": "run", "message": "", "owner": owner, "heartbeat": 0}
-    if owner is None:
-        return place | {"status": "queued", "queued": time.time()}
-    return place | {"status": "running", "queued": None}
 
 
 def put_checkpoint(

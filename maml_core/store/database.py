@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from maml_core.errors import MamlError, StoreAwayError, StoreDamagedError, StoreError
+from maml_core.store import server
 from maml_core.store.schema import MIGRATIONS, SCHEMA_VERSION, info, metadata
 
 DEFAULT_URL = "sqlite:///runs/maml.db"
@@ -33,6 +34,8 @@ def store_url(url: str | None = None) -> str:
         StoreError: it would keep nothing, or names a variable that is not set; with the form that is meant.
     """
     found = (url or os.environ.get("MAML_STORE") or DEFAULT_URL).strip()
+    if server.is_server(found):
+        return server.with_driver(found)
     if re.match(r"[A-Za-z]:[\\/]", found):
         path = found.replace("\\", "/")
         raise StoreError(f"store = {found!r} is not a database URL: write {_SQLITE}{path}.")
@@ -57,13 +60,17 @@ class Database:
             StoreDamagedError: it is not a sound database.
         """
         self.url = url
+        self.name = server.shown(url)
         self.path = database_path(url)
+        self.is_shared = server.is_server(url)
+        options = server.ENGINE_OPTIONS if self.is_shared else {"connect_args": {"timeout": BUSY_SECONDS}}
         try:
             if self.path:
                 self._make_folder(self.path)
-            self.engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self.path else {})
+            self.engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ImportError) as error:
-            raise StoreError(f"store = {url!r} cannot be used: {error}; install its driver.") from None
+            remedy = "pip install -r requirements-cluster.txt" if self.is_shared else "install its driver"
+            raise StoreError(f"store = {self.name!r} cannot be used ({error}): {remedy}.") from None
         if self.path:
             sa.event.listen(self.engine, "connect", _set_pragmas)
             sa.event.listen(self.engine, "begin", _begin)
@@ -80,6 +87,16 @@ class Database:
         """Close the connections."""
         self.engine.dispose()
 
+    @property
+    def now(self) -> sa.ColumnElement[float]:
+        """Seconds since the epoch by the one clock that all who use the database go by."""
+        return server.NOW if self.is_shared else _FILE_NOW
+
+    def is_over(self, lease: sa.ColumnElement[float], length: float) -> sa.ColumnElement[bool]:
+        """Whether a lease until then has run out; where a server was restarted, all have their `length` once more."""
+        until = sa.func.greatest(lease, server.STARTED + length) if self.is_shared else lease
+        return until < self.now
+
     @contextmanager
     def transaction(self, write: bool = False) -> Iterator[Connection]:
         """All that is done inside is committed together, or not at all.
@@ -95,6 +112,8 @@ class Database:
         except MamlError:
             raise
         except sa.exc.DBAPIError as error:
+            if self.is_shared:
+                raise server.trouble(self.url, error) from None
             self._follow(reopens=False)  # taken away in this very moment, it would be called read-only
             raise self._trouble(str(error.orig)) from None
         except sa.exc.SQLAlchemyError as error:
@@ -144,7 +163,11 @@ class Database:
             if found != "ok":
                 raise self._trouble(f"malformed: {found}")
         with self.transaction(write=True) as connection:
+            if self.is_shared:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(server.OPENING)))
             tables = set(sa.inspect(connection).get_table_names())
+            if self.is_shared:  # other programs, Optuna among them, have theirs beside the lab's
+                tables &= set(metadata.tables)
             if not tables:
                 metadata.create_all(connection)
                 connection.execute(sa.insert(info).values(name="schema_version", value=str(SCHEMA_VERSION)))
@@ -152,7 +175,7 @@ class Database:
             version = self._version(connection, tables)
             if version > SCHEMA_VERSION:
                 raise StoreError(
-                    f"The store {self.url} was written by a newer version of the lab (schema {version}, this one "
+                    f"The store {self.name} was written by a newer version of the lab (schema {version}, this one "
                     f"reads {SCHEMA_VERSION}): update the lab, or use another store with --store."
                 )
             if version < SCHEMA_VERSION:
@@ -168,8 +191,8 @@ class Database:
             text = connection.scalar(sa.select(info.c.value).where(info.c.name == "schema_version"))
         if not str(text).isdigit() or int(str(text)) < 1:
             raise StoreError(
-                f"The store {self.url} is a database of another program (it has no schema version of this lab): "
-                "choose another file with --store or MAML_STORE."
+                f"The store {self.name} is a database of another program (it has no schema version of this lab): "
+                f"choose another {'one' if self.is_shared else 'file'} with --store or MAML_STORE."
             )
         return int(str(text))
 
@@ -197,8 +220,8 @@ class Database:
             kind = StoreAwayError
         for sign, remedy in _REMEDIES.items():
             if sign in reason:
-                return kind(f"The store {self.url} cannot be used ({reason}): {remedy}.")
-        return kind(f"The store {self.url} cannot be used ({reason}).")
+                return kind(f"The store {self.name} cannot be used ({reason}): {remedy}.")
+        return kind(f"The store {self.name} cannot be used ({reason}).")
 
 
 def database_path(url: str) -> Path | None:
@@ -210,7 +233,10 @@ def database_path(url: str) -> Path | None:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise StoreError(f"store = {url!r} is not a database URL: it must look like sqlite:///runs/maml.db.") from None
+        raise StoreError(
+            f"store = {server.shown(url)!r} is not a database URL: it must look like sqlite:///runs/maml.db or "
+            "postgresql://USER@HOST/DATABASE."
+        ) from None
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:"
     return Path(str(parsed.database)) if is_file else None
 
@@ -233,7 +259,9 @@ def set_aside(url: str) -> Path:
     """
     path = database_path(url)
     if path is None:
-        raise StoreError(f"The store {url} is not a file and cannot be set aside: choose another with --store.")
+        raise StoreError(
+            f"The store {server.shown(url)} is not a file and cannot be set aside: choose another with --store."
+        )
     aside = unused_name(path, "damaged")
     try:
         journal = path.with_name(path.name + "-journal")
@@ -254,6 +282,7 @@ def unused_name(path: Path, word: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
+_FILE_NOW = sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Float)
 _DAMAGE = ("not a database", "malformed", "Could not decode")
 _REMEDIES = {
     "not a database": "it is not a database of this lab; choose another file with --store or MAML_STORE",

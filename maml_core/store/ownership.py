@@ -1,34 +1,40 @@
 """Who trains a run: asking, taking, giving back. Only a `running` run has an owner.
 
-It is taken and given back by compare-and-set, so of two that want a run one gets it and the other is told.
+It is taken and given back by compare-and-set, so of two that want a run one gets it and the other is told. It is its
+owner's until a lease runs out, which every commit renews; on one machine, whoever looks sees sooner that a process is
+gone. In a file, such a run is interrupted and waits for its user. In a database that several machines share, it is
+queued again for whoever is free, unless it has lost `MOST_LOST` processes: then it may be what ends them.
 """
 
 import math
-import time
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, StoreError
 from maml_core.milestones import MetricRow
 from maml_core.processes import is_alive
-from maml_core.store.base import Saved, Snapshot, StorePart, Vitals, placed, put_snapshots, replace_checkpoint
-from maml_core.store.database import Database
+from maml_core.store.base import (
+    LEASE_SECONDS,
+    Saved,
+    Snapshot,
+    StorePart,
+    Vitals,
+    put_snapshots,
+    replace_checkpoint,
+)
 from maml_core.store.run import RESUMABLE, Run
 from maml_core.store.schema import metrics, runs
 
-HEARTBEAT_TIMEOUT = 4.0
-"""Seconds without a heartbeat after which a worker on another machine counts as gone."""
+MOST_LOST = 3
+"""Processes that a run may lose, one after the other, before it is given to nobody any more."""
 
 
 class Ownership(StorePart):
     """The part of a store that says who may train a run, and what its owner is asked to do."""
-
-    def __init__(self, database: Database) -> None:
-        """Work on this database."""
-        super().__init__(database)
-        self._beats: dict[str, tuple[int, float]] = {}
 
     # Asking for something ---------------------------------------------------------------------------------------
 
@@ -51,7 +57,7 @@ class Ownership(StorePart):
         """
         self._check_may_change(run_id)
         run = self.run(run_id)
-        values = placed(owner) | {"until": run.iteration + steps if steps else None}
+        values = self._placed(owner) | {"until": run.iteration + steps if steps else None, "lost": 0}
         resumable: tuple[str, ...] = RESUMABLE
         if config is not None:
             values |= {"config": config.to_json(), "meta_iterations": config.meta_iterations}
@@ -92,17 +98,24 @@ class Ownership(StorePart):
 
     # Owning a run -----------------------------------------------------------------------------------------------
 
-    def claim(self, owner: str, run_id: str | None = None) -> Run | None:
-        """Take a queued run, the longest waiting or the one named; None if there is none to take."""
-        for _ in range(8):
-            with self.transaction() as connection:
-                query = sa.select(runs.c.id).where(runs.c.status == "queued").order_by(runs.c.queued)
-                found = connection.scalar(query if run_id is None else query.where(runs.c.id == run_id))
+    def claim(self, owner: str, run_id: str | None = None, processor: str | None = None) -> Run | None:
+        """Take a queued run, the longest waiting or the one named; None if there is none to take.
+
+        One that began on another kind of processor comes last, since it would go on with other bits.
+        """
+        like_here = sa.or_(runs.c.processor.is_(None), runs.c.processor == processor)
+        query = sa.select(runs.c.id).where(runs.c.status == "queued").limit(1)
+        query = query.order_by(sa.case((like_here, 0), else_=1), runs.c.queued)
+        query = query if run_id is None else query.where(runs.c.id == run_id)
+        with self.transaction() as connection:
+            if connection.scalar(query) is None:
+                return None
+        with self.transaction(write=True) as connection:  # of many that want one, each gets another
+            found = connection.scalar(query.with_for_update(skip_locked=True))
             if found is None:
                 return None
-            if self._update(found, runs.c.status == "queued", placed(owner)):
-                return self.run(found)
-        return None
+            connection.execute(sa.update(runs).where(runs.c.id == found).values(self._placed(owner)))
+        return self.run(found)
 
     def control(self, run_id: str, owner: str) -> tuple[str, float | None] | None:
         """What the owner is asked to do (`run`, `pause`, `stop`) and at what pace; None if it owns it no more."""
@@ -125,55 +138,77 @@ class Ownership(StorePart):
     ) -> None:
         """Save metrics and state of one moment in one transaction; with `release`, end ownership in that status.
 
-        `snapshots` are for the run's history; `vitals` stay as they were where None.
+        `snapshots` are for the run's history; `vitals` stay as they were where None. It can be repeated, which whoever
+        was cut off before the answer must do.
 
         Raises:
             RunBusyError: the run is no longer this owner's; nothing was written.
         """
-        changes = {"iteration": latest.iteration, "heartbeat": runs.c.heartbeat + 1}
+        changes: dict[str, Any] = {"iteration": latest.iteration, "lease": self.database.now + LEASE_SECONDS}
         changes |= vitals._asdict() if vitals else {}
         if rows:
             changes |= {"pre_loss": rows[-1].pre_loss, "post_loss": rows[-1].post_loss}
         if release:
-            changes |= {"status": release, "owner": None, "until": None}
+            changes |= self._released(release)
         with self.transaction(write=True) as connection:
             mine = sa.and_(runs.c.id == run_id, runs.c.owner == owner)
             if not connection.execute(sa.update(runs).where(mine).values(changes)).rowcount:
+                if release and self._was_released(connection, run_id, latest.iteration, release):
+                    return
                 raise RunBusyError(f"run = {run_id} is no longer owned by this process.")
             if rows:
+                again = sa.and_(metrics.c.run_id == run_id, metrics.c.iteration >= rows[0].iteration)
+                connection.execute(sa.delete(metrics).where(again))
                 connection.execute(sa.insert(metrics), [{"run_id": run_id, **row._asdict()} for row in rows])
             put_snapshots(connection, run_id, snapshots)
             replace_checkpoint(connection, run_id, "latest", latest.iteration, None, latest.data)
 
     def release(self, run_id: str, owner: str, status: str, message: str = "") -> None:
         """Give a run back without saving anything more."""
-        changes = {"status": status, "owner": None, "until": None, "message": message}
-        self._update(run_id, runs.c.owner == owner, changes)
+        self._update(run_id, runs.c.owner == owner, {"message": message} | self._released(status))
 
-    def mark_interrupted(self) -> None:
-        """Set `interrupted` on every running run whose process is gone."""
+    def release_all(self, owner: str) -> None:
+        """Queue again what an owner has that trains nothing: it was given it and did not hear so."""
+        with self.transaction(write=True) as connection:
+            connection.execute(sa.update(runs).where(runs.c.owner == owner).values(self._placed(None)))
+
+    def renew(self, run_id: str, owner: str) -> None:
+        """Say that a run's owner lives, where it has nothing to commit yet."""
+        self._update(run_id, runs.c.owner == owner, {"lease": self.database.now + LEASE_SECONDS})
+
+    def mark_lost(self) -> None:
+        """Take every running run from a process that is gone: see the module's text for what becomes of it."""
+        is_over = self.database.is_over(runs.c.lease, LEASE_SECONDS)
         with self.transaction() as connection:
-            rows = connection.execute(
-                sa.select(runs.c.id, runs.c.owner, runs.c.heartbeat).where(runs.c.status == "running")
-            ).all()
-        for run_id, owner, heartbeat in rows:
-            if self._is_gone(run_id, owner or "::", heartbeat):
-                self._update(
-                    run_id,
-                    sa.and_(runs.c.status == "running", runs.c.owner == owner),
-                    {
-                        "status": "interrupted",
-                        "owner": None,
-                        "message": "The process that trained this run is gone; resume it from its last commit.",
-                    },
-                )
+            columns = runs.c.id, runs.c.owner, runs.c.lost, is_over.label("is_over")
+            rows = connection.execute(sa.select(*columns).where(runs.c.status == "running")).all()
+        for row in rows:
+            lives = is_alive(row.owner or "::")
+            if lives or (lives is None and not row.is_over):
+                continue
+            as_seen = sa.and_(runs.c.status == "running", runs.c.owner == row.owner)
+            self._update(row.id, as_seen if lives is False else sa.and_(as_seen, is_over), self._lost(row.lost + 1))
 
-    def _is_gone(self, run_id: str, owner: str, heartbeat: int) -> bool:
-        alive = is_alive(owner)
-        if alive is not None:
-            return not alive
-        beat, since = self._beats.get(run_id, (-1, 0.0))
-        if beat != heartbeat:
-            self._beats[run_id] = heartbeat, time.monotonic()
-            return False
-        return time.monotonic() - since > HEARTBEAT_TIMEOUT
+    def _lost(self, times: int) -> dict[str, Any]:
+        """What the row of a run says that has lost its process, now so many times."""
+        if not self.database.is_shared:
+            text = "The process that trained this run is gone; resume it from its last commit."
+        elif times >= MOST_LOST:
+            text = (
+                f"This run has lost {times} processes, and may be what ends them (for lack of memory, say): see the "
+                "workers' logs, then resume it from its last commit."
+            )
+        else:
+            text = "The process that trained this run was lost; another goes on from its last commit."
+            return self._placed(None) | {"lost": times, "message": text}
+        return {"status": "interrupted", "owner": None, "lost": times, "message": text}
+
+    def _released(self, status: str) -> dict[str, Any]:
+        """What a run's row says that its owner has given back: to its end, to its user, or to the next worker."""
+        place = self._placed(None) if status == "queued" else {"owner": None, "until": None, "lease": 0.0}
+        return place | {"status": status}
+
+    def _was_released(self, connection: Connection, run_id: str, iteration: int, status: str) -> bool:
+        """Whether a commit that is repeated had arrived."""
+        query = sa.select(runs.c.owner, runs.c.iteration, runs.c.status).where(runs.c.id == run_id)
+        return connection.execute(query).first() == (None, iteration, status)

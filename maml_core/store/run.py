@@ -44,7 +44,9 @@ class Run:
     swapped_at: int | None
     device: str | None
     owner: str | None
-    heartbeat: int
+    lease: float  # until when it is its owner's unless renewed, by the database's clock
+    lost: int  # how often its process has been lost since somebody asked for it
+    processor: str | None  # what its last commit was computed by: another kind rounds differently
     command: str
     until: int | None
     pace: float | None

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from maml_core.store.run import NAME_LENGTH
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = MetaData()
 
@@ -52,7 +52,9 @@ runs = Table(
     Column("swapped_at", Integer),
     Column("device", String(20)),
     Column("owner", String(120)),
-    Column("heartbeat", Integer, nullable=False, default=0),
+    Column("lease", Float, nullable=False, default=0.0),
+    Column("lost", Integer, nullable=False, default=0, server_default="0"),
+    Column("processor", String(80)),
     Column("command", String(8), nullable=False, default="run"),
     Column("until", Integer),
     Column("pace", Float),
@@ -135,10 +137,20 @@ def _add_people(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE tables ADD COLUMN added_by TEXT NOT NULL DEFAULT ''"))
 
 
+def _add_leases(connection: Connection) -> None:
+    # What counted commits says from now on until when a run is its owner's; as a time, its numbers are long over.
+    connection.execute(text("ALTER TABLE runs RENAME COLUMN heartbeat TO lease"))
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE runs ALTER COLUMN lease TYPE DOUBLE PRECISION"))
+    connection.execute(text("ALTER TABLE runs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0"))
+    connection.execute(text("ALTER TABLE runs ADD COLUMN processor VARCHAR(80)"))
+
+
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {
     1: _add_evaluations,
     2: _add_tables,
     3: _add_tags,
     4: _add_people,
+    5: _add_leases,
 }
 """What makes a schema of version `key` one of version `key + 1`."""

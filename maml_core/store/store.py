@@ -24,7 +24,7 @@ from maml_core.learning.table import Table, offer, withdraw
 from maml_core.milestones import MetricRow
 from maml_core.presets import PRESETS
 from maml_core.store.archive import Archive
-from maml_core.store.base import Saved, Snapshot, Vitals, placed, put_checkpoint, put_snapshots
+from maml_core.store.base import Saved, Snapshot, Vitals, put_checkpoint, put_snapshots
 from maml_core.store.database import Database, store_url
 from maml_core.store.ownership import Ownership
 from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, TAGS_LENGTH, Run, as_run
@@ -126,7 +126,7 @@ class Store(Archive, Ownership, Tables):
                     tags=tags[:TAGS_LENGTH],
                     created=now,
                     started_by=self._person_name,
-                    **placed(owner),
+                    **self._placed(owner),
                 )
             )
         return run_id
@@ -167,19 +167,19 @@ class Store(Archive, Ownership, Tables):
         Raises:
             RunNotFoundError: there is none.
         """
-        self.mark_interrupted()
+        self.mark_lost()
         with self.transaction() as connection:
             query = sa.select(runs).where(runs.c.id == run_id, runs.c.discarded.is_(None))
             row = connection.execute(query).mappings().first()
         if row is None:
             raise RunNotFoundError(
-                f"run = {run_id[:40]!r} does not exist in {self.url}; see `python -m maml_core runs`."
+                f"run = {run_id[:40]!r} does not exist in {self.database.name}; see `python -m maml_core runs`."
             )
         return as_run(row)
 
     def listing(self) -> Listing:
         """Every run that can be read, and how many cannot."""
-        self.mark_interrupted()
+        self.mark_lost()
         self.purge()
         with self.transaction() as connection:
             rows = (
@@ -265,7 +265,7 @@ class Store(Archive, Ownership, Tables):
         """
         self._check_may_change(run_id)
         run = self.run(run_id)
-        values: dict[str, Any] = {"discarded": time.time()}
+        values: dict[str, Any] = {"discarded": self.database.now}
         if run.status == "queued":  # a worker must not take what nobody sees
             values |= {"status": "stopped", "queued": None}
         if not self._update(run_id, sa.and_(runs.c.status != "running", runs.c.discarded.is_(None)), values):
@@ -284,7 +284,7 @@ class Store(Archive, Ownership, Tables):
 
     def purge(self) -> None:
         """Delete for good what was discarded more than `UNDO_SECONDS` ago."""
-        late = runs.c.discarded < time.time() - UNDO_SECONDS
+        late = runs.c.discarded < self.database.now - UNDO_SECONDS
         with self.transaction() as connection:
             found = connection.scalar(sa.select(sa.func.count()).select_from(runs).where(late))
         if found:

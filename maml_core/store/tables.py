@@ -105,7 +105,7 @@ class Tables(StorePart):
         """
         found = [row for row in self.all_tables() if table_id and row.id.startswith(table_id.lower())]
         if len(found) != 1:
-            what = "is the beginning of several tables" if found else f"is not a table of {self.database.url}"
+            what = "is the beginning of several tables" if found else f"is not a table of {self.database.name}"
             raise StoreError(f"table = {table_id[:80]!r} {what}; see `python -m maml_core tables`.")
         return found[0]
 

@@ -1,6 +1,7 @@
 """Which device a run computes on."""
 
 import os
+import platform
 
 import torch
 
@@ -44,6 +45,15 @@ def available_devices() -> list[str]:
     if torch.backends.mps.is_available():
         present.append("mps")
     return [*present, "cpu"]
+
+
+def processor_of(device: torch.device) -> str:
+    """What decides how numbers are rounded there: a run's bits are the same on processors of one kind alone."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{platform.machine()} MPS"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _make_exact() -> None:

@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from maml_core.config import RunConfig
-from maml_core.errors import StoreDamagedError
+from maml_core.errors import ConfigError, StoreDamagedError
 from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url
@@ -30,8 +30,13 @@ from maml_core.training.background import Background
 from maml_core.training.sweep import Sweep, open_sweep
 from maml_core.training.trainer import check_startable
 
+MOST_WORKERS = 1024
+
 END_SECONDS = 5.0
 """What a worker is given to end."""
+
+FLEET_END_SECONDS = 25.0
+"""And one of a fleet, which commits and gives back what it trains: schedulers leave thirty seconds for all."""
 
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
@@ -50,19 +55,30 @@ def computing() -> Iterator[None]:
 
 
 def default_limit() -> int:
-    """Runs at once unless told otherwise: all cores but one, which is left to the screen."""
-    return max(1, (os.cpu_count() or 2) - 1)
+    """Runs at once unless told otherwise: `$MAML_WORKERS`, else all cores but one, which is left to the screen.
+
+    With none, a lab only watches: workers elsewhere train what it queues.
+
+    Raises:
+        ConfigError: `$MAML_WORKERS` is no whole number.
+    """
+    told = os.environ.get("MAML_WORKERS", "").strip()
+    if told and not (told.isascii() and told.isdigit() and int(told) <= MOST_WORKERS):
+        raise ConfigError(f"MAML_WORKERS = {told[:40]!r} is not allowed: it must be from 0 to {MOST_WORKERS}.")
+    return int(told) if told else max(1, (os.cpu_count() or 2) - 1)
 
 
 class TrainingSession:
     """Starts runs and sees to it that there are workers for them."""
 
-    def __init__(self, url: str | None = None, limit: int | None = None) -> None:
+    def __init__(self, url: str | None = None, limit: int | None = None, *, in_fleet: bool = False) -> None:
         """Open the store and warm up one worker, so that the first run starts at once.
 
-        A damaged store is set aside and a new one opened in its place, which `notice` then says.
+        A damaged store is set aside and a new one opened in its place, which `notice` then says. Workers `in_fleet`
+        queue what they have not finished for others when they are ended.
 
         Raises:
+            ConfigError: `$MAML_WORKERS` is no whole number.
             StoreError: the store cannot be opened.
         """
         self.notice: str | None = None
@@ -72,9 +88,10 @@ class TrainingSession:
         except StoreDamagedError:
             aside = set_aside(store_url(url))
             self.store = Store(url)
-            LOG.error("the store %s is damaged and was set aside as %s", store_url(url), aside)
+            LOG.error("the store %s is damaged and was set aside as %s", self.store.database.name, aside)
             self.notice = f"The store was damaged. It was set aside as {aside}, untouched; this is a new, empty one."
-        self.limit = limit or default_limit()
+        self.limit = default_limit() if limit is None else limit
+        self.in_fleet = in_fleet
         self.background = Background()
         self.ensure_workers()
 
@@ -143,7 +160,7 @@ class TrainingSession:
         for child in psutil.Process().children():
             try:
                 command = child.cmdline()
-                if "maml_core.training.worker" in command and self.store.url in command:
+                if "maml_core.training.worker" in command and self.store.database.name in command:
                     found.append(child)
             except psutil.Error:
                 continue
@@ -154,7 +171,7 @@ class TrainingSession:
         ended = self.workers()
         for worker in ended:
             worker.terminate()
-        for worker in psutil.wait_procs(ended, timeout=END_SECONDS)[1]:
+        for worker in psutil.wait_procs(ended, timeout=FLEET_END_SECONDS if self.in_fleet else END_SECONDS)[1]:
             worker.kill()
         self.workers()  # those that have ended are reaped
         self.store.close()
@@ -165,11 +182,11 @@ class TrainingSession:
             "-m",
             "maml_core.training.worker",
             "--store",
-            self.store.url,
+            self.store.database.name,
             "--parent",
             str(os.getpid()),
+            *(["--fleet"] if self.in_fleet else []),
         ]
+        environment = child_environment() | {"MAML_STORE": self.store.url}
         # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
-        _STARTED.append(
-            subprocess.Popen(command, env=child_environment(), stdin=subprocess.DEVNULL, start_new_session=True)
-        )
+        _STARTED.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))

@@ -1,15 +1,18 @@
 """A process that trains runs out of the store, one after another.
 
 Started by a server, it stays warm between runs and ends with the server; started by the command line, it trains
-the one run it is given. Whatever ends it, at most the last `COMMIT_SECONDS` of training are done again on resume.
+the one run it is given; as one of a fleet, it gives back what it has not finished for the others to go on with.
+Whatever ends it, at most the last `COMMIT_SECONDS` of training are done again on resume.
 """
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -21,21 +24,34 @@ from maml_core.logs import LOG, log_to
 from maml_core.milestones import MetricRow
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.processes import this_process, when_parent_is_gone
-from maml_core.store.base import Saved, Snapshot, Vitals
+from maml_core.store.base import LEASE_SECONDS, Saved, Snapshot, Vitals
 from maml_core.store.checkpoint import Checkpoint, dump_checkpoint, load_checkpoint
 from maml_core.store.database import log_path
 from maml_core.store.run import Run
+from maml_core.store.server import shown
 from maml_core.store.store import Store
+from maml_core.training.devices import processor_of
 from maml_core.training.trainer import NO_PENDING, Progress, Trainer
 from maml_core.words import loss
 
 COMMIT_SECONDS = 0.25
 """How often training is saved: what a crash can cost, and how fresh a live picture is."""
 
+COMMIT_SHARE = 0.05
+"""Of the time, what saving may take at most: where a commit is slow, there are fewer."""
+
 CONTROL_SECONDS = 0.05
 IDLE_SECONDS = 0.05
+SHARED = 10.0
+"""How much less often a database is asked that many workers share."""
+
+RENEW_SECONDS = LEASE_SECONDS / 6
+"""How long nothing is committed before a worker says by itself that it lives."""
 GRACE_SECONDS = 1.5
 """How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
+
+MOST_RUNS = 50
+"""After which a worker of a fleet makes room for a new one: each leaves a few MiB in memory."""
 
 AWAY_SECONDS = 600.0
 """How long training waits for a store that cannot be reached, with what it has not saved yet in memory."""
@@ -55,10 +71,12 @@ def train_run(
     *,
     trainer: Trainer | None = None,
     should_end: Callable[[], bool] = lambda: False,
+    left_as: str = "interrupted",
     report: Report | None = None,
 ) -> str:
     """Train a claimed run until it ends, is asked to pause or stop, or `should_end` says so; return its status.
 
+    Where `should_end` ends it, the run is left as `left_as`: for its user to resume, or `queued` for another worker.
     `trainer` is that of the run, where one was made already; else it is made from the run's last commit. What keeps it
     from being made is a fault of the surroundings (a device, a table or a compiler that is missing), not the run's
     outcome: it is interrupted with the reason, and can be resumed.
@@ -66,8 +84,42 @@ def train_run(
     Raises:
         RunBusyError: the run was taken away from this owner.
     """
+    with _renewed(store, run.id, owner):
+        return _train_run(store, run, owner, trainer, should_end, left_as, report)
+
+
+@contextmanager
+def _renewed(store: Store, run_id: str, owner: str) -> Iterator[None]:
+    """Say again and again that a run's owner lives: an iteration, or what precedes the first, may take minutes."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            with suppress(StoreError):  # whoever trains meets the same trouble, and says so
+                store.renew(run_id, owner)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
     try:
-        trainer = trainer or trainer_of(store, run)
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _train_run(
+    store: Store,
+    run: Run,
+    owner: str,
+    trainer: Trainer | None,
+    should_end: Callable[[], bool],
+    left_as: str,
+    report: Report | None,
+) -> str:
+    try:
+        trainer = trainer or patiently(lambda: trainer_of(store, run), f"run {run.id}", should_end)
+    except StoreAwayError:
+        raise
     except MamlError as error:
         LOG.warning("run %s cannot be trained: %s", run.id, error)
         status = "failed" if isinstance(error, CheckpointError) else "interrupted"
@@ -75,7 +127,7 @@ def train_run(
         return status
     try:
         LOG.info("run %s begins at iteration %d", run.id, trainer.state.iteration)
-        status = _Stretch(store, run, owner, trainer, should_end, report).train()
+        status = _Stretch(store, run, owner, trainer, should_end, left_as, report).train()
         LOG.info("run %s is %s after iteration %d", run.id, status, trainer.state.iteration)
         return status
     except EngineError as error:
@@ -98,6 +150,29 @@ def trainer_of(store: Store, run: Run) -> Trainer:
     return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.engine, checkpoint.buffers)
 
 
+def patiently(action: Callable[[], T], what: str, should_end: Callable[[], bool] = lambda: False) -> T:
+    """What the store answers to `what`, which stands still for as long as it cannot be reached, and loses nothing.
+
+    Raises:
+        StoreAwayError: it was away for too long, or this process is to end.
+    """
+    waiting = None
+    while True:
+        try:
+            found = action()
+        except StoreAwayError as error:
+            if waiting is None:
+                waiting = time.monotonic()
+                LOG.warning("%s waits for its store: %s", what, error)
+            if should_end() or time.monotonic() - waiting > AWAY_SECONDS:
+                raise
+            time.sleep(0.2)
+        else:
+            if waiting is not None:
+                LOG.info("%s goes on: its store is back after %.0f s", what, time.monotonic() - waiting)
+            return found
+
+
 class _Stretch:
     """One stretch of training: from a claim to a release."""
 
@@ -108,10 +183,14 @@ class _Stretch:
         owner: str,
         trainer: Trainer,
         should_end: Callable[[], bool],
+        left_as: str,
         report: Report | None,
     ) -> None:
         self.store, self.run, self.owner, self.trainer = store, run, owner, trainer
-        self.should_end, self.report = should_end, report
+        self.should_end, self.left_as, self.report = should_end, left_as, report
+        self.processor = processor_of(trainer.device)
+        self.control_seconds = CONTROL_SECONDS * (SHARED if store.database.is_shared else 1.0)
+        self.commit_seconds = COMMIT_SECONDS
         self.source = run.config.source_hash()  # as it is now: its file may be edited while it trains
         self.began = time.monotonic()
         self.first_iteration = trainer.state.iteration
@@ -136,7 +215,7 @@ class _Stretch:
             if asked:
                 return self.commit(asked, SERVER_ENDED if asked == "interrupted" else "")
             first_point = self.rows and self.rows[0].iteration == 1  # the screen is waiting for something to draw
-            if first_point or time.monotonic() - self.committed > COMMIT_SECONDS:
+            if first_point or time.monotonic() - self.committed > self.commit_seconds:
                 self.commit()
         if self.trainer.state.iteration < self.run.meta_iterations:
             return self.commit("paused")
@@ -166,8 +245,8 @@ class _Stretch:
     def asked(self) -> str | None:
         """The status that someone wants the run to end this stretch in, if any."""
         if self.should_end():
-            return "interrupted"
-        if time.monotonic() - self.looked < CONTROL_SECONDS:
+            return self.left_as
+        if time.monotonic() - self.looked < self.control_seconds:
             return None
         self.looked = time.monotonic()
         control = self.patiently(lambda: self.store.control(self.run.id, self.owner))
@@ -177,26 +256,17 @@ class _Stretch:
         return {"pause": "paused", "stop": "stopped"}.get(command)
 
     def patiently(self, action: Callable[[], T]) -> T:
-        """What the store answers; training stands still for as long as it cannot be reached, and nothing is lost.
+        return patiently(action, f"run {self.run.id}", self.should_end)
 
-        Raises:
-            StoreAwayError: it was away for too long, or this process is to end.
-        """
-        waiting = None
-        while True:
-            try:
-                found = action()
-            except StoreAwayError as error:
-                if waiting is None:
-                    waiting = time.monotonic()
-                    LOG.warning("run %s waits for its store: %s", self.run.id, error)
-                if self.should_end() or time.monotonic() - waiting > AWAY_SECONDS:
-                    raise
-                time.sleep(0.2)
-            else:
-                if waiting is not None:
-                    LOG.info("run %s goes on: its store is back after %.0f s", self.run.id, time.monotonic() - waiting)
-                return found
+    def elsewhere(self) -> str:
+        """What to say of a run that goes on where numbers are rounded otherwise; empty for any other."""
+        before = self.run.processor
+        if not before or not self.first_iteration or before == self.processor:
+            return ""
+        return (
+            f"Up to iteration {self.first_iteration:,} this run was trained on {before}; from there on on "
+            f"{self.processor}, which rounds differently."
+        )
 
     def rate(self) -> float:
         """Meta-iterations per second of this stretch."""
@@ -217,8 +287,10 @@ class _Stretch:
             started=self.run.started or time.time() - (time.monotonic() - self.began),
             engine=self.trainer.engine.status,
             device=self.trainer.device.type,
-            message=message or self.trainer.notice,
+            message=message or " ".join(filter(None, [self.trainer.notice, self.elsewhere()])),
+            processor=self.processor,
         )
+        began = time.monotonic()
         self.patiently(
             lambda: self.store.commit(
                 self.run.id,
@@ -232,34 +304,42 @@ class _Stretch:
         )
         self.rows, self.snapshots = [], []
         self.committed = time.monotonic()
+        self.commit_seconds = max(COMMIT_SECONDS, (self.committed - began) / COMMIT_SHARE)
         return status or "running"
 
 
-def serve(url: str, parent: int) -> None:
-    """Train whatever is queued, until the server that started this process is gone."""
-    torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
-    ending = threading.Event()
-    when_parent_is_gone(parent, lambda: _end(ending))
-    log_to(log_path(url), "worker")
-    store = Store(url)
-    owner = this_process()
-    LOG.info("ready for runs")
-    _warm_up()
+def serve(store: Store, ending: threading.Event, *, left_as: str = "interrupted", most: int | None = None) -> None:
+    """Train whatever is queued, one run after another, until `ending` is set, or `most` runs are behind it.
+
+    A run that is under way then is left as `left_as`.
+    """
+    owner, processor = this_process(), processor_of(torch.device("cpu"))
+    idle_seconds = IDLE_SECONDS * (SHARED if store.database.is_shared else 1.0)
     kept: dict[str, tuple[str, str]] = {}  # run: status and message that it could not be given back with
-    while not ending.is_set():
+    trained, is_unsure = 0, False
+    while not ending.is_set() or kept:
         try:
             for run_id, (status, message) in list(kept.items()):
                 store.release(run_id, owner, status, message)
                 del kept[run_id]
-            run = store.claim(owner)
+            if is_unsure:  # a run may have been given to it, and the answer lost
+                store.release_all(owner)
+                is_unsure = False
+            if ending.is_set() or trained == most:
+                return
+            run = store.claim(owner, processor=processor)
             if run is None:
-                ending.wait(IDLE_SECONDS)
+                ending.wait(idle_seconds)
                 continue
-            end = train_safely(store, run, owner, ending)
+            trained += 1
+            end = train_safely(store, run, owner, ending, left_as)
             if end:
                 kept[run.id] = end
         except StoreError as error:
             LOG.warning("%s", error)
+            is_unsure = isinstance(error, StoreAwayError)
+            if ending.is_set():
+                return  # its lease runs out by itself
             ending.wait(1.0)  # a full disk or a locked database: what is committed stays, so try again
 
 
@@ -270,13 +350,18 @@ def _warm_up() -> None:
     trainer.close()
 
 
-def train_safely(store: Store, run: Run, owner: str, ending: threading.Event) -> tuple[str, str] | None:
+def train_safely(
+    store: Store, run: Run, owner: str, ending: threading.Event, left_as: str = "interrupted"
+) -> tuple[str, str] | None:
     """Train a run; where that ends out of order, the status and message to give it back with."""
     try:
-        train_run(store, run, owner, should_end=ending.is_set)
+        train_run(store, run, owner, should_end=ending.is_set, left_as=left_as)
     except RunBusyError:
         return None  # deleted or taken over: the owner is the one that goes on
     except StoreError as error:
+        if isinstance(error, StoreAwayError) and left_as == "queued":
+            LOG.warning("run %s is left to others: %s", run.id, error)
+            return "queued", ""
         LOG.warning("run %s is interrupted: %s", run.id, error)
         return "interrupted", f"{error} Training was interrupted; resume it from its last commit."
     except Exception as error:  # a defect must not take the worker with it, and must be seen
@@ -294,17 +379,38 @@ def _end(ending: threading.Event) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m maml_core.training.worker`, which only a server should start."""
+    """Entry point of `python -m maml_core.training.worker`, which only a server or `work` should start.
+
+    A password of the store stands in its environment, which others on the machine cannot read, and in no argument.
+    """
     parser = argparse.ArgumentParser(prog="python -m maml_core.training.worker", description=serve.__doc__)
     parser.add_argument("--store", required=True)
     parser.add_argument("--parent", required=True, type=int)
+    parser.add_argument("--fleet", action="store_true")
     arguments = parser.parse_args()
+    url = os.environ.get("MAML_STORE", "")
+    url = url if shown(url) == arguments.store else arguments.store
+    ending = threading.Event()
+    torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
+    when_parent_is_gone(arguments.parent, lambda: _end(ending))
+    log_to(log_path(url), "worker")
     try:
-        serve(arguments.store, arguments.parent)
+        if arguments.fleet:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: ending.set())
+        store = Store(url)
+        LOG.info("ready for runs")
+        _warm_up()
+        if arguments.fleet:
+            serve(store, ending, left_as="queued", most=MOST_RUNS)
+        else:
+            serve(store, ending)
+    except StoreError as error:
+        LOG.warning("the worker ended: %s", error)
+        os._exit(1)
     except Exception as error:
-        log_to(log_path(arguments.store), "worker")
         LOG.exception("the worker ended because of a bug")
-        print(f"A worker ended ({type(error).__name__}); see the log {log_path(arguments.store)}.", file=sys.stderr)
+        print(f"A worker ended ({type(error).__name__}); see the log {log_path(url)}.", file=sys.stderr)
         os._exit(1)
     os._exit(0)  # everything is committed, and taking torch down in order can take a second
 

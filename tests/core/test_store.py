@@ -278,7 +278,7 @@ def test_a_clock_that_is_set_an_hour_back_and_forth_harms_nothing(
     for run_id in ids:
         run = store.claim(this_process(), run_id)
         assert run is not None
-        store.mark_interrupted()  # nobody takes the clock for a sign that the process is gone
+        store.mark_lost()  # nobody takes the clock for a sign that the process is gone
         assert store.run(run_id).status == "running"
         assert train_run(store, run, this_process()) == "finished"
         assert 0 < store.run(run_id).seconds < 3000
