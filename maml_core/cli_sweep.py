@@ -41,7 +41,7 @@ def add_sweep_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seeds", type=int, default=1, metavar="N", help="runs in each trial of a search (default 1)")
     command.add_argument("--prune", action="store_true", help="stop trials that are worse than the median halfway")
     command.add_argument("--name", metavar="NAME", help="tag of the runs (default: one that follows from the grid)")
-    command.add_argument("--jobs", type=int, default=default_limit(), metavar="N", help="runs at once (cores less one)")
+    command.add_argument("--jobs", type=int, metavar="N", help="runs at once (cores less one)")
     command.add_argument("--yes", action="store_true", help=f"start {ASK_FROM} runs or more")
 
 
@@ -52,6 +52,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         MamlError: in one sentence, why that cannot be.
     """
     preset = options.preset or DEFAULT
+    options.jobs = default_limit() if options.jobs is None else options.jobs
     base = get_preset(preset).config.with_settings(parse_settings(options.settings))
     if options.search:
         return _search(options, base, preset)

@@ -15,7 +15,16 @@ import psutil
 def this_process() -> str:
     """The owner string of the current process: where it is, process id, and start time against reused ids."""
     process = psutil.Process()
-    return f"{_here()}:{process.pid}:{process.create_time():.2f}"
+    return f"{_here()}:{process.pid}:{_started(process)}"
+
+
+def _started(process: psutil.Process) -> str:
+    """When a process was started, by a clock that nobody sets: on Linux in ticks since the machine was."""
+    try:
+        status = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return status.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return f"{process.create_time():.2f}"
 
 
 @functools.cache
@@ -35,7 +44,7 @@ def is_alive(owner: str) -> bool | None:
         return None
     try:
         process = psutil.Process(int(pid))
-        same = f"{process.create_time():.2f}" == created
+        same = _started(process) == created
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError):
         return False

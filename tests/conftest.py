@@ -14,6 +14,7 @@ from maml_core.learning.models import MLP
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
 from tests.lab import PATIENCE, browser, new_tab, server
+from tests.postgres import Postgres, postgres_server
 
 __all__ = ["PATIENCE", "browser", "new_tab", "server"]  # one server and one browser for all tests that want them
 
@@ -34,9 +35,23 @@ def _cache_of_native_loops(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MAML_CACHE"] = str(folder)
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for all tests that want one."""
+    yield from postgres_server()
+
+
 @pytest.fixture
-def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store_kind() -> str:
+    """Where stores are kept: in a `file`, or on a `server`; a module may have its tests run on both."""
+    return "file"
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"sqlite:///{tmp_path / 'runs' / 'maml.db'}"
+    if store_kind == "server":
+        url = request.getfixturevalue("postgres").new_database()
     monkeypatch.setenv("MAML_STORE", url)
     return url
 

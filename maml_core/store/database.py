@@ -232,7 +232,7 @@ def database_path(url: str) -> Path | None:
     """
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # the latter for a port that is no number
         raise StoreError(
             f"store = {server.shown(url)!r} is not a database URL: it must look like sqlite:///runs/maml.db or "
             "postgresql://USER@HOST/DATABASE."

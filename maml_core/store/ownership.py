@@ -170,7 +170,7 @@ class Ownership(StorePart):
     def release_all(self, owner: str) -> None:
         """Queue again what an owner has that trains nothing: it was given it and did not hear so."""
         with self.transaction(write=True) as connection:
-            connection.execute(sa.update(runs).where(runs.c.owner == owner).values(self._placed(None)))
+            connection.execute(sa.update(runs).where(runs.c.owner == owner).values(self._left()))
 
     def renew(self, run_id: str, owner: str) -> None:
         """Say that a run's owner lives, where it has nothing to commit yet."""
@@ -200,13 +200,16 @@ class Ownership(StorePart):
             )
         else:
             text = "The process that trained this run was lost; another goes on from its last commit."
-            return self._placed(None) | {"lost": times, "message": text}
+            return self._left() | {"lost": times, "message": text}
         return {"status": "interrupted", "owner": None, "lost": times, "message": text}
 
     def _released(self, status: str) -> dict[str, Any]:
         """What a run's row says that its owner has given back: to its end, to its user, or to the next worker."""
-        place = self._placed(None) if status == "queued" else {"owner": None, "until": None, "lease": 0.0}
-        return place | {"status": status}
+        return self._left() if status == "queued" else {"status": status, "owner": None, "until": None, "lease": 0.0}
+
+    def _left(self) -> dict[str, Any]:
+        """What it says of one that is left for another worker: what was begun comes before what has only waited."""
+        return self._placed(None) | {"queued": runs.c.created}
 
     def _was_released(self, connection: Connection, run_id: str, iteration: int, status: str) -> bool:
         """Whether a commit that is repeated had arrived."""

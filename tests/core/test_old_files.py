@@ -103,6 +103,24 @@ def test_an_old_link_is_followed() -> None:
     assert config.tasks.distributions["slope"].span == (-6.0, 6.0)
 
 
+def test_a_store_of_schema_5_goes_on_and_what_another_host_left_is_found(tmp_path: Path) -> None:
+    shutil.copy(OLD / "store-5.db", tmp_path / "maml.db")
+    store = Store(f"sqlite:///{tmp_path / 'maml.db'}")
+    runs = {run.name: run for run in store.all_runs()}
+    left, paused = runs["left behind by another host"], runs["paused by schema 5"]
+    assert (left.status, left.owner, left.lease, left.lost) == ("interrupted", None, 0.0, 1)
+    assert (paused.status, paused.iteration, paused.notes, paused.processor) == ("paused", 10, "made by schema 5", None)
+    store.resume(paused.id, owner=this_process())
+    assert train_run(store, store.run(paused.id), this_process()) == "finished"
+    whole = Trainer(paused.config)
+    list(whole.run())
+    data = store.checkpoint(paused.id)
+    assert data is not None
+    assert torch.equal(load_checkpoint(data, paused.config).state.parameters, whole.state.parameters)
+    assert store.run(paused.id).message == ""
+    store.close()
+
+
 def test_a_store_of_schema_4_is_read_and_its_runs_and_tables_are_nobodys(tmp_path: Path) -> None:
     shutil.copy(OLD / "store-4.db", tmp_path / "maml.db")
     store = Store(f"sqlite:///{tmp_path / 'maml.db'}")

@@ -1,27 +1,35 @@
 import itertools
 import re
-import sqlite3
 import threading
 import time
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
 from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
-from maml_core.store.base import Saved
+from maml_core.store import server
+from maml_core.store.base import Saved, Snapshot
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.database import store_url
 from maml_core.store.run import Run
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
+from maml_core.training.devices import processor_of
 from maml_core.training.worker import train_run
 from tests.conftest import wait_for
 
 DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"
+
+
+@pytest.fixture(params=["file", "server"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def train(store: Store, run_id: str) -> str:
@@ -96,7 +104,7 @@ def test_only_one_claims_a_run(store: Store, small_config: RunConfig) -> None:
 
     def claim(number: int) -> None:
         gate.wait()
-        results.append(store.claim(f"{this_process()[:-3]}{number:03}", run_id))
+        results.append(store.claim(f"another-host:{number}:1.00", run_id))
 
     threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -110,22 +118,104 @@ def test_a_run_whose_process_is_gone_is_interrupted_and_resumes(store: Store, sm
     run_id = store.create_run(small_config)
     assert store.claim(DEAD, run_id) is not None
     run = store.run(run_id)
-    assert (run.status, run.owner) == ("interrupted", None)
-    assert "resume" in run.message
-    store.resume(run_id)
+    if store.database.is_shared:
+        assert (run.status, run.owner, run.lost) == ("queued", None, 1)
+        assert "another goes on" in run.message
+    else:
+        assert (run.status, run.owner) == ("interrupted", None)
+        assert "resume" in run.message
+        store.resume(run_id)
     assert train(store, run_id) == "finished"
 
 
-def test_a_heartbeat_from_elsewhere_is_trusted_until_it_stops(
+def let_lease_end(store: Store, run_id: str) -> None:
+    with store.transaction(write=True) as connection:
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(lease=store.database.now - 0.001))
+
+
+def test_a_lease_from_elsewhere_is_trusted_until_it_ends(
     store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maml_core.store.ownership.HEARTBEAT_TIMEOUT", 0.2)
+    monkeypatch.setattr(server, "STARTED", sa.literal(0.0))
+    run_id, owner = store.create_run(small_config), "another-host:1:1.00"
+    store.claim(owner, run_id)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)  # this machine's clock counts for nothing
+    assert store.run(run_id).status == "running"
+    let_lease_end(store, run_id)
+    store.renew(run_id, owner)
+    assert store.run(run_id).status == "running"
+    let_lease_end(store, run_id)
+    run = store.run(run_id)
+    assert (run.status, run.owner, run.lost) == ("queued" if store.database.is_shared else "interrupted", None, 1)
+    store.renew(run_id, owner)  # too late
+    with pytest.raises(RunBusyError, match="no longer owned"):
+        store.commit(run_id, owner, rows=[], latest=Saved(1, b"x"))
+    assert store.control(run_id, owner) is None
+
+
+def test_a_run_that_loses_process_after_process_is_given_to_nobody_any_more(
+    store: Store, small_config: RunConfig
+) -> None:
     run_id = store.create_run(small_config)
-    store.claim("another-host:1:1.00", run_id)
-    assert store.run(run_id).status == "running"
-    assert store.run(run_id).status == "running"
-    threading.Event().wait(0.3)
-    assert store.run(run_id).status == "interrupted"
+    statuses = []
+    for _ in range(3):
+        if store.run(run_id).status == "interrupted":
+            store.resume(run_id)
+        assert store.claim(DEAD, run_id) is not None
+        statuses.append(store.run(run_id).status)
+    if not store.database.is_shared:
+        assert statuses == ["interrupted"] * 3
+        return
+    assert statuses == ["queued", "queued", "interrupted"]
+    assert "lost 3 processes" in store.run(run_id).message
+    store.resume(run_id)
+    assert (store.run(run_id).status, store.run(run_id).lost) == ("queued", 0)
+
+
+def test_a_commit_whose_answer_was_lost_is_repeated(store: Store, small_config: RunConfig) -> None:
+    run_id, owner = store.create_run(small_config), this_process()
+    store.claim(owner, run_id)
+    rows = [MetricRow(at, 1.0, 0.5, 1.0) for at in (1, 2)]
+    for _ in range(2):
+        store.commit(run_id, owner, rows=rows, latest=Saved(2, b"two"), snapshots=[Snapshot(0, 0.5, b"start")])
+    for _ in range(2):
+        store.commit(run_id, owner, rows=[MetricRow(3, 1.0, 0.5, 1.0)], latest=Saved(3, b"three"), release="finished")
+    assert store.metrics(run_id)["iteration"].tolist() == [1, 2, 3]
+    assert store.checkpoint(run_id) == b"three"
+    assert [judged.iteration for judged in store.history(run_id)] == [0]
+    with pytest.raises(RunBusyError):
+        store.commit(run_id, owner, rows=[], latest=Saved(4, b"four"), release="finished")
+
+
+def test_a_run_that_was_given_to_a_worker_that_did_not_hear_so_is_queued_again(
+    store: Store, small_config: RunConfig
+) -> None:
+    run_id, other = store.create_run(small_config), store.create_run(small_config)
+    store.claim(this_process(), run_id)
+    store.claim("another-host:1:1.00", other)
+    store.release_all(this_process())
+    assert [store.run(one).status for one in (run_id, other)] == ["queued", "running"]
+
+
+def test_a_run_that_began_on_another_processor_comes_last_and_says_so(store: Store, small_config: RunConfig) -> None:
+    ids = [store.create_run(small_config, steps=5) for _ in range(2)]
+    for run_id in ids:
+        assert train(store, run_id) == "paused"
+        store.resume(run_id)
+    with store.transaction(write=True) as connection:
+        connection.execute(sa.update(runs).where(runs.c.id == ids[0]).values(processor="m68k"))
+    here = processor_of(torch.device("cpu"))
+    claimed = store.claim(this_process(), processor=here)
+    assert claimed is not None
+    assert claimed.id == ids[1]
+    run = store.claim(this_process(), processor=here)
+    assert run is not None
+    assert run.id == ids[0]
+    train_run(store, run, this_process())
+    assert "Up to iteration 5 this run was trained on m68k; from there on on" in store.run(ids[0]).message
+    train_run(store, claimed, this_process())
+    assert store.run(ids[1]).message == ""
 
 
 def test_a_worker_that_lost_its_run_writes_nothing(store: Store, small_config: RunConfig) -> None:
@@ -194,8 +284,11 @@ def test_a_running_run_is_not_deleted(store: Store, small_config: RunConfig) -> 
         store.delete(run_id)
 
 
-def test_the_database_is_opened_for_durability(store: Store, store_url: str) -> None:
+def test_the_database_is_opened_for_durability(store: Store, store_kind: str) -> None:
     with store.transaction() as connection:
+        if store_kind == "server":
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+            return
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -213,11 +306,8 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, co
 
 
 def test_a_newer_schema_is_refused(store: Store, store_url: str) -> None:
-    store.close()
-    connection = sqlite3.connect(store_url.removeprefix("sqlite:///"))
-    connection.execute("UPDATE info SET value = '99' WHERE name = 'schema_version'")
-    connection.commit()
-    connection.close()
+    with store.transaction(write=True) as connection:
+        connection.exec_driver_sql("UPDATE info SET value = '99' WHERE name = 'schema_version'")
     with pytest.raises(StoreError, match="newer version of the lab"):
         Store(store_url)
 
@@ -247,7 +337,7 @@ def test_a_home_and_variables_in_a_url_are_followed(monkeypatch: pytest.MonkeyPa
         assert store_url(given) == f"sqlite:///{tmp_path}/lab/x.db"
     monkeypatch.setenv("MAML_STORE", " sqlite:///~/own.db\n")
     assert store_url() == f"sqlite:///{tmp_path}/own.db"
-    assert store_url("postgresql://host/$db") == "postgresql://host/$db"
+    assert store_url("postgresql://host/$db") == "postgresql+psycopg://host/$db"
     Store("sqlite:///~/lab/x.db").close()
     assert (tmp_path / "lab" / "x.db").is_file()
 

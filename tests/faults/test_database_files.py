@@ -27,7 +27,7 @@ CASES = [
     "zip",
     "random",
     "header only",
-    "newer 6",
+    f"newer {SCHEMA_VERSION + 1}",
     "newer 99",
     "foreign",
 ]
@@ -151,7 +151,7 @@ def test_damage_to_one_run_hides_that_run_only(sound: bytes, tmp_path: Path) -> 
     store.close()
 
 
-OLDER: list[tuple[int, list[str]]] = [(1, ["evaluations", "tables"]), (2, ["tables"]), (3, []), (4, [])]
+OLDER: list[tuple[int, list[str]]] = [(1, ["evaluations", "tables"]), (2, ["tables"]), (3, []), (4, []), (5, [])]
 
 
 @pytest.mark.parametrize(("version", "newer_tables"), OLDER)
@@ -161,9 +161,11 @@ def test_an_older_schema_is_migrated_after_a_copy(
     path = tmp_path / "maml.db"
     path.write_bytes(sound)
     drops = [f"DROP TABLE {name}" for name in newer_tables]
-    newer_columns = ["started_by"] if version == 4 else ["started_by", "tags", "discarded"]
+    made_in = {4: ["tags", "discarded"], 5: ["started_by"], 6: ["lost", "processor"]}
+    newer_columns = [name for made, names in made_in.items() for name in names if made > version]
     drops += [f"ALTER TABLE runs DROP COLUMN {name}" for name in newer_columns]
-    drops += ["ALTER TABLE tables DROP COLUMN added_by"] if "tables" not in newer_tables else []
+    drops += ["ALTER TABLE runs RENAME COLUMN lease TO heartbeat"]
+    drops += ["ALTER TABLE tables DROP COLUMN added_by"] if version < 5 and "tables" not in newer_tables else []
     change(path, *drops, f"UPDATE info SET value = '{version}' WHERE name = 'schema_version'")
     old = path.read_bytes()
     store = Store(f"sqlite:///{path}")

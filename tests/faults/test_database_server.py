@@ -1,0 +1,355 @@
+"""A store on a server that is restarted, lost, crowded or shared with others: nothing lost, nothing doubled."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from maml_core import processes
+from maml_core.cli import main
+from maml_core.config import RunConfig
+from maml_core.errors import RunBusyError, StoreAwayError, StoreError
+from maml_core.learning.models import MLP
+from maml_core.processes import this_process
+from maml_core.store import base, ownership, server
+from maml_core.store.database import Database
+from maml_core.store.schema import runs
+from maml_core.store.store import Store
+from maml_core.training.session import TrainingSession
+from maml_core.training.worker import train_run, train_safely
+from tests.conftest import wait_for
+from tests.postgres import PASSWORD, Postgres, postgres_server
+
+ROOT = Path(__file__).parents[2]
+PROCESSES = multiprocessing.get_context("forkserver")
+CONFIG = RunConfig(
+    model=MLP(hidden_sizes=(8,), activation="tanh"),
+    shots=5,
+    query_shots=5,
+    meta_batch_size=3,
+    meta_iterations=400,
+    inner_steps=2,
+    engine="vectorized",
+)
+PACE = 50.0
+
+
+@pytest.fixture
+def store_kind() -> str:
+    return "server"
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Postgres]:
+    """A server that may be stopped, which the others' tests must not notice."""
+    yield from postgres_server()
+
+
+@pytest.fixture(scope="module")
+def straight(postgres: Postgres) -> str:
+    """What a run with this configuration ends as that nothing has happened to."""
+    store = Store(postgres.new_database())
+    run = store.claim(this_process(), store.create_run(CONFIG))
+    assert run is not None
+    train_run(store, run, this_process())
+    found = fingerprint(store, run.id)
+    store.close()
+    return found
+
+
+def fingerprint(store: Store, run_id: str) -> str:
+    data = store.checkpoint(run_id)
+    assert data is not None
+    assert store.run(run_id).status == "finished"
+    return hashlib.sha256(data + store.metrics(run_id).to_csv().encode()).hexdigest()
+
+
+@contextmanager
+def training(store: Store, run_id: str) -> Iterator[list[object]]:
+    """A thread that trains a run, slowly at first; it is joined at the end."""
+    store.set_pace(run_id, PACE)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    worker, ends = Store(store.url), []  # type: tuple[Store, list[object]]
+    thread = threading.Thread(
+        target=lambda: ends.append(train_safely(worker, run, this_process(), threading.Event(), "queued"))
+    )
+    thread.start()
+    wait_for(lambda: store.run(run_id).iteration > 20)
+    yield ends
+    thread.join()
+    worker.close()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_run_goes_on_through_a_restart_of_the_server(own_server: Postgres, straight: str, mode: str) -> None:
+    store = Store(own_server.new_database())
+    run_id = store.create_run(CONFIG)
+    with training(store, run_id) as ends:
+        own_server.stop(mode)
+        with pytest.raises(StoreAwayError, match=r"cannot be reached .* see that its server runs"):
+            store.all_runs()
+        own_server.start()
+        assert store.run(run_id).status == "running"
+        store.set_pace(run_id, None)
+    assert ends == [None]
+    assert fingerprint(store, run_id) == straight
+    store.close()
+
+
+def test_an_outage_longer_than_the_lease_takes_nothing_from_anyone(
+    own_server: Postgres, straight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (base, ownership):
+        monkeypatch.setattr(module, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(processes, "_here", lambda: "another-host")  # nobody here can see that its process lives
+    store = Store(own_server.new_database())
+    run_id = store.create_run(CONFIG)
+    with training(store, run_id) as ends:
+        monkeypatch.undo()
+        own_server.stop()
+        time.sleep(base.LEASE_SECONDS / 8)
+        with pytest.raises(StoreAwayError):
+            store.run(run_id)
+        own_server.start()
+        with store.transaction(write=True) as connection:  # as after an hour
+            connection.execute(sa.update(runs).values(lease=store.database.now - 3600.0))
+        assert store.run(run_id).status == "running"  # counted from the server's start
+        store.set_pace(run_id, None)
+    assert ends == [None]
+    assert fingerprint(store, run_id) == straight
+    store.close()
+
+
+def train_elsewhere(url: str, run_id: str, stops_in_commit: bool, told: Any) -> None:
+    """What a worker on another host does, in a process of its own."""
+    processes._here = lambda: "another-host"  # type: ignore[assignment]
+    store = Store(url)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+
+    def stop(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO checkpoints") and run.iteration != told["iteration"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def report(_: object, progress: Any, __: float) -> None:
+        told["iteration"] = progress.state.iteration
+        if stops_in_commit and progress.state.iteration > 50 and not told.get("armed"):
+            told["armed"] = True
+            sa.event.listen(store.database.engine, "after_cursor_execute", stop)
+
+    try:
+        train_run(store, run, this_process(), report=report)
+        told["end"] = "done"
+    except RunBusyError:
+        told["end"] = "told that it is no longer its own"
+
+
+@pytest.mark.slow
+def test_a_host_that_is_lost_inside_a_transaction_holds_nobody_up_and_its_run_goes_on(
+    store: Store, straight: str
+) -> None:
+    run_id = store.create_run(CONFIG)
+    store.set_pace(run_id, PACE)
+    with PROCESSES.Manager() as manager:
+        told = manager.dict()
+        child = PROCESSES.Process(target=train_elsewhere, args=(store.url, run_id, True, told))
+        child.start()
+        assert child.pid is not None
+        process = psutil.Process(child.pid)
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)  # with the run's row locked
+        assert store.run(run_id).status == "running"  # looking is not held up
+        with store.transaction(write=True) as connection:  # waits until the server has ended the lost transaction
+            connection.execute(sa.update(runs).values(lease=store.database.now - 0.001))
+        assert store.run(run_id).status == "queued"
+        run = store.claim(this_process(), run_id)
+        assert run is not None
+        assert 0 < run.iteration < CONFIG.meta_iterations
+        store.set_pace(run_id, None)
+        run = store.run(run_id)
+        train_run(store, run, this_process())
+        assert fingerprint(store, run_id) == straight
+        process.resume()  # the host was only cut off, and is back
+        child.join()
+        assert "no longer its own" in told["end"]
+    assert fingerprint(store, run_id) == straight
+
+
+@contextmanager
+def working(url: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`work` in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maml_core", "work", *options],
+        cwd=ROOT,
+        env=os.environ | {"MAML_STORE": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def worker_of(store: Store, run_id: str) -> psutil.Process | None:
+    """The process that trains a run."""
+    owner = store.run(run_id).owner
+    return psutil.Process(int(owner.rsplit(":", 2)[1])) if owner else None
+
+
+@pytest.mark.slow
+def test_workers_take_up_what_killed_ones_and_ended_ones_leave(store: Store, straight: str) -> None:
+    ids = [store.create_run(CONFIG) for _ in range(3)]
+    store.set_pace(ids[0], PACE)
+    with working(store.url, "--jobs", "1") as first:
+        wait_for(lambda: store.run(ids[0]).iteration > 20)
+        command = psutil.Process(first.pid).children()[0].cmdline()
+        assert not any(PASSWORD in argument for argument in command)
+        worker = worker_of(store, ids[0])
+        assert worker is not None
+        worker.kill()
+        wait_for(lambda: store.run(ids[0]).lost == 1)
+        before = store.run(ids[0]).iteration
+        wait_for(lambda: store.run(ids[0]).iteration > before)
+        first.terminate()  # as a scheduler ends a job
+        first.communicate()
+        run = store.run(ids[0])
+        assert (run.status, run.owner) == ("queued", None)
+    for run_id in ids:
+        store.set_pace(run_id, None)
+    with working(store.url, "--jobs", "2", "--until-done", "--json") as second:
+        said, complained = second.communicate()
+    assert second.returncode == 0, complained
+    assert all(run_id in said for run_id in ids), (said, complained, [store.run(i) for i in ids])
+    assert [fingerprint(store, run_id) for run_id in ids] == [straight] * 3
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_its_workers_is_given_up(store: Store) -> None:
+    run_id = store.create_run(CONFIG)
+    store.set_pace(run_id, PACE)
+    with working(store.url, "--jobs", "1", "--until-done") as fleet:
+        for killed in range(ownership.MOST_LOST):
+            wait_for(lambda: (store.run(run_id).lost, store.run(run_id).status) == (killed, "running"))  # noqa: B023
+            worker = worker_of(store, run_id)
+            assert worker is not None, store.run(run_id)
+            worker.kill()
+        said, _ = fleet.communicate()
+    assert "interrupted" in said
+    assert "has lost 3 processes" in store.run(run_id).message
+
+
+def test_several_first_openers_make_one_store(postgres: Postgres) -> None:
+    for _ in range(3):
+        url, gate = postgres.new_database(), threading.Barrier(4)
+        opened: list[object] = []
+
+        def open_it(url: str = url, gate: threading.Barrier = gate, opened: list[object] = opened) -> None:
+            gate.wait()
+            try:
+                opened.append(Store(url))
+            except BaseException as error:
+                opened.append(error)
+
+        threads = [threading.Thread(target=open_it) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [type(one) for one in opened] == [Store] * 4
+        for one in opened:
+            assert isinstance(one, Store)
+            one.close()
+
+
+def test_other_programs_tables_may_lie_beside_the_stores(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    postgres.sql("CREATE TABLE studies (study_id INTEGER)", url.rsplit("/", 1)[1])
+    store = Store(url)
+    assert store.all_runs() == []
+    store.close()
+    Store(url).close()
+    other = postgres.new_database()
+    postgres.sql("CREATE TABLE runs (run_uuid TEXT)", other.rsplit("/", 1)[1])
+    with pytest.raises(StoreError, match="database of another program"):
+        Store(other)
+
+
+def test_another_default_of_isolation_changes_nothing(postgres: Postgres, small_config: RunConfig) -> None:
+    url = postgres.new_database()
+    name = url.rsplit("/", 1)[1]
+    postgres.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    store = Store(url)
+    ids = [store.create_run(small_config) for _ in range(16)]
+    taken: list[str] = []
+    troubles: list[BaseException] = []
+
+    def take(number: int) -> None:
+        try:
+            while run := store.claim(f"another-host:{number}:1.00"):
+                taken.append(run.id)
+                store.edit(ids[0], notes=f"by {number}")
+        except BaseException as error:
+            troubles.append(error)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert troubles == []
+    assert sorted(taken) == sorted(ids)
+    store.close()
+
+
+def test_no_text_has_the_password(
+    postgres: Postgres, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.new_database()
+    texts = []
+    for wrong, said in (
+        (url.replace(PASSWORD, f"{PASSWORD}-not"), "check the name and the password"),
+        (url + "-nowhere", "have it made on the server"),
+        (url.replace(f":{postgres.port}/", ":1/"), "see that its server runs"),
+        (url.replace("127.0.0.1", "no-such-host.invalid"), "see that its server runs"),
+        (url.replace(f":{postgres.port}/", ":port/"), "is not a database URL"),
+    ):
+        assert main(["runs", "--store", wrong]) == 2
+        texts.append(capsys.readouterr().err)
+        assert said in texts[-1]
+        assert texts[-1].count("\n") == 1
+    monkeypatch.setattr(sa, "create_engine", lambda *_, **__: (_ for _ in ()).throw(ImportError("No module 'psycopg'")))
+    with pytest.raises(StoreError, match=r"pip install -r requirements-cluster\.txt") as refused:
+        Database(server.with_driver(url))
+    assert not [text for text in [*texts, str(refused.value)] if PASSWORD in text]
+    assert server.shown(f"postgresql://host/db?user=me&password={PASSWORD}&x=1").endswith("password=***&x=1")
+    assert server.shown("postgresql://me:p@ss@host/db") == "postgresql://me:***@host/db"
+
+
+def test_a_lab_that_only_watches_has_no_workers(
+    store_url: str, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAML_WORKERS", "0")
+    session = TrainingSession(store_url)
+    run_id = session.start(small_config)
+    assert session.workers() == []
+    assert session.store.run(run_id).status == "queued"
+    assert main(["work", "--jobs", "1", "--until-done"]) == 0
+    assert session.store.run(run_id).status == "finished"
+    session.close()
+    monkeypatch.setenv("MAML_WORKERS", "some")
+    assert main(["work"]) == 2
