@@ -16,6 +16,7 @@ from maml_core.errors import ConfigError
 from maml_core.evaluation.compare import comparison, grouped, said
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.store.store import Store
+from maml_core.training.ray_fleet import RayFleet
 from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession, default_limit
 from maml_core.training.sweep import ASK_FROM, Sweep, grid_configs, open_sweep, parse_grid
@@ -42,6 +43,7 @@ def add_sweep_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--prune", action="store_true", help="stop trials that are worse than the median halfway")
     command.add_argument("--name", metavar="NAME", help="tag of the runs (default: one that follows from the grid)")
     command.add_argument("--jobs", type=int, metavar="N", help="runs at once (cores less one)")
+    command.add_argument("--on", choices=("here", "ray"), default="here", help="where: this machine, or a Ray cluster")
     command.add_argument("--yes", action="store_true", help=f"start {ASK_FROM} runs or more")
 
 
@@ -52,7 +54,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         MamlError: in one sentence, why that cannot be.
     """
     preset = options.preset or DEFAULT
-    options.jobs = default_limit() if options.jobs is None else options.jobs
+    if options.jobs is None and options.on == "here":
+        options.jobs = default_limit()
     base = get_preset(preset).config.with_settings(parse_settings(options.settings))
     if options.search:
         return _search(options, base, preset)
@@ -65,7 +68,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     opened = open_sweep(store, base, grid, name=options.name, preset=preset)
     known = len(opened.run_ids) - opened.made
     print(f"{opened.name}: {opened.made} new runs{f', {known} known' if known else ''}", file=sys.stderr)
-    _work_off(store, opened, options.jobs)
+    _work_off(store, opened, options)
     runs = opened.runs(store)
     table = comparison(store, grouped(runs))
     if not options.json:
@@ -79,7 +82,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
 
 def _check_counts(options: argparse.Namespace, *names: str) -> None:
     for name in names:
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ConfigError(f"--{name} {getattr(options, name)} is not allowed: it must be at least 1.")
 
 
@@ -89,28 +92,29 @@ def _search(options: argparse.Namespace, base: RunConfig, preset: str) -> dict[s
         raise ConfigError("--search and --grid are not allowed together: a value that stays goes into --set.")
     _check_counts(options, "trials", "seeds", "jobs")
     store = Store(options.store)
-    search = Search(
-        store,
-        base,
-        parse_search(options.search),
-        trials=options.trials,
-        seeds=options.seeds,
-        at_once=max(1, options.jobs // options.seeds),
-        prunes=options.prune,
-        name=options.name,
-        preset=preset,
-    )
-    print(f"{search.name}: its trials are a study of that name in {store.database.name}", file=sys.stderr)
-    session = TrainingSession(store.url, limit=options.jobs)
-    with closing(session), tqdm(total=options.trials, unit="trial", file=sys.stderr, mininterval=0.2) as bar:
+    spans = parse_search(options.search)
+    with closing(_workers(store, options)) as workers:
+        search = Search(
+            store,
+            base,
+            spans,
+            trials=options.trials,
+            seeds=options.seeds,
+            at_once=max(1, workers.limit // options.seeds),
+            prunes=options.prune,
+            name=options.name,
+            preset=preset,
+        )
+        print(f"{search.name}: its trials are a study of that name in {store.database.name}", file=sys.stderr)
+        with tqdm(total=options.trials, unit="trial", file=sys.stderr, mininterval=0.2) as bar:
 
-        def report(now: Search) -> None:
-            done = [trial for trial in now.results() if trial.state != "running"]
-            bar.update(len(done) - bar.n)
-            if done and done[0].value is not None:
-                bar.set_postfix_str(f"best {loss(done[0].value)}", refresh=False)
+            def report(now: Search) -> None:
+                done = [trial for trial in now.results() if trial.state != "running"]
+                bar.update(len(done) - bar.n)
+                if done and done[0].value is not None:
+                    bar.set_postfix_str(f"best {loss(done[0].value)}", refresh=False)
 
-        search.work(session.ensure_workers, report)
+            search.work(workers.ensure_workers, report)
     found = search.results()
     if not options.json:
         rows = [
@@ -122,14 +126,19 @@ def _search(options: argparse.Namespace, base: RunConfig, preset: str) -> dict[s
     return {"search": search.name, "trials": [asdict(trial) for trial in found]}
 
 
-def _work_off(store: Store, opened: Sweep, jobs: int) -> None:
+def _workers(store: Store, options: argparse.Namespace) -> TrainingSession | RayFleet:
+    """Those that train what is queued, here or on a cluster."""
+    return RayFleet(store, options.jobs) if options.on == "ray" else TrainingSession(store.url, limit=options.jobs)
+
+
+def _work_off(store: Store, opened: Sweep, options: argparse.Namespace) -> None:
     """Keep workers until no run of the sweep is queued or running; those of a lab on the same store help."""
     runs = opened.runs(store)
     if not any(run.is_active for run in runs):
         return
-    session = TrainingSession(store.url, limit=jobs)
+    workers = _workers(store, options)
     total = sum(run.meta_iterations for run in runs)
-    with closing(session), tqdm(total=total, unit="it", file=sys.stderr, mininterval=0.2) as bar:
+    with closing(workers), tqdm(total=total, unit="it", file=sys.stderr, mininterval=0.2) as bar:
         while True:
             runs = patiently(lambda: opened.runs(store), opened.name)
             bar.update(sum(run.iteration for run in runs) - bar.n)
@@ -137,5 +146,5 @@ def _work_off(store: Store, opened: Sweep, jobs: int) -> None:
             bar.set_postfix_str(f"{len(runs) - left} of {len(runs)} runs done", refresh=False)
             if not left:
                 return
-            patiently(session.ensure_workers, opened.name)
+            patiently(workers.ensure_workers, opened.name)
             time.sleep(LOOK_SECONDS)

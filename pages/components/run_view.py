@@ -106,7 +106,15 @@ def status_line(session: TrainingSession, run: Run) -> None:
     st.progress(min(1.0, run.iteration / run.meta_iterations))
     if run.status == "queued":
         busy = session.store.count("running")
-        if busy >= session.limit:
+        if run.message:
+            st.warning(as_text(run.message), icon=":material/info:")
+        if not session.limit:
+            st.info(
+                "Waiting for a worker: this lab only watches. `python -m maml_core work`, on any machine that reaches "
+                "the store, trains what is queued.",
+                icon=":material/hourglass_top:",
+            )
+        elif busy >= session.limit:
             st.info(
                 f"Waiting for a place: {busy} of {session.limit} runs at once are training. It starts by itself.",
                 icon=":material/hourglass_top:",
