@@ -46,10 +46,23 @@ def is_alive(owner: str) -> bool | None:
         process = psutil.Process(int(pid))
         same = _started(process) == created
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError):
+    except ValueError:
         return False
+    except psutil.NoSuchProcess:
+        return None if _is_hidden(int(pid)) else False
     except psutil.AccessDenied:
         return True
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process of somebody else's, which /proc does not show on some machines."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def child_environment() -> dict[str, str]:

@@ -42,6 +42,7 @@ FLOORS: list[set[str]] = [
         "cli_evaluate",
         "cli_tables",
         "cli_train",
+        "cli_work",
         "__main__",
     },
     {"pages", "app"},

@@ -9,7 +9,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from maml_core.milestones import MetricRow
-from maml_core.store.base import StorePart
+from maml_core.store.base import StorePart, put
 from maml_core.store.schema import checkpoints, evaluations, metrics
 
 RUNS_AT_ONCE = 500
@@ -70,7 +70,8 @@ class Archive(StorePart):
             for start in range(0, len(wanted), RUNS_AT_ONCE):
                 some = metrics.c.run_id.in_(wanted[start : start + RUNS_AT_ONCE])
                 rows = sa.select(metrics.c.run_id, metrics.c.post_loss, part.label("part")).where(some).subquery()
-                mean, place = sa.func.avg(rows.c.post_loss, type_=sa.Float), (rows.c.run_id, rows.c.part)
+                # Not `avg`: PostgreSQL's squares what it is given, and the losses of a run that diverged are large.
+                mean, place = sa.func.sum(rows.c.post_loss) / sa.func.count(), (rows.c.run_id, rows.c.part)
                 query = sa.select(rows.c.run_id, mean).group_by(*place).order_by(*place)
                 for run_id, value in connection.execute(query):
                     courses[run_id].append(value)
@@ -98,8 +99,7 @@ class Archive(StorePart):
         """Keep what was computed about a run, under a key of 64 characters that says from what."""
         row = {"run_id": run_id, "key": key, "created": time.time(), "data": text}
         with self.transaction(write=True) as connection:
-            connection.execute(sa.delete(evaluations).where(evaluations.c.run_id == run_id, evaluations.c.key == key))
-            connection.execute(sa.insert(evaluations).values(row))
+            put(connection, evaluations, row, ["created", "data"])
 
     def recall(self, run_id: str, key: str) -> str | None:
         """What was remembered under that key; None if nothing was."""

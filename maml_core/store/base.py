@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from maml_core.errors import NotYoursError
@@ -116,15 +117,23 @@ def belongs_to(name: str, verb: str) -> str:
     return f"was {verb} without a login: only an admin can change it."
 
 
+def put(connection: Connection, table: sa.Table, row: dict[str, Any], replaced: Sequence[str]) -> None:
+    """Insert a row, or where one with its key is there, replace these columns of it."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    values = insert(table).values(row)
+    connection.execute(
+        values.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns), set_={name: row[name] for name in replaced}
+        )
+    )
+
+
 def put_checkpoint(
     connection: Connection, run_id: str, kind: str, iteration: int, held_out: float | None, data: bytes
 ) -> None:
     """Keep a checkpoint of that kind and iteration, in place of one that is there."""
-    same = sa.and_(checkpoints.c.run_id == run_id, checkpoints.c.kind == kind, checkpoints.c.iteration == iteration)
-    connection.execute(sa.delete(checkpoints).where(same))
-    connection.execute(
-        sa.insert(checkpoints).values(run_id=run_id, kind=kind, iteration=iteration, held_out=held_out, data=data)
-    )
+    row = {"run_id": run_id, "kind": kind, "iteration": iteration, "held_out": held_out, "data": data}
+    put(connection, checkpoints, row, ["held_out", "data"])
 
 
 def put_snapshots(connection: Connection, run_id: str, snapshots: Sequence[Snapshot]) -> None:

@@ -74,6 +74,8 @@ class Database:
         if self.path:
             sa.event.listen(self.engine, "connect", _set_pragmas)
             sa.event.listen(self.engine, "begin", _begin)
+        if self.is_shared:
+            sa.event.listen(self.engine, "connect", server.limit)
         self._file: tuple[int, int] | None = None  # which file it is, of all that may come to have this name
         self._reopening = threading.Lock()
         try:
@@ -91,6 +93,11 @@ class Database:
     def now(self) -> sa.ColumnElement[float]:
         """Seconds since the epoch by the one clock that all who use the database go by."""
         return server.NOW if self.is_shared else _FILE_NOW
+
+    def exclude(self, connection: Connection, purpose: str) -> None:
+        """Have this transaction be the only one with that purpose; on a file, one that writes is so already."""
+        if self.is_shared:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(server.lock_number(purpose))))
 
     def is_over(self, lease: sa.ColumnElement[float], length: float) -> sa.ColumnElement[bool]:
         """Whether a lease until then has run out; where a server was restarted, all have their `length` once more."""
@@ -116,6 +123,8 @@ class Database:
                 raise server.trouble(self.url, error) from None
             self._follow(reopens=False)  # taken away in this very moment, it would be called read-only
             raise self._trouble(str(error.orig)) from None
+        except sa.exc.TimeoutError:
+            raise StoreAwayError(f"The store {self.name} is asked too much at once: try again.") from None
         except sa.exc.SQLAlchemyError as error:
             raise self._trouble(str(error)) from None
 
@@ -164,7 +173,8 @@ class Database:
                 raise self._trouble(f"malformed: {found}")
         with self.transaction(write=True) as connection:
             if self.is_shared:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(server.OPENING)))
+                server.check_encoding(self.name, connection)
+                self.exclude(connection, "open the store")
             tables = set(sa.inspect(connection).get_table_names())
             if self.is_shared:  # other programs, Optuna among them, have theirs beside the lab's
                 tables &= set(metadata.tables)

@@ -242,6 +242,10 @@ def _snapshots(config: RunConfig, layout: Flat, manifest: Manifest, data: bytes)
     return kept
 
 
+LARGEST = 3.5e38
+"""What training computes is of 32 bits."""
+
+
 def _rows(columns: Any, iteration: int) -> list[MetricRow]:
     if not isinstance(columns, dict) or set(columns) != set(MetricRow._fields):
         raise _refused(f"metrics.json must have the columns {', '.join(MetricRow._fields)}")
@@ -251,7 +255,7 @@ def _rows(columns: Any, iteration: int) -> list[MetricRow]:
     rows = [MetricRow(*row) for row in zip(*values, strict=True)]
     before = 0
     for row in rows:
-        finite = all(type(value) in (int, float) and math.isfinite(value) for value in row)
+        finite = all(type(value) in (int, float) and abs(value) <= LARGEST for value in row)
         if not finite or type(row.iteration) is not int or not before < row.iteration <= iteration:
             raise _refused("metrics.json holds a row that is not of this run")
         before = row.iteration

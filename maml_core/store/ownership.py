@@ -8,13 +8,14 @@ queued again for whoever is free, unless it has lost `MOST_LOST` processes: then
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from maml_core.config import RunConfig
-from maml_core.errors import RunBusyError, StoreError
+from maml_core.errors import ConfigError, RunBusyError, StoreAwayError, StoreError
 from maml_core.milestones import MetricRow
 from maml_core.processes import is_alive
 from maml_core.store.base import (
@@ -62,6 +63,8 @@ class Ownership(StorePart):
         if config is not None:
             values |= {"config": config.to_json(), "meta_iterations": config.meta_iterations}
             resumable += ("finished",) if config.meta_iterations > run.iteration else ()
+        if owner is not None:  # one that waits for any worker, too: nobody is quicker
+            resumable += ("queued",)
         if not self._update(run_id, runs.c.status.in_(resumable), values):
             raise RunBusyError(
                 f"run = {run_id} ({run.name}) is {self.run(run_id).status}: only a paused, stopped, "
@@ -98,13 +101,17 @@ class Ownership(StorePart):
 
     # Owning a run -----------------------------------------------------------------------------------------------
 
-    def claim(self, owner: str, run_id: str | None = None, processor: str | None = None) -> Run | None:
+    def claim(
+        self, owner: str, run_id: str | None = None, processors: Sequence[str] = (), lacking: Sequence[str] = ()
+    ) -> Run | None:
         """Take a queued run, the longest waiting or the one named; None if there is none to take.
 
-        One that began on another kind of processor comes last, since it would go on with other bits.
+        One that began on another kind of processor than these comes last, since it would go on with other bits. One
+        that names a device that is `lacking` here is left to others.
         """
-        like_here = sa.or_(runs.c.processor.is_(None), runs.c.processor == processor)
-        query = sa.select(runs.c.id).where(runs.c.status == "queued").limit(1)
+        like_here = sa.or_(runs.c.processor.is_(None), *(runs.c.processor.endswith(name) for name in processors))
+        query = sa.select(runs.c.id).where(runs.c.status == "queued", runs.c.discarded.is_(None)).limit(1)
+        query = query.where(*(~runs.c.config.contains(f'"device":"{name}"') for name in lacking))
         query = query.order_by(sa.case((like_here, 0), else_=1), runs.c.queued)
         query = query if run_id is None else query.where(runs.c.id == run_id)
         with self.transaction() as connection:
@@ -115,7 +122,13 @@ class Ownership(StorePart):
             if found is None:
                 return None
             connection.execute(sa.update(runs).where(runs.c.id == found).values(self._placed(owner)))
-        return self.run(found)
+        try:
+            return self.run(found)
+        except StoreAwayError:
+            raise
+        except StoreError as error:  # of a newer version, or damaged: nobody can train it
+            self.release(found, owner, "failed", str(error))
+            raise
 
     def control(self, run_id: str, owner: str) -> tuple[str, float | None] | None:
         """What the owner is asked to do (`run`, `pause`, `stop`) and at what pace; None if it owns it no more."""
@@ -135,11 +148,12 @@ class Ownership(StorePart):
         snapshots: Sequence[Snapshot] = (),
         vitals: Vitals | None = None,
         release: str | None = None,
+        is_steady: bool = False,
     ) -> None:
         """Save metrics and state of one moment in one transaction; with `release`, end ownership in that status.
 
-        `snapshots` are for the run's history; `vitals` stay as they were where None. It can be repeated, which whoever
-        was cut off before the answer must do.
+        `snapshots` are for the run's history; `vitals` stay as they were where None. Where training `is_steady`,
+        processes lost before count no more. It can be repeated, which whoever was cut off before the answer must do.
 
         Raises:
             RunBusyError: the run is no longer this owner's; nothing was written.
@@ -148,6 +162,8 @@ class Ownership(StorePart):
         changes |= vitals._asdict() if vitals else {}
         if rows:
             changes |= {"pre_loss": rows[-1].pre_loss, "post_loss": rows[-1].post_loss}
+        if is_steady:
+            changes |= {"lost": 0}
         if release:
             changes |= self._released(release)
         with self.transaction(write=True) as connection:
@@ -180,18 +196,23 @@ class Ownership(StorePart):
         """Take every running run from a process that is gone: see the module's text for what becomes of it."""
         is_over = self.database.is_over(runs.c.lease, LEASE_SECONDS)
         with self.transaction() as connection:
-            columns = runs.c.id, runs.c.owner, runs.c.lost, is_over.label("is_over")
+            columns = runs.c.id, runs.c.owner, runs.c.lost, runs.c.config, is_over.label("is_over")
             rows = connection.execute(sa.select(*columns).where(runs.c.status == "running")).all()
         for row in rows:
             lives = is_alive(row.owner or "::")
             if lives or (lives is None and not row.is_over):
                 continue
-            as_seen = sa.and_(runs.c.status == "running", runs.c.owner == row.owner)
-            self._update(row.id, as_seen if lives is False else sa.and_(as_seen, is_over), self._lost(row.lost + 1))
+            as_seen = [runs.c.status == "running", runs.c.owner == row.owner, *([] if lives is False else [is_over])]
+            # Whoever holds the row just now is left alone, so that looking at a store never waits.
+            free = sa.select(runs.c.id).where(runs.c.id == row.id, *as_seen).with_for_update(skip_locked=True)
+            self._update(row.id, runs.c.id.in_(free), self._lost(row.lost + 1, row.config))
 
-    def _lost(self, times: int) -> dict[str, Any]:
+    def _lost(self, times: int, config: str) -> dict[str, Any]:
         """What the row of a run says that has lost its process, now so many times."""
-        if not self.database.is_shared:
+        is_for_all = self.database.is_shared
+        with suppress(ConfigError):
+            is_for_all = is_for_all and not RunConfig.from_json(config).uses_own_model
+        if not is_for_all:
             text = "The process that trained this run is gone; resume it from its last commit."
         elif times >= MOST_LOST:
             text = (
@@ -208,10 +229,20 @@ class Ownership(StorePart):
         return self._left() if status == "queued" else {"status": status, "owner": None, "until": None, "lease": 0.0}
 
     def _left(self) -> dict[str, Any]:
-        """What it says of one that is left for another worker: what was begun comes before what has only waited."""
-        return self._placed(None) | {"queued": runs.c.created}
+        """What it says of one that is left for another worker, unless it was asked to pause or stop meanwhile.
+
+        What was begun comes before what has only waited.
+        """
+        asked, goes_on = runs.c.command, runs.c.command == "run"
+        status = sa.case((asked == "stop", "stopped"), (asked == "pause", "paused"), else_="queued")
+        return self._placed(None) | {
+            "status": status,
+            "queued": sa.case((goes_on, runs.c.created), else_=None),
+            "until": sa.case((goes_on, runs.c.until), else_=None),
+        }
 
     def _was_released(self, connection: Connection, run_id: str, iteration: int, status: str) -> bool:
         """Whether a commit that is repeated had arrived."""
-        query = sa.select(runs.c.owner, runs.c.iteration, runs.c.status).where(runs.c.id == run_id)
-        return connection.execute(query).first() == (None, iteration, status)
+        statuses = [status, *(["paused", "stopped"] if status == "queued" else [])]
+        as_left = runs.c.owner.is_(None), runs.c.iteration == iteration, runs.c.status.in_(statuses)
+        return connection.execute(sa.select(runs.c.id).where(runs.c.id == run_id, *as_left)).first() is not None

@@ -13,34 +13,53 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
-    Text,
+    TypeDecorator,
     inspect,
     text,
 )
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 
 from maml_core.store.run import NAME_LENGTH
 
 SCHEMA_VERSION = 6
+
+
+class Words(TypeDecorator[str]):
+    """Text of at most so many characters. What SQLite takes and PostgreSQL refuses is made to fit: NUL, and lengths."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int | None = None) -> None:
+        """Of at most `length` characters, or of any number."""
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Text on its way into the database."""
+        if value is None:
+            return None
+        return value.replace("\0", "")[: self.length]
+
 
 metadata = MetaData()
 
 info = Table(
     "info",
     metadata,
-    Column("name", String(40), primary_key=True),
-    Column("value", String(200), nullable=False),
+    Column("name", Words(40), primary_key=True),
+    Column("value", Words(200), nullable=False),
 )
 
 runs = Table(
     "runs",
     metadata,
-    Column("id", String(12), primary_key=True),
-    Column("name", String(NAME_LENGTH), nullable=False),
-    Column("preset", String(40)),
-    Column("config", Text, nullable=False),
-    Column("status", String(12), nullable=False, index=True),
-    Column("message", Text, nullable=False, default=""),
+    Column("id", Words(12), primary_key=True),
+    Column("name", Words(NAME_LENGTH), nullable=False),
+    Column("preset", Words(40)),
+    Column("config", Words(), nullable=False),
+    Column("status", Words(12), nullable=False, index=True),
+    Column("message", Words(), nullable=False, default=""),
     Column("meta_iterations", Integer, nullable=False),
     Column("iteration", Integer, nullable=False, default=0),
     Column("pre_loss", Float),
@@ -48,25 +67,25 @@ runs = Table(
     Column("best_loss", Float),
     Column("best_iteration", Integer),
     Column("rate", Float),
-    Column("engine", String(40)),
+    Column("engine", Words(40)),
     Column("swapped_at", Integer),
-    Column("device", String(20)),
-    Column("owner", String(120)),
+    Column("device", Words(20)),
+    Column("owner", Words(120)),
     Column("lease", Float, nullable=False, default=0.0),
     Column("lost", Integer, nullable=False, default=0, server_default="0"),
-    Column("processor", String(80)),
-    Column("command", String(8), nullable=False, default="run"),
+    Column("processor", Words(200)),
+    Column("command", Words(8), nullable=False, default="run"),
     Column("until", Integer),
     Column("pace", Float),
     Column("queued", Float),
     Column("created", Float, nullable=False),
     Column("started", Float),
     Column("seconds", Float, nullable=False, default=0.0),
-    Column("notes", Text, nullable=False, default=""),
+    Column("notes", Words(), nullable=False, default=""),
     Column("pinned", Boolean, nullable=False, default=False),
-    Column("tags", Text, nullable=False, default="", server_default=""),
+    Column("tags", Words(), nullable=False, default="", server_default=""),
     Column("discarded", Float),
-    Column("started_by", Text, nullable=False, default="", server_default=""),
+    Column("started_by", Words(), nullable=False, default="", server_default=""),
 )
 
 metrics = Table(
@@ -85,7 +104,7 @@ checkpoints = Table(
     "checkpoints",
     metadata,
     Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
-    Column("kind", String(8), nullable=False),
+    Column("kind", Words(8), nullable=False),
     Column("iteration", Integer, nullable=False),
     Column("held_out", Float),
     Column("data", LargeBinary, nullable=False),
@@ -96,23 +115,23 @@ evaluations = Table(
     "evaluations",
     metadata,
     Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
-    Column("key", String(64), nullable=False),
+    Column("key", Words(64), nullable=False),
     Column("created", Float, nullable=False),
-    Column("data", Text, nullable=False),
+    Column("data", Words(), nullable=False),
     PrimaryKeyConstraint("run_id", "key"),
 )
 
 tables = Table(
     "tables",
     metadata,
-    Column("id", String(64), primary_key=True),
-    Column("name", String(80), nullable=False),
+    Column("id", Words(64), primary_key=True),
+    Column("name", Words(80), nullable=False),
     Column("created", Float, nullable=False),
     Column("row_count", Integer, nullable=False),
-    Column("columns", Text, nullable=False),
-    Column("roles", Text, nullable=False, default="{}"),
+    Column("columns", Words(), nullable=False),
+    Column("roles", Words(), nullable=False, default="{}"),
     Column("data", LargeBinary, nullable=False),
-    Column("added_by", Text, nullable=False, default="", server_default=""),
+    Column("added_by", Words(), nullable=False, default="", server_default=""),
 )
 
 
@@ -143,7 +162,7 @@ def _add_leases(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("ALTER TABLE runs ALTER COLUMN lease TYPE DOUBLE PRECISION"))
     connection.execute(text("ALTER TABLE runs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0"))
-    connection.execute(text("ALTER TABLE runs ADD COLUMN processor VARCHAR(80)"))
+    connection.execute(text("ALTER TABLE runs ADD COLUMN processor VARCHAR(200)"))
 
 
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {

@@ -5,6 +5,7 @@ and a connection that nobody answers on is given up within seconds. What another
 leases are counted by the database's own, and begin anew where it was restarted.
 """
 
+import hashlib
 import re
 from typing import Any
 
@@ -13,27 +14,25 @@ import sqlalchemy as sa
 from maml_core.errors import StoreAwayError, StoreError
 
 DRIVER = "postgresql+psycopg"
-NAMES = ("postgresql", "postgres", DRIVER)
-"""How its URLs may begin."""
 
 ENGINE_OPTIONS: dict[str, Any] = {
     "isolation_level": "READ COMMITTED",  # whatever the server's default is: compare-and-set is all that is needed
     "pool_pre_ping": True,
-    "pool_size": 2,  # of a hundred workers, each has one thread that trains and one that says so
-    "max_overflow": 14,
+    "pool_size": 1,  # a hundred workers are as many connections as a server allows unless told otherwise
+    "max_overflow": 15,
     "connect_args": {
         "connect_timeout": 10,
         "keepalives_idle": 5,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 15_000,
-        "options": "-c lock_timeout=15s -c idle_in_transaction_session_timeout=10s",
+        "client_encoding": "utf8",
+        "prepare_threshold": None,  # sent apart from its statement, a large state would count as standing still
         "application_name": "maml_lab",
     },
 }
-
-OPENING = 5_108_190_416
-"""The advisory lock of whoever opens a store, so that of several first openers one makes the tables."""
+LIMITS = "SET lock_timeout = '15s'; SET idle_in_transaction_session_timeout = '10s'"
+"""Said to each new connection: as part of the URL they would displace what a user has put there."""
 
 NOW = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float)
 """Seconds since the epoch by the database's clock."""
@@ -57,14 +56,19 @@ _REMEDIES = {
     "pg_hba": "the server does not let this machine in: have it allowed there",
     "does not exist": "have it made on the server, or choose another with --store or MAML_STORE",
     "permission denied": "the server's role may not do that: have it granted",
+    "not permitted to log in": "the server's role may not do that: have it granted",
+    "sslmode": "see what the URL says of SSL",
+    "SSL": "see what the URL says of SSL",
     "No space left": "the server's disk is full; free some space and resume",
+    "too many": "the server has no connection left: end other programs, or raise its max_connections",
 }
-_LASTING = ("authentication failed", "no password supplied", "pg_hba", "does not exist")
+_LASTING = [sign for sign in _REMEDIES if sign not in ("No space left", "too many")]
 
 
 def is_server(url: str) -> bool:
     """Whether a URL is that of a database on a server."""
-    return url.split("://", 1)[0] in NAMES
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme.lower().split("+")[0] in ("postgresql", "postgres")
 
 
 def with_driver(url: str) -> str:
@@ -74,7 +78,7 @@ def with_driver(url: str) -> str:
 
 def shown(url: str) -> str:
     """A URL as texts, logs and process lists may have it: without its password."""
-    url = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)
+    url = re.sub(r"(://[^/:]*):.*@", r"\1:***@", url)
     return re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
 
 
@@ -86,10 +90,35 @@ def trouble(url: str, error: sa.exc.DBAPIError) -> StoreError:
     is_lost = state is None and isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
     is_passing = is_lost and not any(sign in reason for sign in _LASTING)
     if is_passing or error.connection_invalidated or any((state or "").startswith(begin) for begin in _PASSING):
-        return StoreAwayError(
-            f"The store {shown(url)} cannot be reached ({reason}): see that its server runs, and try again."
-        )
+        remedy = _REMEDIES["too many"] if "too many" in reason else "see that its server runs, and try again"
+        return StoreAwayError(f"The store {shown(url)} cannot be reached ({reason}): {remedy}.")
     for sign, remedy in _REMEDIES.items():
         if sign in reason:
             return StoreError(f"The store {shown(url)} cannot be used ({reason}): {remedy}.")
     return StoreError(f"The store {shown(url)} cannot be used ({reason}).")
+
+
+def limit(connection: Any, _record: Any) -> None:
+    """Have a new connection hold nobody up."""
+    with connection.cursor() as cursor:
+        cursor.execute(LIMITS)
+    connection.commit()
+
+
+def check_encoding(name: str, connection: sa.Connection) -> None:
+    """Refuse a database that cannot keep every text.
+
+    Raises:
+        StoreError: its encoding is not UTF-8.
+    """
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        raise StoreError(
+            f"The store {name} cannot be used (its encoding is {encoding}): have it made with ENCODING 'UTF8' TEMPLATE "
+            "template0."
+        )
+
+
+def lock_number(purpose: str) -> int:
+    """The advisory lock of those who do the same thing, of whom one at a time may."""
+    return int.from_bytes(hashlib.sha256(f"maml lab: {purpose}".encode()).digest()[:8], "big", signed=True)

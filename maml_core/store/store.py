@@ -13,13 +13,16 @@ gets it and the other is told. Metrics and state of one moment are committed in 
 
 import secrets
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from maml_core.config import RunConfig
-from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
+from maml_core.errors import ConfigError, RunBusyError, RunNotFoundError, StoreError
 from maml_core.learning.table import Table, offer, withdraw
 from maml_core.milestones import MetricRow
 from maml_core.presets import PRESETS
@@ -27,7 +30,7 @@ from maml_core.store.archive import Archive
 from maml_core.store.base import Saved, Snapshot, Vitals, put_checkpoint, put_snapshots
 from maml_core.store.database import Database, store_url
 from maml_core.store.ownership import Ownership
-from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, TAGS_LENGTH, Run, as_run
+from maml_core.store.run import NAME_LENGTH, NOTES_LENGTH, RESUMABLE, TAGS_LENGTH, Run, as_run
 from maml_core.store.schema import metrics, runs
 from maml_core.store.tables import Tables
 
@@ -53,6 +56,14 @@ class ImportedRun:
 
 UNDO_SECONDS = 10.0
 """How long a discarded run can be restored."""
+
+
+class Found(NamedTuple):
+    """A run that was asked for, and whether it had to be made."""
+
+    id: str
+    status: str
+    is_new: bool
 
 
 class Listing(NamedTuple):
@@ -110,25 +121,62 @@ class Store(Archive, Ownership, Tables):
         is_of_preset = preset in PRESETS and PRESETS[preset].config.tasks.family == config.tasks.family
         title = preset if preset and is_of_preset else config.tasks.family
         if config.tasks.table_id is not None:
-            preset, title = None, self.table_row(config.tasks.table_id).name
-        run_id = secrets.token_hex(4)
-        now = time.time()
+            title = self.table_row(config.tasks.table_id).name
         with self.transaction(write=True) as connection:
             count = connection.scalar(sa.select(sa.func.count()).select_from(runs)) or 0
-            connection.execute(
-                sa.insert(runs).values(
-                    id=run_id,
-                    name=(name or f"{title[:60]} {count + 1}")[:NAME_LENGTH],
-                    preset=preset,
-                    config=config.to_json(),
-                    meta_iterations=config.meta_iterations,
-                    until=steps,
-                    tags=tags[:TAGS_LENGTH],
-                    created=now,
-                    started_by=self._person_name,
-                    **self._placed(owner),
-                )
+            return self._insert(connection, config, preset, name or f"{title[:60]} {count + 1}", steps, owner, tags)
+
+    def create_missing(self, configs: Mapping[str, RunConfig], *, tag: str, preset: str | None) -> list["Found"]:
+        """Queue a run for each of these configurations, by their titles, that has none with this tag yet.
+
+        One that somebody else has stopped does not count: it is not this person's to resume. In one transaction, so
+        that of several programs that want the same runs one makes them.
+        """
+        self.mark_lost()
+        columns = runs.c.id, runs.c.config, runs.c.status, runs.c.tags, runs.c.started_by
+        query = sa.select(*columns).where(runs.c.tags.contains(tag, autoescape=True), runs.c.discarded.is_(None))
+        with self.transaction(write=True) as connection:
+            self.database.exclude(connection, f"create runs of {tag}")
+            known = {}
+            for row in connection.execute(query.order_by(runs.c.created)):
+                tags = [one.strip() for one in row.tags.split(",")]
+                if tag in tags and (self.may_change(row.started_by) or row.status not in RESUMABLE):
+                    with suppress(ConfigError):
+                        known[RunConfig.from_json(row.config).to_json()] = Found(row.id, row.status, is_new=False)
+            found = []
+            for title, config in configs.items():
+                there = known.get(config.to_json())
+                if there is None:
+                    run_id = self._insert(connection, config, preset, f"{tag} {title}", None, None, tag)
+                    there = Found(run_id, "queued", is_new=True)
+                found.append(there)
+        return found
+
+    def _insert(
+        self,
+        connection: Connection,
+        config: RunConfig,
+        preset: str | None,
+        name: str,
+        steps: int | None,
+        owner: str | None,
+        tags: str,
+    ) -> str:
+        run_id = secrets.token_hex(4)
+        connection.execute(
+            sa.insert(runs).values(
+                id=run_id,
+                name=name[:NAME_LENGTH],
+                preset=None if config.is_on_table else preset,
+                config=config.to_json(),
+                meta_iterations=config.meta_iterations,
+                until=steps,
+                tags=tags[:TAGS_LENGTH],
+                created=time.time(),
+                started_by=self._person_name,
+                **self._placed(owner),
             )
+        )
         return run_id
 
     def add_run(self, imported: ImportedRun) -> str:

@@ -20,7 +20,7 @@ from maml_core.learning.table import (
     keep,
 )
 from maml_core.learning.table_roles import Roles
-from maml_core.store.base import StorePart, belongs_to
+from maml_core.store.base import StorePart, belongs_to, put
 from maml_core.store.schema import runs, tables
 
 
@@ -63,18 +63,17 @@ class Tables(StorePart):
             if there:
                 connection.execute(sa.update(tables).where(mine).values(name=table.name, **given))
             else:
-                connection.execute(
-                    sa.insert(tables).values(
-                        id=table.id,
-                        name=table.name,
-                        created=time.time(),
-                        row_count=table.rows,
-                        columns=json.dumps([list(column) for column in table.columns]),
-                        data=table.to_parquet(),
-                        added_by=self._person_name,
-                        **({"roles": "{}"} | given),
-                    )
-                )
+                row = {
+                    "id": table.id,
+                    "name": table.name,
+                    "created": time.time(),
+                    "row_count": table.rows,
+                    "columns": json.dumps([list(column) for column in table.columns]),
+                    "data": table.to_parquet(),
+                    "added_by": self._person_name,
+                    **({"roles": "{}"} | given),
+                }
+                put(connection, tables, row, ["name", *given])  # another program may be adding it, too
         keep(table)
         return table.id
 

@@ -1,7 +1,9 @@
 """Which device a run computes on."""
 
+import functools
 import os
 import platform
+from pathlib import Path
 
 import torch
 
@@ -49,11 +51,27 @@ def available_devices() -> list[str]:
 
 def processor_of(device: torch.device) -> str:
     """What decides how numbers are rounded there: a run's bits are the same on processors of one kind alone."""
+    kind = f"{platform.machine()} {_vendor()} {torch.backends.cpu.get_cpu_capability()}".replace("  ", " ")
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return f"{platform.machine()} MPS"
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        kind = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        kind = f"{platform.machine()} MPS"
+    return f"{kind}, torch {torch.__version__.partition('+')[0]}"
+
+
+def processors() -> list[str]:
+    """Those of this machine."""
+    return [processor_of(torch.device(name)) for name in available_devices()]
+
+
+@functools.cache
+def _vendor() -> str:
+    """Who made the processor, by which MKL chooses its kernels; empty where nothing says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def _make_exact() -> None:

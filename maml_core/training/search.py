@@ -13,12 +13,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from maml_core.config import RunConfig
-from maml_core.errors import ConfigError, MamlError, RunBusyError
+from maml_core.errors import ConfigError, MamlError, RunBusyError, StoreAwayError
+from maml_core.store import server
 from maml_core.store.database import BUSY_SECONDS
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.sweep import Sweep, name_for, open_sweep, values_of
+from maml_core.training.worker import patiently
 
 if TYPE_CHECKING:
     import optuna
@@ -126,6 +130,7 @@ class Search:
         self.trials, self.at_once, self.prunes = trials, at_once, prunes
         self.seeds = [base.seed + i for i in range(seeds)]
         self._running: dict[int, tuple[optuna.Trial | None, Sweep]] = {}
+        self._asked: optuna.Trial | None = None
         self._refused = 0
         for field, span in spans.items():
             if field == "seed":
@@ -147,18 +152,22 @@ class Search:
             now = {run.id: run for run in self.store.all_runs()}
             for number in list(self._running):
                 self._look(number, now)
-            while len(self._running) < self.at_once and self._counted() < self.trials:
-                asked = self._study.ask({name: span.distribution() for name, span in self.spans.items()})
-                self._begin(asked.number, asked.params, asked)
+            while self._asked or (len(self._running) < self.at_once and self._counted() < self.trials):
+                # Kept until its runs are there, for a store that is away in between.
+                self._asked = self._asked or self._study.ask(
+                    {name: span.distribution() for name, span in self.spans.items()}
+                )
+                self._begin(self._asked.number, self._asked.params, self._asked)
+                self._asked = None
             return not self._running
 
     def work(self, ensure_workers: Callable[[], None], report: Callable[["Search"], None]) -> None:
         """Call `step` until the search is over."""
-        while not self.step():
-            ensure_workers()
-            report(self)
+        while not patiently(self.step, self.name):
+            patiently(ensure_workers, self.name)
+            patiently(lambda: report(self), self.name)
             time.sleep(LOOK_SECONDS)
-        report(self)
+        patiently(lambda: report(self), self.name)
 
     def results(self) -> list[Trial]:
         """All trials so far, those that broke a rule left out; the best first."""
@@ -183,6 +192,8 @@ class Search:
         grid = {name: [self.spans[name].value(value)] for name, value in params.items() if name in self.spans}
         try:
             opened = open_sweep(self.store, self.base, grid | {"seed": self.seeds}, name=self.name, preset=self.preset)
+        except StoreAwayError:
+            raise
         except MamlError as error:
             self._tell(number, state="FAIL")
             self._refused += 1
@@ -245,9 +256,9 @@ def _open_study(url: str, name: str) -> "optuna.Study":
             "A search needs Optuna, which is not installed: pip install -r requirements-cluster.txt."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(
-        url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
-    )
+    is_file = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": BUSY_SECONDS}} if is_file else server.ENGINE_OPTIONS
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -261,7 +272,14 @@ def _open_study(url: str, name: str) -> "optuna.Study":
 
 @contextmanager
 def _quiet() -> Any:
-    """Without Optuna's notes on its own experiments."""
+    """Without Optuna's notes on its own experiments, and with its word for a database that is away in the lab's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except MamlError:
+            raise
+        except Exception as error:
+            if type(error).__name__ != "StorageInternalError" and not isinstance(error, sa.exc.DBAPIError):
+                raise
+            raise StoreAwayError("The study of the search cannot be reached just now: try again.") from None

@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from maml_core.config import RunConfig
-from maml_core.errors import ConfigError, StoreDamagedError
+from maml_core.errors import ConfigError, DeviceError, StoreDamagedError
 from maml_core.logs import LOG, log_to
 from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url
@@ -108,7 +108,7 @@ class TrainingSession:
             DeviceError: the chosen device is not on this machine.
             EngineError: the chosen engine cannot take the model.
         """
-        check_startable(config)
+        self._check_startable(config)
         run_id = self.store.create_run(config, preset=preset, steps=steps)
         self.ensure_workers()
         return run_id
@@ -133,9 +133,17 @@ class TrainingSession:
         """
         config = self.store.run(run_id).config
         config.model.check_loadable()
-        check_startable(config)
+        self._check_startable(config)
         self.store.resume(run_id, steps=steps)
         self.ensure_workers()
+
+    def _check_startable(self, config: RunConfig) -> None:
+        """Refuse what cannot be trained here; a lab that only watches cannot know what devices others have."""
+        try:
+            check_startable(config)
+        except DeviceError:
+            if self.limit:
+                raise
 
     def add(self, file: bytes) -> str:
         """Import an exported run; return its new id.

@@ -4,12 +4,13 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from maml_core.config import RunConfig, settings_text
 from maml_core.errors import ConfigError, RunBusyError
-from maml_core.store.run import Run
+from maml_core.store.run import RESUMABLE, Run
 from maml_core.store.store import Store
 from maml_core.training.trainer import check_startable
 
@@ -116,25 +117,12 @@ def open_sweep(
     if "," in name or len(name) > NAME_MOST:
         rule = f"it must have no comma, and {NAME_MOST} characters at most"
         raise ConfigError(f"name = {name[:60]!r} is not allowed: {rule}.")
-    known = {
-        run.config.to_json(): run
-        for run in reversed(store.all_runs())
-        if name in _tags(run) and (store.may_change(run.started_by) or not run.is_resumable)
-    }
-    ids, made = [], 0
-    for title, config in configs.items():
-        run = known.get(config.to_json())
-        if run is None:
-            ids.append(store.create_run(config, preset=preset, name=f"{name} {title}", tags=name))
-            made += 1
-            continue
-        ids.append(run.id)
-        if run.is_resumable:
-            try:
+    found = store.create_missing(configs, tag=name, preset=preset)
+    for run in found:
+        if run.status in RESUMABLE:
+            with suppress(RunBusyError):  # another process was quicker, which is as good
                 store.resume(run.id)
-            except RunBusyError:  # another process was quicker, which is as good
-                continue
-    return Sweep(name, tuple(ids), made)
+    return Sweep(name, tuple(run.id for run in found), sum(run.is_new for run in found))
 
 
 def name_for(base: RunConfig, swept: Mapping[str, Any], kind: str = "sweep") -> str:
@@ -142,7 +130,3 @@ def name_for(base: RunConfig, swept: Mapping[str, Any], kind: str = "sweep") -> 
     fields = {field: value for field, value in swept.items() if field != "seed"}
     plain = base.with_settings({"seed": 0}).to_json()
     return f"{kind}-" + hashlib.sha256((plain + json.dumps(fields, sort_keys=True)).encode()).hexdigest()[:6]
-
-
-def _tags(run: Run) -> list[str]:
-    return [tag.strip() for tag in run.tags.split(",")]

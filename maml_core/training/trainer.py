@@ -130,15 +130,21 @@ class Trainer:
             if progress.diverged:
                 return
             # Judged after the report, not before: at the start of a run someone is waiting for its first point.
-            for snapshot in [*unjudged, *([self.state] if self.state.iteration in self._snapshots else [])]:
-                yield Progress(
-                    self.state,
-                    self.pending,
-                    snapshot=snapshot,
-                    held_out=self._held_out_loss(snapshot),
-                    finished=progress.finished,
-                )
+            yield from map(self._judged, unjudged)
+            if self.state.iteration in self._snapshots:
+                yield self._judged(self.state)
             unjudged = []
+        yield from map(self._judged, unjudged)  # where the last commit was that of the last iteration
+
+    def _judged(self, snapshot: TrainingState) -> Progress:
+        """What to report of a state that is kept."""
+        return Progress(
+            self.state,
+            self.pending,
+            snapshot=snapshot,
+            held_out=self._held_out_loss(snapshot),
+            finished=self.state.iteration >= self.config.meta_iterations,
+        )
 
     @property
     def notice(self) -> str:

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+from maml_core.config import RunConfig
 from maml_core.engines import TrainingState
 from maml_core.errors import CheckpointError, EngineError, MamlError, RunBusyError, StoreAwayError, StoreError
 from maml_core.logs import LOG, log_to
@@ -30,7 +31,7 @@ from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.server import shown
 from maml_core.store.store import Store
-from maml_core.training.devices import processor_of
+from maml_core.training.devices import available_devices, processor_of, processors
 from maml_core.training.trainer import NO_PENDING, Progress, Trainer
 from maml_core.words import loss
 
@@ -45,10 +46,19 @@ IDLE_SECONDS = 0.05
 SHARED = 10.0
 """How much less often a database is asked that many workers share."""
 
+SLOW_COMMIT_SECONDS = 10.0
+"""However slow saving is, this often it is done."""
+
+STEADY_SECONDS = 300.0
+"""After which a run that trains is not one that ends its processes."""
+
 RENEW_SECONDS = LEASE_SECONDS / 6
 """How long nothing is committed before a worker says by itself that it lives."""
 GRACE_SECONDS = 1.5
 """How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
+
+AND_THEN = "; then on "
+"""Between the kinds of processor that a run was trained on."""
 
 MOST_RUNS = 50
 """After which a worker of a fleet makes room for a new one: each leaves a few MiB in memory."""
@@ -194,6 +204,7 @@ class _Stretch:
         self.source = run.config.source_hash()  # as it is now: its file may be edited while it trains
         self.began = time.monotonic()
         self.first_iteration = trainer.state.iteration
+        self.processors = self.followed_by(run.processor)
         self.rows: list[MetricRow] = []
         self.snapshots: list[Snapshot] = []
         self.committed = self.looked = 0.0
@@ -258,15 +269,17 @@ class _Stretch:
     def patiently(self, action: Callable[[], T]) -> T:
         return patiently(action, f"run {self.run.id}", self.should_end)
 
+    def followed_by(self, before: str | None) -> str:
+        """On what kinds of processor a run was trained, the last of which is this one."""
+        if not before or not self.first_iteration or before.endswith(self.processor):
+            return before if before and self.first_iteration else self.processor
+        return f"{before}{AND_THEN}{self.processor}"
+
     def elsewhere(self) -> str:
-        """What to say of a run that goes on where numbers are rounded otherwise; empty for any other."""
-        before = self.run.processor
-        if not before or not self.first_iteration or before == self.processor:
+        """What to say of a run whose bits are not those of one kind of processor; empty for any other."""
+        if AND_THEN not in self.processors:
             return ""
-        return (
-            f"Up to iteration {self.first_iteration:,} this run was trained on {before}; from there on on "
-            f"{self.processor}, which rounds differently."
-        )
+        return f"This run was trained on processors that round differently: on {self.processors}."
 
     def rate(self) -> float:
         """Meta-iterations per second of this stretch."""
@@ -288,11 +301,12 @@ class _Stretch:
             engine=self.trainer.engine.status,
             device=self.trainer.device.type,
             message=message or " ".join(filter(None, [self.trainer.notice, self.elsewhere()])),
-            processor=self.processor,
+            processor=self.processors,
         )
-        began = time.monotonic()
-        self.patiently(
-            lambda: self.store.commit(
+
+        def save() -> float:
+            began = time.monotonic()
+            self.store.commit(
                 self.run.id,
                 self.owner,
                 rows=self.rows,
@@ -300,11 +314,14 @@ class _Stretch:
                 snapshots=self.snapshots,
                 vitals=vitals,
                 release=status,
+                is_steady=began - self.began > STEADY_SECONDS,
             )
-        )
+            return time.monotonic() - began
+
+        took = self.patiently(save)
         self.rows, self.snapshots = [], []
         self.committed = time.monotonic()
-        self.commit_seconds = max(COMMIT_SECONDS, (self.committed - began) / COMMIT_SHARE)
+        self.commit_seconds = min(SLOW_COMMIT_SECONDS, max(COMMIT_SECONDS, took / COMMIT_SHARE))
         return status or "running"
 
 
@@ -313,8 +330,10 @@ def serve(store: Store, ending: threading.Event, *, left_as: str = "interrupted"
 
     A run that is under way then is left as `left_as`.
     """
-    owner, processor = this_process(), processor_of(torch.device("cpu"))
-    idle_seconds = IDLE_SECONDS * (SHARED if store.database.is_shared else 1.0)
+    owner = this_process()
+    lacking = set(get_args(RunConfig.model_fields["device"].annotation)) - {"auto", *available_devices()}
+    is_shared = store.database.is_shared
+    idle_seconds = IDLE_SECONDS * (SHARED if is_shared else 1.0)
     kept: dict[str, tuple[str, str]] = {}  # run: status and message that it could not be given back with
     trained, is_unsure = 0, False
     while not ending.is_set() or kept:
@@ -327,7 +346,7 @@ def serve(store: Store, ending: threading.Event, *, left_as: str = "interrupted"
                 is_unsure = False
             if ending.is_set() or trained == most:
                 return
-            run = store.claim(owner, processor=processor)
+            run = store.claim(owner, processors=processors(), lacking=sorted(lacking) if is_shared else ())
             if run is None:
                 ending.wait(idle_seconds)
                 continue

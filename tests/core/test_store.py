@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, RunNotFoundError, StoreError
+from maml_core.learning.image_tables import signs
 from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
 from maml_core.store import server
@@ -20,7 +20,8 @@ from maml_core.store.database import store_url
 from maml_core.store.run import Run
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
-from maml_core.training.devices import processor_of
+from maml_core.training.devices import processors
+from maml_core.training.sweep import open_sweep
 from maml_core.training.worker import train_run
 from tests.conftest import wait_for
 
@@ -202,20 +203,114 @@ def test_a_run_that_began_on_another_processor_comes_last_and_says_so(store: Sto
     ids = [store.create_run(small_config, steps=5) for _ in range(2)]
     for run_id in ids:
         assert train(store, run_id) == "paused"
-        store.resume(run_id)
+        store.resume(run_id, steps=5)
     with store.transaction(write=True) as connection:
         connection.execute(sa.update(runs).where(runs.c.id == ids[0]).values(processor="m68k"))
-    here = processor_of(torch.device("cpu"))
-    claimed = store.claim(this_process(), processor=here)
+    claimed = store.claim(this_process(), processors=processors())
     assert claimed is not None
     assert claimed.id == ids[1]
-    run = store.claim(this_process(), processor=here)
+    run = store.claim(this_process(), processors=processors())
     assert run is not None
     assert run.id == ids[0]
     train_run(store, run, this_process())
-    assert "Up to iteration 5 this run was trained on m68k; from there on on" in store.run(ids[0]).message
     train_run(store, claimed, this_process())
     assert store.run(ids[1]).message == ""
+    said = f"processors that round differently: on m68k; then on {processors()[-1]}."
+    assert said in store.run(ids[0]).message
+    store.resume(ids[0])
+    train(store, ids[0])
+    assert said in store.run(ids[0]).message  # for good
+
+
+def test_a_run_that_names_a_device_is_left_to_who_has_it(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config.with_settings({"device": "cuda"}))
+    assert store.claim(this_process(), lacking=["cuda", "mps"]) is None
+    claimed = store.claim(this_process(), lacking=["mps"])
+    assert claimed is not None
+    assert claimed.id == run_id
+
+
+@pytest.mark.parametrize(("command", "status"), [("pause", "paused"), ("stop", "stopped")])
+def test_what_was_asked_of_a_run_is_not_forgotten_when_it_is_left(
+    store: Store, small_config: RunConfig, command: str, status: str
+) -> None:
+    lost, given_back = (store.create_run(small_config, steps=9) for _ in range(2))
+    store.claim(this_process(), given_back)
+    store.ask(given_back, command)
+    for _ in range(2):
+        store.commit(given_back, this_process(), rows=[], latest=Saved(1, b"x"), release="queued")
+    store.claim("another-host:1:1.00", lost)
+    store.ask(lost, command)
+    store.release(lost, "another-host:1:1.00", "queued")
+    for run_id in (given_back, lost):
+        run = store.run(run_id)
+        assert (run.status, run.owner, run.queued, run.until) == (status, None, None, None)
+
+
+def test_a_run_that_waits_for_any_worker_can_be_had_at_once(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    with pytest.raises(RunBusyError):
+        store.resume(run_id)
+    store.resume(run_id, owner=this_process())
+    assert store.run(run_id).owner == this_process()
+
+
+def test_a_run_that_a_newer_version_has_queued_fails_with_the_reason(store: Store, small_config: RunConfig) -> None:
+    damaged, sound = store.create_run(small_config), store.create_run(small_config)
+    with store.transaction(write=True) as connection:
+        connection.execute(sa.update(runs).where(runs.c.id == damaged).values(config='{"tasks": {"family": "new"}}'))
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.claim(this_process())
+    claimed = store.claim(this_process())
+    assert claimed is not None
+    assert claimed.id == sound
+    assert store.listing().unreadable == 1
+
+
+def test_many_at_once_remember_add_and_sweep_without_doubling(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    table = signs()
+    gate = threading.Barrier(4)
+    troubles: list[BaseException] = []
+    made: list[int] = []
+
+    def act() -> None:
+        try:
+            gate.wait()
+            store.add_table(table)
+            for number in range(10):
+                store.remember(run_id, f"{number:064}", "known")
+            made.append(open_sweep(store, small_config, {"seed": [0, 1, 2, 3]}, preset=None).made)
+        except BaseException as error:
+            troubles.append(error)
+
+    threads = [threading.Thread(target=act) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert troubles == []
+    assert sorted(made) == [0, 0, 0, 4]
+    assert len(store.all_runs()) == 5
+    assert store.recall(run_id, f"{3:064}") == "known"
+
+
+def test_texts_that_one_kind_of_database_refuses_are_made_to_fit(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config, name="a\0b", preset="p" * 90)
+    store.edit(run_id, notes="one\0two")
+    run = store.run(run_id)
+    assert (run.name, run.notes, len(run.preset or "")) == ("ab", "onetwo", 40)
+    with pytest.raises(RunNotFoundError):
+        store.run("\0")
+
+
+def test_the_course_of_large_losses_is_drawn(store: Store, small_config: RunConfig) -> None:
+    run_id = store.create_run(small_config)
+    store.claim(this_process(), run_id)
+    rows = [MetricRow(at, 3e38, 3e38, 3e38) for at in range(1, 9)]
+    store.commit(run_id, this_process(), rows=rows, latest=Saved(8, b"x"))
+    assert store.courses([run_id], 2)[run_id] == pytest.approx([3e38, 3e38])
+    assert list(store.losses([run_id])[run_id].row_losses) == pytest.approx([3e38] * 8)
 
 
 def test_a_worker_that_lost_its_run_writes_nothing(store: Store, small_config: RunConfig) -> None:

@@ -73,7 +73,9 @@ def fingerprint(store: Store, run_id: str) -> str:
     data = store.checkpoint(run_id)
     assert data is not None
     assert store.run(run_id).status == "finished"
-    return hashlib.sha256(data + store.metrics(run_id).to_csv().encode()).hexdigest()
+    best = store.checkpoint(run_id, "best") or b""
+    kept = store.metrics(run_id).to_csv() + str(store.history(run_id))
+    return hashlib.sha256(data + best + kept.encode()).hexdigest()
 
 
 @contextmanager
@@ -327,6 +329,9 @@ def test_no_text_has_the_password(
         (url.replace(f":{postgres.port}/", ":1/"), "see that its server runs"),
         (url.replace("127.0.0.1", "no-such-host.invalid"), "see that its server runs"),
         (url.replace(f":{postgres.port}/", ":port/"), "is not a database URL"),
+        (url.replace("lab:", "me@corp.example:"), "check the name and the password"),
+        (f"{url}?sslmode=require", "see what the URL says of SSL"),
+        (url.replace("postgresql:", "PostgreSQL+psycopg2:") + "-nowhere", "have it made on the server"),
     ):
         assert main(["runs", "--store", wrong]) == 2
         texts.append(capsys.readouterr().err)
@@ -337,7 +342,74 @@ def test_no_text_has_the_password(
         Database(server.with_driver(url))
     assert not [text for text in [*texts, str(refused.value)] if PASSWORD in text]
     assert server.shown(f"postgresql://host/db?user=me&password={PASSWORD}&x=1").endswith("password=***&x=1")
+    assert server.shown("postgresql://me@corp:p@ss@host/db") == "postgresql://me@corp:***@host/db"
+    assert main(["runs", "--store", "postgresql"]) == 2
     assert server.shown("postgresql://me:p@ss@host/db") == "postgresql://me:***@host/db"
+
+
+def test_a_database_of_another_encoding_is_refused(postgres: Postgres) -> None:
+    postgres.sql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match="its encoding is LATIN1"):
+        Store(postgres.url("latin"))
+
+
+def test_two_stores_of_one_database_are_kept_apart_by_the_options_of_their_urls(
+    postgres: Postgres, small_config: RunConfig
+) -> None:
+    url = postgres.new_database()
+    postgres.sql("CREATE SCHEMA team", url.rsplit("/", 1)[1])
+    public, team = Store(url), Store(f"{url}?options=-csearch_path%3Dteam")
+    team.create_run(small_config)
+    assert (len(public.all_runs()), len(team.all_runs())) == (0, 1)
+    public.close()
+    team.close()
+
+
+def test_a_run_that_ended_with_its_last_commit_is_judged_when_it_goes_on(store: Store, straight: str) -> None:
+    run_id = store.create_run(CONFIG)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+
+    class LostError(Exception):
+        pass
+
+    commits = store.commit
+
+    def commit(*arguments: Any, **settings: Any) -> None:
+        commits(*arguments, **settings)
+        if settings["latest"].iteration == CONFIG.meta_iterations:
+            raise LostError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maml_core.training.worker.COMMIT_SECONDS", 0.0)
+        patch.setattr("maml_core.training.worker.SLOW_COMMIT_SECONDS", 0.0)
+        patch.setattr(store, "commit", commit)
+        with pytest.raises(LostError):
+            train_run(store, run, this_process())
+    assert store.history(run_id)[-1].iteration < CONFIG.meta_iterations
+    store.release_all(this_process())
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    assert fingerprint(store, run_id) == straight
+
+
+def test_an_outage_makes_later_commits_no_rarer(own_server: Postgres, straight: str) -> None:
+    store = Store(own_server.new_database())
+    run_id = store.create_run(CONFIG)
+    with training(store, run_id) as ends:
+        own_server.stop()
+        with pytest.raises(StoreAwayError):
+            store.run(run_id)
+        time.sleep(1.5)  # of which a twentieth of the time is half a minute, and the run is through in eight seconds
+        own_server.start()
+        before = store.run(run_id).iteration
+        wait_for(lambda: store.run(run_id).iteration > before)
+        assert store.run(run_id).iteration < CONFIG.meta_iterations
+        store.set_pace(run_id, None)
+    assert ends == [None]
+    assert fingerprint(store, run_id) == straight
+    store.close()
 
 
 def test_a_lab_that_only_watches_has_no_workers(
