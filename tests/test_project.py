@@ -62,6 +62,7 @@ NEIGHBORS = {
     ("cli", "cli_evaluate"),
     ("cli", "cli_tables"),
     ("cli", "cli_train"),
+    ("cli", "cli_work"),
     ("cli_train", "cli_tables"),
     ("__main__", "cli"),
     ("app", "pages"),

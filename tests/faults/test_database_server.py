@@ -27,6 +27,7 @@ from maml_core.store import base, ownership, server
 from maml_core.store.database import Database
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
+from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession
 from maml_core.training.worker import train_run, train_safely
 from tests.conftest import wait_for
@@ -409,6 +410,24 @@ def test_an_outage_makes_later_commits_no_rarer(own_server: Postgres, straight: 
         store.set_pace(run_id, None)
     assert ends == [None]
     assert fingerprint(store, run_id) == straight
+    store.close()
+
+
+def test_a_search_goes_on_after_an_outage_with_its_study_beside_its_runs(own_server: Postgres) -> None:
+    store = Store(own_server.new_database())
+    config = CONFIG.with_settings({"meta_iterations": 5})
+    search = Search(store, config, parse_search(["inner_lr=log:1e-3:0.1"]), trials=3)
+    search.step()
+    own_server.stop()
+    for asked in (search.step, search.results):
+        with pytest.raises(StoreAwayError):
+            asked()
+    own_server.start()
+    while not search.step():
+        while run := store.claim(this_process()):
+            train_run(store, run, this_process())
+    assert [trial.state for trial in search.results()] == ["complete"] * 3
+    assert len(store.all_runs()) == 3
     store.close()
 
 
