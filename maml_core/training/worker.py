@@ -321,7 +321,10 @@ class _Stretch:
         took = self.patiently(save)
         self.rows, self.snapshots = [], []
         self.committed = time.monotonic()
-        self.commit_seconds = min(SLOW_COMMIT_SECONDS, max(COMMIT_SECONDS, took / COMMIT_SHARE))
+        # One slow commit is chance, the first one most of all; several are the database.
+        self.commit_seconds = min(
+            SLOW_COMMIT_SECONDS, 2 * self.commit_seconds, max(COMMIT_SECONDS, took / COMMIT_SHARE)
+        )
         return status or "running"
 
 
