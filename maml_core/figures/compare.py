@@ -98,14 +98,20 @@ def _see_through(color: str) -> str:
 def parallel_figure(frame: pd.DataFrame) -> Figure:
     """A line per run across its settings to what it reached; brush an axis to see which runs pass there.
 
-    `frame` is that of `of_runs`: the figure is its last column.
+    `frame` is that of `of_runs`: the figure is its last column. Where some runs diverged, an axis tells them apart.
     """
-    names = [name for name in frame.columns if name not in ("Run", "Status")]
+    marks = ["Status"] if _diverged(frame).any() else []
+    names = [*marks, *(name for name in frame.columns if name not in ("Run", "Status"))]
     dimensions = [_dimension(name, frame[name]) for name in names]
     last = np.log10(frame[names[-1]].clip(lower=1e-12).to_numpy(dtype=float))
     line = {"color": last.tolist(), "colorscale": "Viridis", "reversescale": True}
     layout = {"margin": {"l": 70, "r": 50, "t": 60, "b": 30}}
     return {"data": [{"type": "parcoords", "dimensions": dimensions, "line": line}], "layout": layout}
+
+
+def _diverged(frame: pd.DataFrame) -> np.ndarray:
+    """Which runs `[runs]` diverged: what they reached is from before."""
+    return (frame["Status"] == "diverged").to_numpy(dtype=bool)
 
 
 def _dimension(name: str, values: pd.Series) -> dict[str, Any]:
@@ -173,8 +179,8 @@ def importance_figure(found: Importance) -> Figure:
 
 
 def scatter_figure(frame: pd.DataFrame, setting: str) -> Figure:
-    """What each run reached against one of its settings."""
-    figure = frame.columns[-1]
+    """What each run reached against one of its settings; a cross is one that diverged."""
+    figure, diverged = frame.columns[-1], _diverged(frame)
     x = frame[setting]
     is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in x)
     y = frame[figure].to_numpy(dtype=float)
@@ -183,9 +189,17 @@ def scatter_figure(frame: pd.DataFrame, setting: str) -> Figure:
         "mode": "markers",
         "x": x.tolist() if is_number else [plain(said(value)) for value in x],
         "y": packed(y),
-        "text": [plain(name) for name in frame["Run"]],
+        "text": [
+            f"{plain(name)}{' (diverged)' if is_lost else ''}"
+            for name, is_lost in zip(frame["Run"], diverged, strict=True)
+        ],
         "hovertemplate": "%{text}<br>%{x}: %{y:.4g}<extra></extra>",
-        "marker": {"color": GROUP_COLORS[0], "size": 8, "opacity": 0.75},
+        "marker": {
+            "color": [GROUP_COLORS[1] if is_lost else GROUP_COLORS[0] for is_lost in diverged],
+            "symbol": ["x" if is_lost else "circle" for is_lost in diverged],
+            "size": 8,
+            "opacity": 0.75,
+        },
     }
     layout = base_layout(x=plain(setting), y=figure.lower(), left=56)
     layout["hovermode"] = "closest"

@@ -5,6 +5,7 @@ library's code to the machines, and nothing else: no row of a table, no password
 """
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -85,7 +86,7 @@ def _work(url: str, name: str, software: str) -> str:
     """A worker beside one of Ray's processes, which is its parent; what keeps it from being started, if anything."""
     if _software() != software:
         return (
-            f"The machine {os.uname().nodename} has {_software()}, and the one that asks has {software}: their numbers "
+            f"The machine {platform.node()} has {_software()}, and the one that asks has {software}: their numbers "
             "would differ. Install the same on both."
         )
     command = [sys.executable, "-m", "maml_core.training.worker", "--store", name, "--parent", str(os.getpid())]

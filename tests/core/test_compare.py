@@ -137,6 +137,20 @@ def test_figures_of_groups_and_settings_are_plain_json(trained: Store) -> None:
     json.dumps(scatter_figure(frame, "inner_lr"), allow_nan=False)
 
 
+def test_runs_that_diverged_are_marked(trained: Store) -> None:
+    frame = of_runs(trained, trained.all_runs(), "best")
+    statuses = ["diverged", *["finished"] * (len(frame) - 1)]
+    marked = frame.assign(Status=statuses)
+    axis = parallel_figure(marked)["data"][0]["dimensions"][0]
+    assert (axis["label"], axis["ticktext"]) == ("Status", ["diverged", "finished"])
+    assert axis["values"] == [0, *[1] * (len(frame) - 1)]
+    trace = scatter_figure(marked, "inner_lr")["data"][0]
+    assert [symbol == "x" for symbol in trace["marker"]["symbol"]] == [status == "diverged" for status in statuses]
+    assert [text.endswith("(diverged)") for text in trace["text"]] == [status == "diverged" for status in statuses]
+    alike = frame.assign(Status="finished")
+    assert "Status" not in [axis["label"] for axis in parallel_figure(alike)["data"][0]["dimensions"]]
+
+
 def test_names_that_are_markup_stay_text(store: Store) -> None:
     run = dataclasses.replace(store.run(store.create_run(CONFIG)), name="<script>x</script>", best_loss=1.0)
     other = dataclasses.replace(run, id="2", config=CONFIG.with_settings({"seed": 5}))
