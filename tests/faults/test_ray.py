@@ -69,7 +69,7 @@ def in_order(store: Store) -> list[Run]:
     return sorted(store.all_runs(), key=lambda run: run.config.seed)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_worker_and_a_killed_node_lose_nothing(store: Store, tmp_path: Path) -> None:
     with cluster(Path("/tmp") / f"maml-ray-{os.getpid()}") as (address, node):
         sweep = subprocess.Popen(
