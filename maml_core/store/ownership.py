@@ -196,7 +196,7 @@ class Ownership(StorePart):
         """Take every running run from a process that is gone: see the module's text for what becomes of it."""
         is_over = self.database.is_over(runs.c.lease, LEASE_SECONDS)
         with self.transaction() as connection:
-            columns = runs.c.id, runs.c.owner, runs.c.lost, runs.c.config, is_over.label("is_over")
+            columns = runs.c.id, runs.c.owner, runs.c.lost, is_over.label("is_over")
             rows = connection.execute(sa.select(*columns).where(runs.c.status == "running")).all()
         for row in rows:
             lives = is_alive(row.owner or "::")
@@ -205,13 +205,15 @@ class Ownership(StorePart):
             as_seen = [runs.c.status == "running", runs.c.owner == row.owner, *([] if lives is False else [is_over])]
             # Whoever holds the row just now is left alone, so that looking at a store never waits.
             free = sa.select(runs.c.id).where(runs.c.id == row.id, *as_seen).with_for_update(skip_locked=True)
-            self._update(row.id, runs.c.id.in_(free), self._lost(row.lost + 1, row.config))
+            self._update(row.id, runs.c.id.in_(free), self._lost(row.id, row.lost + 1))
 
-    def _lost(self, times: int, config: str) -> dict[str, Any]:
+    def _lost(self, run_id: str, times: int) -> dict[str, Any]:
         """What the row of a run says that has lost its process, now so many times."""
         is_for_all = self.database.is_shared
-        with suppress(ConfigError):
-            is_for_all = is_for_all and not RunConfig.from_json(config).uses_own_model
+        if is_for_all:
+            with self.transaction() as connection, suppress(ConfigError):
+                config = connection.scalar(sa.select(runs.c.config).where(runs.c.id == run_id))
+                is_for_all = not RunConfig.from_json(config or "").uses_own_model
         if not is_for_all:
             text = "The process that trained this run is gone; resume it from its last commit."
         elif times >= MOST_LOST:

@@ -50,12 +50,12 @@ class RayFleet:
                 "away for one on this machine."
             ) from None
         self.limit = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        others = [node for node in self._ray.nodes() if node["Alive"]]
-        if not store.database.is_shared and len(others) > 1:
+        machines = [node for node in self._ray.nodes() if node["Alive"]]
+        if not store.database.is_shared and len(machines) > 1:
             self._ray.shutdown()
             raise ConfigError(
-                f"store = {store.database.name} is a file of this machine, which the {len(others) - 1} other machines "
-                "of the cluster do not reach: name a database on a server, such as --store "
+                f"store = {store.database.name} is a file of this machine, which the {len(machines) - 1} other "
+                "machines of the cluster do not reach: name a database on a server, such as --store "
                 "postgresql://USER@HOST/DATABASE."
             )
         self._task = self._ray.remote(num_cpus=1, max_retries=-1)(_work)

@@ -53,7 +53,8 @@ STEADY_SECONDS = 300.0
 """After which a run that trains is not one that ends its processes."""
 
 RENEW_SECONDS = LEASE_SECONDS / 6
-"""How long nothing is committed before a worker says by itself that it lives."""
+"""How often a worker says that it lives, whatever it commits."""
+
 GRACE_SECONDS = 1.5
 """How long a worker whose server has gone may take to commit before it is ended in mid-iteration."""
 
@@ -248,7 +249,7 @@ class _Stretch:
                 [
                     f"Training has not helped: on held-out tasks the loss was {loss(start)} at the start and "
                     f"{loss(min(later))} at its best afterward. Try {advice}.",
-                    self.trainer.notice,
+                    self.notice(),
                 ],
             )
         )
@@ -275,11 +276,11 @@ class _Stretch:
             return before if before and self.first_iteration else self.processor
         return f"{before}{AND_THEN}{self.processor}"
 
-    def elsewhere(self) -> str:
-        """What to say of a run whose bits are not those of one kind of processor; empty for any other."""
-        if AND_THEN not in self.processors:
-            return ""
-        return f"This run was trained on processors that round differently: on {self.processors}."
+    def notice(self) -> str:
+        """What the user should know of how this run is trained, and on what, if anything."""
+        is_mixed = AND_THEN in self.processors
+        mixed = f"This run was trained on processors that round differently: on {self.processors}." if is_mixed else ""
+        return " ".join(filter(None, [self.trainer.notice, mixed]))
 
     def rate(self) -> float:
         """Meta-iterations per second of this stretch."""
@@ -300,7 +301,7 @@ class _Stretch:
             started=self.run.started or time.time() - (time.monotonic() - self.began),
             engine=self.trainer.engine.status,
             device=self.trainer.device.type,
-            message=message or " ".join(filter(None, [self.trainer.notice, self.elsewhere()])),
+            message=message or self.notice(),
             processor=self.processors,
         )
 

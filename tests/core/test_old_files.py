@@ -20,6 +20,7 @@ from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.exchange import export_weights
 from maml_core.store.imports import import_run
+from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer
 from maml_core.training.worker import train_run
@@ -50,16 +51,20 @@ def test_a_run_of_an_old_store_is_what_it_was(old_store: Store, algorithm: str) 
     old_store.close()
 
 
+def goes_on_as_if_uninterrupted(store: Store, run: Run) -> None:
+    store.resume(run.id, owner=this_process())
+    assert train_run(store, store.run(run.id), this_process()) == "finished"
+    whole = Trainer(run.config)
+    list(whole.run())
+    data = store.checkpoint(run.id)
+    assert data is not None
+    assert torch.equal(load_checkpoint(data, run.config).state.parameters, whole.state.parameters)
+
+
 def test_a_paused_run_of_an_old_store_goes_on_to_the_bits_of_an_uninterrupted_one(old_store: Store) -> None:
     (run,) = [run for run in old_store.all_runs() if run.status == "paused"]
     assert (run.iteration, run.notes) == (12, "made by an earlier version")
-    old_store.resume(run.id, owner=this_process())
-    assert train_run(old_store, old_store.run(run.id), this_process()) == "finished"
-    whole = Trainer(run.config)
-    list(whole.run())
-    data = old_store.checkpoint(run.id)
-    assert data is not None
-    assert torch.equal(load_checkpoint(data, run.config).state.parameters, whole.state.parameters)
+    goes_on_as_if_uninterrupted(old_store, run)
     old_store.close()
 
 
@@ -110,13 +115,7 @@ def test_a_store_of_schema_5_goes_on_and_what_another_host_left_is_found(tmp_pat
     left, paused = runs["left behind by another host"], runs["paused by schema 5"]
     assert (left.status, left.owner, left.lease, left.lost) == ("interrupted", None, 0.0, 1)
     assert (paused.status, paused.iteration, paused.notes, paused.processor) == ("paused", 10, "made by schema 5", None)
-    store.resume(paused.id, owner=this_process())
-    assert train_run(store, store.run(paused.id), this_process()) == "finished"
-    whole = Trainer(paused.config)
-    list(whole.run())
-    data = store.checkpoint(paused.id)
-    assert data is not None
-    assert torch.equal(load_checkpoint(data, paused.config).state.parameters, whole.state.parameters)
+    goes_on_as_if_uninterrupted(store, paused)
     assert store.run(paused.id).message == ""
     store.close()
 

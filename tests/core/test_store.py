@@ -23,7 +23,7 @@ from maml_core.store.store import Store
 from maml_core.training.devices import processors
 from maml_core.training.sweep import open_sweep
 from maml_core.training.worker import train_run
-from tests.conftest import wait_for
+from tests.conftest import at_once, wait_for
 
 DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"
 
@@ -107,11 +107,7 @@ def test_only_one_claims_a_run(store: Store, small_config: RunConfig) -> None:
         gate.wait()
         results.append(store.claim(f"another-host:{number}:1.00", run_id))
 
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(8, claim)
     assert sum(result is not None for result in results) == 1
 
 
@@ -274,7 +270,7 @@ def test_many_at_once_remember_add_and_sweep_without_doubling(store: Store, smal
     troubles: list[BaseException] = []
     made: list[int] = []
 
-    def act() -> None:
+    def act(_: int) -> None:
         try:
             gate.wait()
             store.add_table(table)
@@ -284,11 +280,7 @@ def test_many_at_once_remember_add_and_sweep_without_doubling(store: Store, smal
         except BaseException as error:
             troubles.append(error)
 
-    threads = [threading.Thread(target=act) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(4, act)
     assert troubles == []
     assert sorted(made) == [0, 0, 0, 4]
     assert len(store.all_runs()) == 5

@@ -1,7 +1,6 @@
 """A store on a server that is restarted, lost, crowded or shared with others: nothing lost, nothing doubled."""
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +20,6 @@ from maml_core import processes
 from maml_core.cli import main
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, StoreAwayError, StoreError
-from maml_core.learning.models import MLP
 from maml_core.processes import this_process
 from maml_core.store import base, ownership, server
 from maml_core.store.database import Database
@@ -30,20 +28,11 @@ from maml_core.store.store import Store
 from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession
 from maml_core.training.worker import train_run, train_safely
-from tests.conftest import wait_for
+from tests.conftest import at_once, wait_for
+from tests.faults.test_kills import CONFIG, PROCESSES
 from tests.postgres import PASSWORD, Postgres, postgres_server
 
 ROOT = Path(__file__).parents[2]
-PROCESSES = multiprocessing.get_context("forkserver")
-CONFIG = RunConfig(
-    model=MLP(hidden_sizes=(8,), activation="tanh"),
-    shots=5,
-    query_shots=5,
-    meta_batch_size=3,
-    meta_iterations=400,
-    inner_steps=2,
-    engine="vectorized",
-)
 PACE = 50.0
 
 
@@ -268,11 +257,7 @@ def test_several_first_openers_make_one_store(postgres: Postgres) -> None:
             except BaseException as error:
                 opened.append(error)
 
-        threads = [threading.Thread(target=open_it) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(4, lambda _: open_it())
         assert [type(one) for one in opened] == [Store] * 4
         for one in opened:
             assert isinstance(one, Store)
@@ -309,11 +294,7 @@ def test_another_default_of_isolation_changes_nothing(postgres: Postgres, small_
         except BaseException as error:
             troubles.append(error)
 
-    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(8, take)
     assert troubles == []
     assert sorted(taken) == sorted(ids)
     store.close()

@@ -9,7 +9,8 @@ import pytest
 
 from maml_core.store.store import Store
 from tests.conftest import wait_for
-from tests.faults.test_database_server import CONFIG, ROOT, fingerprint, straight
+from tests.faults.test_database_server import ROOT, fingerprint, straight
+from tests.faults.test_kills import CONFIG
 
 __all__ = ["straight"]
 PACE = 20.0
