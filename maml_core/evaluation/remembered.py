@@ -23,9 +23,9 @@ class Remembered(Generic[T]):
     def __call__(self, store: Store, runs: Sequence[Run]) -> dict[str, T]:
         """The answer about each run, by its id."""
         keys = {run.id: (store.url, run.id, run.iteration) for run in runs}
-        found = {run_id: self._known[key] for run_id, key in keys.items() if key in self._known}
+        known = self._known  # which another session may put another in place of
+        found = {run_id: known[key] for run_id, key in keys.items() if key in known}
         found |= self._ask(store, [run_id for run_id in keys if run_id not in found])
-        if len(self._known) > KEPT:
-            self._known = {}
-        self._known |= {keys[run_id]: answer for run_id, answer in found.items()}
+        kept = {} if len(known) > KEPT else known
+        self._known = kept | {keys[run_id]: answer for run_id, answer in found.items()}
         return {run.id: found[run.id] for run in runs}

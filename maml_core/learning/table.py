@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -229,6 +230,7 @@ def unit_of(column: str) -> str:
     return found[1].strip() if found else ""
 
 
+_LOCK = threading.Lock()  # the sessions of a server share what follows
 _FOUND: dict[str, Table] = {}
 _KEPT_BYTES = 256 * 2**20
 Source = Callable[[str], Table | None]
@@ -239,26 +241,31 @@ _SOURCES: list[weakref.WeakMethod[Source]] = []
 
 def offer(source: Source) -> None:
     """Have `find` ask this method, too, as long as its object lives."""
-    _SOURCES.append(weakref.WeakMethod(source))
+    with _LOCK:
+        _SOURCES.append(weakref.WeakMethod(source))
 
 
 def withdraw(source: Source) -> None:
     """Have `find` ask this method no longer."""
-    _SOURCES[:] = [each for each in _SOURCES if each() not in (None, source)]
+    with _LOCK:
+        _SOURCES[:] = [each for each in _SOURCES if each() not in (None, source)]
 
 
 def keep(table: Table) -> Table:
     """Have `find` know a table for a while, without a store; the least recently used ones are forgotten."""
-    _FOUND.pop(table.id, None)
-    _FOUND[table.id] = table
-    while len(_FOUND) > 1 and sum(each.size for each in _FOUND.values()) > _KEPT_BYTES:
-        del _FOUND[next(iter(_FOUND))]
+    name = table.id
+    with _LOCK:
+        _FOUND.pop(name, None)
+        _FOUND[name] = table
+        while len(_FOUND) > 1 and sum(each.size for each in _FOUND.values()) > _KEPT_BYTES:
+            del _FOUND[next(iter(_FOUND))]
     return table
 
 
 def forget(table_id: str) -> None:
     """Have `find` ask the sources again: a table was removed from a store."""
-    _FOUND.pop(table_id, None)
+    with _LOCK:
+        _FOUND.pop(table_id, None)
 
 
 def find(table_id: str) -> Table:
@@ -270,9 +277,11 @@ def find(table_id: str) -> Table:
     for made in EXAMPLES:
         if table_id == made().id:
             return made()
-    if table_id in _FOUND:
-        return keep(_FOUND[table_id])
-    for source in [reference() for reference in _SOURCES]:
+    with _LOCK:
+        known, sources = _FOUND.get(table_id), [reference() for reference in _SOURCES]
+    if known is not None:
+        return keep(known)
+    for source in sources:
         found = source(table_id) if source else None
         if found is not None:
             return keep(found)

@@ -40,7 +40,7 @@ FLEET_END_SECONDS = 25.0
 
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
-_STARTED: list[subprocess.Popen[bytes]] = []  # kept so that ended ones are reaped
+_STARTED: set[subprocess.Popen[bytes]] = set()  # kept so that ended ones are reaped
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
 atexit.register(_COMPUTING.acquire, timeout=1.0)
@@ -164,7 +164,9 @@ class TrainingSession:
     def workers(self) -> list[psutil.Process]:
         """The live worker processes of this server and store."""
         found = []
-        _STARTED[:] = [worker for worker in _STARTED if worker.poll() is None]
+        for worker in list(_STARTED):
+            if worker.poll() is not None:
+                _STARTED.discard(worker)
         for child in psutil.Process().children():
             try:
                 command = child.cmdline()
@@ -197,4 +199,4 @@ class TrainingSession:
         ]
         environment = child_environment() | {"MAML_STORE": self.store.url}
         # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
-        _STARTED.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))
+        _STARTED.add(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from maml_core.learning.image_tables import signs
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.models import MLP, build_model
 from maml_core.learning.shuffles import draw_rows
-from maml_core.learning.table import ColumnKind, Table, example, find, keep
+from maml_core.learning.table import Column, ColumnKind, Table, example, find, forget, keep
 from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import Roles, guess_roles
 from maml_core.learning.table_tasks import TableFamily
@@ -33,6 +34,7 @@ from maml_core.learning.tasks import TaskSet, seeded
 from maml_core.presets import config_for_table
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer
+from tests.conftest import at_once
 
 BASE = "task,x,y,kind,day\na,1.5,2,red,2024-01-02\na,2.5,3,blue,2024-01-03\nb,1,NA,red,\nb,-2,4.25,größer,2024-02-01\n"
 
@@ -399,6 +401,31 @@ def test_words_of_new_rows_must_be_those_of_the_table() -> None:
 
 
 # The store ------------------------------------------------------------------------------------------------------
+
+
+def test_threads_that_keep_find_and_forget_tables_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [Column("x", ColumnKind.NUMBER)]
+    tables = [Table(f"t{number}", columns, pd.DataFrame({"x": [float(number)]})) for number in range(8)]
+    troubles: list[BaseException] = []
+
+    def act(number: int) -> None:
+        try:
+            for turn in range(2000):
+                table = keep(tables[(number + turn) % 8])
+                with contextlib.suppress(ConfigError):  # another thread has forgotten it
+                    assert find(table.id) is table
+                if turn % 5 == 0:
+                    forget(table.id)
+        except BaseException as error:
+            troubles.append(error)
+
+    between = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        at_once(4, act)
+    finally:
+        sys.setswitchinterval(between)
+    assert troubles == []
 
 
 def test_a_store_keeps_tables_by_content(store: Store) -> None:
