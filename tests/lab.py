@@ -17,12 +17,6 @@ from typing import IO, Any
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
 
-from maml_core.presets import PRESETS
-from maml_core.processes import this_process
-from maml_core.store.run import Run
-from maml_core.store.store import Store
-from maml_core.training.worker import train_run
-
 ROOT = Path(__file__).parent.parent
 
 PATIENCE = 120
@@ -207,11 +201,3 @@ def new_tab(browser: Browser) -> Iterator[object]:
     yield make
     for context in contexts:
         context.close()
-
-
-def trained_run(store: Store, preset: str, settings: dict[str, Any]) -> Run:
-    """A run of a preset with changes, trained here and now: it is owned from the start, so that no server takes it."""
-    config = PRESETS[preset].config.with_settings(settings)
-    run_id = store.create_run(config, owner=this_process(), preset=preset)
-    train_run(store, store.run(run_id), this_process())
-    return store.run(run_id)

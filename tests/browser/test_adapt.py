@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from maml_core.store.store import Store
-from tests.lab import Server, Tab, trained_run
+from tests.lab import Server, Tab
+from tests.trained import trained_run
 
 NewTab = Callable[..., Tab]
 

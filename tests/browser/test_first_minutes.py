@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from maml_core.presets import PRESETS
-from maml_core.processes import this_process
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from tests.lab import Server, Tab
+from tests.trained import trained
 
 NewTab = Callable[..., Tab]
 TASK = '.live-chart[data-name="task"]'
@@ -20,8 +19,7 @@ TASK = '.live-chart[data-name="task"]'
 def run_id(server: Server) -> str:
     store = Store(server.store_url)
     config = PRESETS["first-run"].config.with_settings({"meta_iterations": 300, "engine": "vectorized"})
-    run = store.run(store.create_run(config, preset="first-run", owner=this_process()))  # no worker may be quicker
-    train_run(store, run, this_process())
+    run = trained(store, config, preset="first-run")
     store.close()
     return run.id
 

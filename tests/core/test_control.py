@@ -41,7 +41,6 @@ from maml_core.learning.path_fits import PathFit, rested
 from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import Uniform, seeded
 from maml_core.presets import PRESETS, Preset, Reached
-from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.exchange import export_run
 from maml_core.store.imports import import_run
@@ -49,7 +48,7 @@ from maml_core.store.run import Run
 from maml_core.store.script import adapt_script
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer, check_startable
-from maml_core.training.worker import train_run
+from tests.trained import trained
 
 CONFIG = RunConfig.from_dict(
     {
@@ -334,8 +333,7 @@ def test_a_goal_is_put_where_sliders_reach() -> None:
 
 
 def test_a_run_is_exported_without_a_script_and_comes_back(store: Store) -> None:
-    run_id = store.create_run(CONFIG, owner=this_process())
-    train_run(store, store.run(run_id), this_process())
+    run_id = trained(store, CONFIG).id
     other = import_run(store, export_run(store, run_id))
     assert store.run(other).config == CONFIG
     assert store.run(run_id).status == "finished"
@@ -345,15 +343,13 @@ def test_a_run_is_exported_without_a_script_and_comes_back(store: Store) -> None
     assert bars[1]["y"][0] > 0
 
 
-def trained(store: Store, **settings: Any) -> Run:
-    run_id = store.create_run(CONFIG.with_settings({"meta_iterations": 1} | settings), owner=this_process())
-    train_run(store, store.run(run_id), this_process())
-    return store.run(run_id)
+def brief(store: Store, **settings: Any) -> Run:
+    return trained(store, CONFIG.with_settings({"meta_iterations": 1} | settings))
 
 
 def test_runs_of_several_problems_stand_side_by_side(store: Store) -> None:
-    nav, other = trained(store, inner_steps=1), trained(store, inner_steps=1, shots=2)
-    sine = trained(store, **{"tasks.family": "sine", "model.kind": "mlp", "engine": "vectorized"})
+    nav, other = brief(store, inner_steps=1), brief(store, inner_steps=1, shots=2)
+    sine = brief(store, **{"tasks.family": "sine", "model.kind": "mlp", "engine": "vectorized"})
     assert [run.id for run in shots_group(store, nav)] == [other.id, nav.id]
     assert shots_group(store, sine) == [sine]
     grid = shots_grid(store, nav, tasks=4)
@@ -374,8 +370,7 @@ def test_a_recipe_is_held_to_what_it_reached_without_a_whole_evaluation(
     preset = Preset("Small", "", config, Reached(1, (60.0, 1e6, 70.0), Control.name))
     monkeypatch.setitem(PRESETS, "small", preset)
     monkeypatch.setattr("maml_core.evaluation.of_runs.FEW_TASKS", 12)
-    run_id = store.create_run(config.with_settings({"seed": 9}), owner=this_process(), preset="small")
-    train_run(store, store.run(run_id), this_process())
+    run_id = trained(store, config.with_settings({"seed": 9}), preset="small").id
     expected = evaluate(
         load_initialization(store.checkpoint(run_id, "best") or b"", config), config, tasks=12, steps=1, rivals=()
     ).learned
@@ -403,7 +398,7 @@ def test_a_module_of_ones_own_is_tried_on_places(tmp_path: Path, monkeypatch: py
 
 
 def test_evaluate_says_at_the_command_line_what_it_did(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    run = trained(store, inner_steps=1)
+    run = brief(store, inner_steps=1)
     assert main(["evaluate", run.id, "--store", store.url, "--tasks", "3", "--steps", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["returns"][0] for row in found["published"]] == [-40.4, -82.7]
@@ -426,7 +421,7 @@ def test_what_is_said_of_a_run_fits_control() -> None:
 
 
 def test_a_diverged_run_on_control_is_said_to_be_no_more_than_that(store: Store) -> None:
-    run = dataclasses.replace(trained(store), status="diverged")
+    run = dataclasses.replace(brief(store), status="diverged")
     finding = diagnose(store, run)
     assert finding is not None
     assert "curvature" not in finding.sentence

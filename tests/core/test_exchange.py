@@ -37,6 +37,7 @@ from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script, no_script
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
+from tests.trained import trained
 
 
 def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -126,8 +127,7 @@ def test_an_unfinished_run_goes_on_elsewhere_to_the_same_bits(
 
 
 def test_weights_alone_are_the_parameters_by_name(store: Store, small_config: RunConfig) -> None:
-    run_id = store.create_run(small_config)
-    train(store, run_id)
+    run_id = trained(store, small_config).id
     model = build_model(small_config.model, small_config.seed)
     tensors = load(export_weights(store, run_id))
     model.load_state_dict(tensors)
@@ -151,8 +151,7 @@ def test_what_cannot_be_exported_is_named(store: Store, small_config: RunConfig)
 def test_what_is_learned_beside_the_parameters_reaches_the_script_from_either_file(
     store: Store, small_config: RunConfig, tmp_path: Path
 ) -> None:
-    run_id = store.create_run(small_config.with_settings({"algorithm": "fo-meta-sgd", "meta_lr": 0.05}))
-    train(store, run_id)
+    run_id = trained(store, small_config.with_settings({"algorithm": "fo-meta-sgd", "meta_lr": 0.05})).id
     with zipfile.ZipFile(io.BytesIO(export_run(store, run_id))) as archive:
         archive.extractall(tmp_path)
     (tmp_path / "alone.safetensors").write_bytes(export_weights(store, run_id))
@@ -170,8 +169,7 @@ def test_the_script_adapts_with_torch_and_safetensors_alone(
     store: Store, small_config: RunConfig, tmp_path: Path, settings: dict[str, object]
 ) -> None:
     config = small_config.with_settings(settings)
-    run_id = store.create_run(config)
-    train(store, run_id)
+    run_id = trained(store, config).id
     with zipfile.ZipFile(io.BytesIO(export_run(store, run_id))) as archive:
         archive.extractall(tmp_path)
     x, y, query = torch.linspace(-2, 2, 5), torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0]), torch.linspace(-3, 3, 7)
@@ -245,8 +243,7 @@ def test_the_script_reads_numbers_as_the_lab_does_and_says_what_is_wrong(
 def test_export_and_import_on_the_command_line(
     store: Store, small_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_id = store.create_run(small_config)
-    train(store, run_id)
+    run_id = trained(store, small_config).id
     for name in ("run.zip", "run.safetensors", "adapt.py"):
         assert main(["export", run_id, str(tmp_path / name)]) == 0
         assert (tmp_path / name).stat().st_size > 300
@@ -294,8 +291,7 @@ def test_a_run_with_learned_rates_is_imported_whatever_its_size(store: Store) ->
     config = PRESETS["sine"].config.with_settings(
         {"algorithm": "fo-meta-sgd", "model.hidden_sizes": [150, 150], "meta_iterations": 2, "engine": "vectorized"}
     )
-    run_id = store.create_run(config)
-    train(store, run_id)
+    run_id = trained(store, config).id
     copy = store.run(import_run(store, export_run(store, run_id)))
     assert copy.config == config
 
@@ -313,9 +309,7 @@ def on_table(store: Store) -> str:
     config = config_for_table(roles.family(table)).with_settings(
         {"meta_iterations": 20, "model.hidden_sizes": [8], "engine": "vectorized"}
     )
-    run_id = store.create_run(config)
-    train(store, run_id)
-    return run_id
+    return trained(store, config).id
 
 
 def test_a_run_on_a_table_goes_without_its_rows_unless_asked(store: Store, other: Store, on_table: str) -> None:
@@ -428,10 +422,10 @@ def test_the_script_of_a_table_says_what_is_wrong(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_of_every_family_is_exported_whole(store: Store, other: Store, family: str) -> None:
     model = {"model.kind": "policy"} if not parse_family({"family": family}).problem.predicts else {}
+    size = {"tasks.size": 12} if "size" in FAMILIES[family].model_fields else {}
     settings = {"tasks.family": family, "shots": 2, "query_shots": 2, "meta_iterations": 1, "meta_batch_size": 1}
-    config = RunConfig().with_settings(settings | model)
-    run_id = store.create_run(config, owner=this_process())
-    train_run(store, store.run(run_id), this_process())
+    config = RunConfig().with_settings({**settings, **model, **size, "inner_steps": 1, "engine": "vectorized"})
+    run_id = trained(store, config).id
     file = export_run(store, run_id, with_rows=True)
     assert other.run(import_run(other, file)).config == config
     names = zipfile.ZipFile(io.BytesIO(file)).namelist()

@@ -98,6 +98,8 @@ def test_every_family_trains(name: str) -> None:
     settings = {"engine": "vectorized", "meta_iterations": 60, "meta_lr": 0.01, "clip_norm": 10.0}
     if FAMILIES[name].problem.calls > 1:
         settings |= {"shots": 4, "query_shots": 4, "meta_batch_size": 8, "meta_iterations": 40}
+    if "size" in FAMILIES[name].model_fields:
+        settings |= {"tasks": {"family": name, "size": 12}, "shots": 1, "query_shots": 2, "inner_steps": 1}
     config = RunConfig.from_dict({"tasks": {"family": name}} | settings)
     rows = [row for progress in Trainer(config).run() for row in progress.rows]
     first, last = (sum(row.pre_loss for row in part) / 20 for part in (rows[:20], rows[-20:]))

@@ -16,21 +16,16 @@ from maml_core.figures import shots_grid_figure
 from maml_core.learning.control import Control
 from maml_core.learning.problems import Classification
 from maml_core.presets import PRESETS, REPORT_TASKS, Preset, Reached
-from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from tests.conftest import ROOT
+from tests.trained import trained
 
 
 @pytest.fixture
 def run(store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setitem(PRESETS, "small", Preset("Small", "", small_config, Reached(2, (1e6, 1e7, 2e6))))
-    run_id = store.create_run(small_config.with_settings({"seed": 9, "engine": "vectorized"}), preset="small")
-    claimed = store.claim(this_process(), run_id)
-    assert claimed is not None
-    train_run(store, claimed, this_process())
-    return store.run(run_id)
+    return trained(store, small_config.with_settings({"seed": 9, "engine": "vectorized"}), preset="small")
 
 
 def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it(
@@ -59,9 +54,7 @@ def test_runs_that_differ_in_their_shots_alone_stand_side_by_side(
     shots = run.config.shots
 
     def another(**settings: object) -> Run:
-        made = store.create_run(run.config.with_settings(settings), owner=this_process())
-        train_run(store, store.run(made), this_process())
-        return store.run(made)
+        return trained(store, run.config.with_settings(settings))
 
     twin, other = another(shots=shots + 2, seed=4), another(shots=shots + 1, inner_lr=0.5)
     assert [each.id for each in shots_group(store, run)] == [run.id, twin.id]

@@ -26,12 +26,11 @@ from maml_core.learning.own_images import OwnImages, hashed, training_samples
 from maml_core.learning.table import IMAGE_SIDE, Table, forget, keep
 from maml_core.learning.tasks import TaskBatch, TaskSet, TaskStream, seeded
 from maml_core.presets import config_for_images
-from maml_core.processes import this_process
 from maml_core.store.exchange import export_run
 from maml_core.store.imports import import_run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from tests.core.test_cli import answer
+from tests.trained import trained
 
 PLAIN = OwnImages(size=IMAGE_SIDE)
 """Of the example, in all its pixels."""
@@ -464,11 +463,8 @@ def test_a_table_of_rows_is_refused_as_images_and_the_other_way_round(
 def test_a_run_on_images_goes_to_another_lab_with_them_or_without(store: Store, tmp_path: Path) -> None:
     table = noise()
     store.add_table(table)
-    run_id = store.create_run(config_for_images(table).with_settings(SMALL))
+    run_id = trained(store, config_for_images(table).with_settings(SMALL)).id
     assert store.run(run_id).name == "noise 1"
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
     assert store.runs_of_table(table.id) == [run_id]
     bare, whole = export_run(store, run_id), export_run(store, run_id, with_rows=True)
     assert len(bare) < len(whole) - 80_000

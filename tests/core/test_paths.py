@@ -11,20 +11,15 @@ from maml_core.evaluation.paths import layer_names, path_map
 from maml_core.figures import layers_figure, path_figure, star_figure
 from maml_core.learning.initialization import Initialization
 from maml_core.presets import PRESETS
-from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from tests.trained import trained_run
 
 SMALL = {"model.hidden_sizes": [8, 8], "meta_iterations": 60, "meta_batch_size": 4, "engine": "vectorized"}
 
 
-def trained(store: Store, preset: str = "first-run", **settings: object) -> Run:
-    run_id = store.create_run(PRESETS[preset].config.with_settings(SMALL | settings))
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    return store.run(run_id)
+def small_run(store: Store, preset: str = "first-run", **settings: object) -> Run:
+    return trained_run(store, preset, SMALL | settings)
 
 
 def vector(store: Store, run: Run, iteration: int) -> np.ndarray:
@@ -34,7 +29,7 @@ def vector(store: Store, run: Run, iteration: int) -> np.ndarray:
 
 
 def test_the_plane_is_that_of_the_principal_components(store: Store) -> None:
-    run = trained(store)
+    run = small_run(store)
     found = path_map(store, run)
     vectors = np.stack([vector(store, run, iteration) for iteration in found.iterations])
     centered = vectors - vectors.mean(0)
@@ -47,7 +42,7 @@ def test_the_plane_is_that_of_the_principal_components(store: Store) -> None:
 
 
 def test_arms_end_where_tasks_adapt_to(store: Store) -> None:
-    run = trained(store)
+    run = small_run(store)
     found = path_map(store, run)
     start = learned_by(store, run)
     assert start is not None
@@ -65,13 +60,13 @@ def test_arms_end_where_tasks_adapt_to(store: Store) -> None:
 
 
 def test_only_the_head_moves_by_anil(store: Store) -> None:
-    found = path_map(store, trained(store, "anil-10-shot"))
+    found = path_map(store, small_run(store, "anil-10-shot"))
     assert found.moved["after"][:-1] == [0.0, 0.0]
     assert found.moved["after"][-1] > 0
 
 
 def test_what_is_known_is_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(store)
+    run = small_run(store)
     known = path_map(store, run)
     read = []
 
@@ -88,7 +83,7 @@ def test_what_is_known_is_not_read_again(store: Store, monkeypatch: pytest.Monke
 def test_a_large_network_is_sampled_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "SAMPLE", 50)
     monkeypatch.setattr(paths, "READ_LIMIT", 5 * 97)
-    run = trained(store)
+    run = small_run(store)
     found = path_map(store, run)
     assert found.sampled == (50, 97)
     assert len(found.iterations) == 5
@@ -103,7 +98,7 @@ def test_one_checkpoint_is_no_path(store: Store) -> None:
 
 
 def test_a_path_that_never_moved_can_be_drawn(store: Store) -> None:
-    found = path_map(store, trained(store, meta_lr=1e-30))
+    found = path_map(store, small_run(store, meta_lr=1e-30))
     assert found.explained == 1.0
     assert np.isfinite(found.path).all()
     for figure in (path_figure(found), star_figure(found), layers_figure(found)):

@@ -6,8 +6,8 @@ from maml_core.evaluation.of_runs import measure
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from pages.components.frame import PAGES
-from tests.lab import trained_run
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
+from tests.trained import trained_run
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import pytest
 
 from maml_core.config import RunConfig
-from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
+from tests.trained import trained
 
 CONFIG = RunConfig(meta_iterations=20, meta_batch_size=2, shots=4, query_shots=4, engine="vectorized")
 
@@ -15,9 +14,7 @@ CONFIG = RunConfig(meta_iterations=20, meta_batch_size=2, shots=4, query_shots=4
 @pytest.fixture
 def several(store: Store) -> list[Run]:
     for settings in ({"seed": 0}, {"seed": 1}, {"inner_lr": 0.02, "seed": 0}, {"inner_lr": 0.02, "seed": 1}):
-        run = store.claim(this_process(), store.create_run(CONFIG.with_settings(settings)))
-        assert run is not None
-        train_run(store, run, this_process())
+        trained(store, CONFIG.with_settings(settings))
     return store.all_runs()
 
 

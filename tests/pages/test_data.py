@@ -6,14 +6,13 @@ from maml_core.learning.fresh_rows import held_out_names
 from maml_core.learning.image_tables import IMAGE, signs, table_of_images
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.presets import config_for_images, config_for_table
-from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
 from pages.components.frame import PAGES
 from tests.core.test_own_images import noise
 from tests.core.test_tables import family_of, made
 from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
+from tests.trained import trained
 
 
 @pytest.fixture
@@ -23,11 +22,7 @@ def on_table(store: Store) -> Run:
     config = config_for_table(family_of(table)).with_settings(
         {"meta_iterations": 20, "model.hidden_sizes": [6], "engine": "vectorized"}
     )
-    run_id = store.create_run(config)
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    return store.run(run_id)
+    return trained(store, config)
 
 
 def test_an_example_is_there_at_first_sight() -> None:
@@ -191,9 +186,7 @@ def on_images(store: Store) -> Run:
     config = config_for_images(table).with_settings(
         {"meta_iterations": 4, "meta_batch_size": 2, "tasks.size": 12, "model.channels": 4, "model.blocks": 2}
     )
-    run_id = store.create_run(config, owner=this_process())
-    train_run(store, store.run(run_id), this_process())
-    return store.run(run_id)
+    return trained(store, config)
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -23,6 +23,7 @@ from maml_core.training.worker import train_run
 from pages.components.frame import PAGES, training_session
 from tests.conftest import PATIENCE, ROOT, wait_for
 from tests.core.test_fields import Everything
+from tests.trained import trained
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +42,7 @@ def _fresh_server(store_url: str) -> Iterator[None]:
 @pytest.fixture
 def finished(store: Store) -> Run:
     config = PRESETS["sine"].config.with_settings({"meta_iterations": 30})
-    run_id = store.create_run(config, preset="sine")
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    return store.run(run_id)
+    return trained(store, config, preset="sine")
 
 
 FOLDS = ("Tasks", "Training", "Exact numbers")
@@ -652,11 +649,7 @@ def test_adapt_opens_a_run_whatever_its_settings(store: Store, inner_lr: float, 
     config = PRESETS["linear"].config.with_settings(
         {"meta_iterations": 2, "inner_lr": inner_lr, "inner_steps": inner_steps, "engine": "vectorized"}
     )
-    run_id = store.create_run(config)
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    page = open_page("pages/1_Adapt.py", run=run_id)
+    page = open_page("pages/1_Adapt.py", run=trained(store, config).id)
     assert page.number_input(key="input.inner_lr").value == inner_lr
     assert page.number_input(key="input.steps").value == max(10, inner_steps)
     assert query(page, "shots") == str(config.shots)
