@@ -115,6 +115,7 @@ def test_a_link_opens_the_same_picture_in_a_fresh_browser(
     assert tab.complaints == other.complaints == []
 
 
+@pytest.mark.slow
 def test_a_cell_of_the_map_and_a_picture_of_the_wall_open_their_task(
     server: Server, new_tab: NewTab, run_id: str
 ) -> None:
@@ -133,6 +134,7 @@ def spiral(server: Server) -> str:
     return trained(server, "spiral", {"meta_iterations": 60, "model.hidden_sizes": [16], "tasks.classes": 3})
 
 
+@pytest.mark.slow
 def test_a_decision_field_is_scrubbed_without_asking_the_server(server: Server, new_tab: NewTab, spiral: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={spiral}&task=3")
@@ -154,6 +156,7 @@ def test_a_decision_field_is_scrubbed_without_asking_the_server(server: Server, 
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_points_of_a_chosen_class_are_placed_by_hand(server: Server, new_tab: NewTab, spiral: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={spiral}")
@@ -185,6 +188,7 @@ def test_points_of_a_chosen_class_are_placed_by_hand(server: Server, new_tab: Ne
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_a_field_on_the_wall_opens_its_task_wherever_it_is_clicked(
     server: Server, new_tab: NewTab, spiral: str
 ) -> None:
@@ -214,6 +218,7 @@ STAR = """element => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_goal_is_dragged_and_the_paths_answer(server: Server, new_tab: NewTab, navigation: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={navigation}&p.goal_x=0.2&p.goal_y=0.1")
@@ -242,6 +247,7 @@ def test_the_goal_is_dragged_and_the_paths_answer(server: Server, new_tab: NewTa
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_paths_are_replayed_whole_without_asking_the_server(server: Server, new_tab: NewTab, navigation: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={navigation}&task=3")
@@ -278,6 +284,7 @@ def images(server: Server) -> str:
     return trained(server, "glyphs", small | {"tasks.classes": 2})
 
 
+@pytest.mark.slow
 def test_what_the_reader_draws_is_named(server: Server, new_tab: NewTab, images: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={images}")

@@ -68,6 +68,7 @@ def click_a_row(tab: Tab) -> None:
     tab.page.mouse.click(x, y)
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_zip_of_images_are_trained_on(server: Server, new_tab: NewTab, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "things", classes=7, images=8)
     tab = new_tab()

@@ -75,6 +75,7 @@ def test_nothing_is_wider_than_the_screen(server: Server, new_tab: NewTab, run_i
             tab.until(fits, f"{path} fits into {width} px")  # charts follow in a while
 
 
+@pytest.mark.slow
 def test_a_task_moves_by_itself_unless_the_reader_wants_no_motion(server: Server, new_tab: NewTab, run_id: str) -> None:
     moving = new_tab()
     moving.open(f"{server.url}/?run={run_id}")
@@ -87,6 +88,7 @@ def test_a_task_moves_by_itself_unless_the_reader_wants_no_motion(server: Server
     assert still.page.locator(f"{TASK} .chart").get_attribute("data-frames") is None
 
 
+@pytest.mark.slow
 def test_a_chart_is_taken_away_by_its_reader_alone(
     server: Server, new_tab: NewTab, run_id: str, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_chart_is_taken_away_by_its_reader_alone(
     assert not any("share" in title.lower() or "cloud" in title.lower() for title in titles), titles
 
 
+@pytest.mark.slow
 def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/?run={run_id}")
@@ -128,6 +131,7 @@ def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: st
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_what_adapt_shows_plays_in_a_page_of_its_own(
     server: Server, new_tab: NewTab, run_id: str, tmp_path: Path
 ) -> None:

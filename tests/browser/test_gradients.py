@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from tests.lab import PATIENCE, Server, Tab
 
@@ -54,6 +55,7 @@ def test_the_initialization_is_dragged_and_the_arrows_follow(server: Server, new
     assert not tab.complaints
 
 
+@pytest.mark.slow
 def test_every_engine_takes_part(server: Server, new_tab: Callable[..., Tab]) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/?preset=linear&meta_iterations=30&meta_batch_size=7")

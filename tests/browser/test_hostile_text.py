@@ -13,6 +13,7 @@ from maml_core.processes import this_process
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from tests.lab import PATIENCE, Server, Tab
+from tests.levels import levels
 
 MARKUP = "<img src=x onerror=hit()><a href=//evil.example>a</a> $x^2$ **b** :red[r]"
 ADDRESS = "[l](//evil.example) www.evil.example me@evil.example https://evil.example"
@@ -62,7 +63,7 @@ LAST = {"gradients": "three engines", "data": "for twelve tasks", "compare": "Wh
 PAGES = ["lab", "link", "adapt", "adapt to functions", "runs", "gradients", "data", "compare"]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", levels(PAGES, ["adapt to functions", "runs"], PAGES))
 def test_what_people_write_is_text(
     server: Server, traps: dict[str, str], new_tab: Callable[..., Tab], page: str
 ) -> None:

@@ -11,7 +11,7 @@ from maml_core.store.store import Store
 from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
 
 NewTab = Callable[..., Tab]
-LONG = "?preset=sine&meta_iterations=1000000&engine=vectorized"
+LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"  # with a metric row a second at least
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,7 @@ def test_train_watch_zoom_leave_and_return(server: Server, new_tab: NewTab) -> N
     assert second.complaints == []
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_is_seen_live(server: Server, new_tab: NewTab) -> None:
     store = Store(server.store_url)
     from maml_core.presets import PRESETS
@@ -85,6 +86,7 @@ def test_a_run_from_the_command_line_is_seen_live(server: Server, new_tab: NewTa
     store.close()
 
 
+@pytest.mark.slow
 def test_fullscreen_survives_updates(server: Server, new_tab: NewTab) -> None:
     tab = new_tab()
     tab.open(server.url + "/" + LONG)
@@ -110,6 +112,7 @@ def test_a_theme_reaches_the_charts(server: Server, new_tab: NewTab, scheme: str
     assert (sum(channels) > 380) == (scheme == "dark")
 
 
+@pytest.mark.slow
 def test_cold_deep_link_shows_the_whole_page_and_ctrl_c_ends_everything(tmp_path: Path, new_tab: NewTab) -> None:
     """The first request to a fresh server is for /Adapt; then training is under way when Ctrl-C comes."""
     server = start_server(f"sqlite:///{tmp_path / 'maml.db'}")
@@ -137,6 +140,7 @@ def test_cold_deep_link_shows_the_whole_page_and_ctrl_c_ends_everything(tmp_path
     store.close()
 
 
+@pytest.mark.slow
 def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) -> None:
     tab = new_tab()
     tab.open(server.url + "/?preset=linear&meta_iterations=20")
@@ -167,6 +171,7 @@ def test_runs_page_opens_renames_and_deletes(server: Server, new_tab: NewTab) ->
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_charts_follow_their_column_when_the_sidebar_is_folded(server: Server, new_tab: NewTab) -> None:
     tab = new_tab()
     tab.open(server.url)

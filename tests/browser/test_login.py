@@ -45,6 +45,7 @@ def enter(tab: Tab, server: Server, who: str) -> None:
     tab.page.get_by_role("button", name="Log out").wait_for()
 
 
+@pytest.mark.slow
 def test_each_run_says_who_started_it_and_only_they_or_an_admin_stop_and_delete_it(
     shared: Server, new_tab: Callable[..., Tab]
 ) -> None:
@@ -83,6 +84,7 @@ def test_each_run_says_who_started_it_and_only_they_or_an_admin_stop_and_delete_
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["mallory", "eve"])
 def test_an_address_that_the_provider_has_not_checked_makes_nobody_its_owner(
     shared: Server, new_tab: Callable[..., Tab], who: str

@@ -32,6 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_a_plain_loop_and_are_found_once(trained: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, adaptations = trained.all_runs(), Adaptations()
     assert adaptations.missing(trained, runs) == runs

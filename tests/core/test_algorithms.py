@@ -24,6 +24,7 @@ from maml_core.learning.ridge_head import LEAST_PENALTY, QUIET
 from maml_core.learning.tasks import FAMILIES, TaskBatch, TaskFamily, TaskStream, parse_family
 from maml_core.presets import PRESETS
 from maml_core.training.trainer import Trainer
+from tests.levels import levels
 
 INNER_LR = 0.02
 
@@ -183,14 +184,26 @@ def query_loss(
     return judge(output, batch.query_y[task])
 
 
-@pytest.mark.parametrize("family", [Sine(), Circles(classes=3)], ids=["regression", "classification"])
+PROBLEMS = {"regression": Sine(), "classification": Circles(classes=3)}
+DERIVED = [
+    *((name, engine, 3, problem) for name in ALGORITHMS for engine in ENGINES for problem in PROBLEMS),
+    *((name, "vectorized", 1, problem) for name in ALGORITHMS for problem in PROBLEMS),
+]
+COMPILED = [case for case in DERIVED if case[1] == "native"]  # in seconds each, and the more the more there are classes
+
+
 @pytest.mark.parametrize(
-    ("name", "engine_name", "steps"),
-    [*((a, e, 3) for a in ALGORITHMS for e in ENGINES), *((a, "vectorized", 1) for a in ALGORITHMS)],
+    ("name", "engine_name", "steps", "problem"),
+    levels(
+        DERIVED,
+        lambda case: case not in COMPILED or (case[0] in ("fomaml", "anil") and case[3] == "regression"),
+        [case for case in COMPILED if case[3] == "regression" or case[0] in ("fomaml", "anil")],
+    ),
 )
 def test_meta_gradient_equals_one_derived_with_autograd_alone(
-    name: str, engine_name: str, steps: int, family: TaskFamily
+    name: str, engine_name: str, steps: int, problem: str
 ) -> None:
+    family = PROBLEMS[problem]
     model, batch = setup(family)
     algorithm = ALGORITHMS[name]
     engine = ENGINES[engine_name](
@@ -231,6 +244,7 @@ def test_second_order_gradients_equal_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "engine"), [("fomaml", "higher"), *((name, "vectorized") for name in ALGORITHMS)])
+@pytest.mark.slow
 def test_every_algorithm_trains(name: str, engine: str) -> None:
     count = 60 if ALGORITHMS[name].solves else 20  # it learns features only, and is good at the start already
     config = PRESETS["paper-10-shot"].config.with_settings(
@@ -258,12 +272,16 @@ PAIRS = [
 
 @pytest.mark.parametrize(
     ("name", "family", "engine_name"),
-    [
-        (name, family, engine)
-        for name, family in PAIRS
-        for engine in ENGINES
-        if not (engine == "native" and FAMILIES[family].problem.calls > 1)  # which it refuses
-    ],
+    levels(
+        [
+            (name, family, engine)
+            for name, family in PAIRS
+            for engine in ENGINES
+            if not (engine == "native" and FAMILIES[family].problem.calls > 1)  # which it refuses
+        ],
+        lambda case: case[2] == "vectorized",
+        [(*pair, engine) for pair in PAIRS[::4] for engine in ("native", "higher")],
+    ),
 )
 def test_every_algorithm_and_every_family_lower_the_loss(name: str, family: str, engine_name: str) -> None:
     """The same tasks 20 times, support points as query points: what every algorithm descends on, without luck."""

@@ -205,6 +205,7 @@ def test_a_terminal_of_another_alphabet_gets_what_it_can_show(store_url: str, en
     assert b"?" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_device_and_a_closed_pipe_give_no_traceback(store_url: str) -> None:
     store = Store(store_url)
     for _ in range(50):

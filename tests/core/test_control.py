@@ -236,6 +236,7 @@ def test_many_tasks_adapt_in_parts_as_they_do_together(monkeypatch: pytest.Monke
     assert parts.predictions.shape == whole.predictions.shape == (3, 5, 20, 2 * (HORIZON + 1))
 
 
+@pytest.mark.slow
 def test_the_straight_way_is_short_and_standing_still_is_said() -> None:
     for family in ("navigation", "steering"):
         config = CONFIG.with_settings({"tasks.family": family})
@@ -347,6 +348,7 @@ def brief(store: Store, **settings: Any) -> Run:
     return trained(store, CONFIG.with_settings({"meta_iterations": 1} | settings))
 
 
+@pytest.mark.slow
 def test_runs_of_several_problems_stand_side_by_side(store: Store) -> None:
     nav, other = brief(store, inner_steps=1), brief(store, inner_steps=1, shots=2)
     sine = brief(store, **{"tasks.family": "sine", "model.kind": "mlp", "engine": "vectorized"})

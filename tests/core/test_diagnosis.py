@@ -11,10 +11,9 @@ from maml_core.config import RunConfig
 from maml_core.evaluation.diagnosis import diagnose
 from maml_core.learning.curvature import curvature
 from maml_core.presets import PRESETS
-from maml_core.processes import this_process
-from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from tests.levels import levels
+from tests.trained import trained
 
 FIRST, PAPER = PRESETS["first-run"].config, PRESETS["paper-10-shot"].config
 FAULTS: dict[str, tuple[str, RunConfig, dict[str, Any]]] = {
@@ -28,21 +27,9 @@ FAULTS: dict[str, tuple[str, RunConfig, dict[str, Any]]] = {
     "drift": ("drift", PAPER, {"inner_lr": 0.03, "inner_steps": 5, "clip_norm": 1, "meta_iterations": 30_000}),
     "overshoot": ("overshoot", PAPER, {"inner_lr": 0.2, "meta_lr": 0.003, "clip_norm": 1, "meta_iterations": 3000}),
 }  # fmt: skip  # one fault a line
-LONG = ("drift", "overshoot")
-CLASSIC = ("first-run", "linear", "sine", "paper-10-shot", "ridge-10-shot")
 
 
-def trained(store: Store, config: RunConfig) -> Run:
-    run_id = store.create_run(config)
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    return store.run(run_id)
-
-
-@pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=pytest.mark.slow) if fault in LONG else fault for fault in FAULTS]
-)
+@pytest.mark.parametrize("fault", levels(FAULTS, ["clipped"], ["diverged", "flat", "inner rate too small"]))
 def test_a_fault_is_found_and_its_remedy_mends_it(fault: str, store: Store) -> None:
     kind, base, settings = FAULTS[fault]
     config = base.with_settings(settings)
@@ -61,10 +48,7 @@ def test_a_run_that_has_just_begun_is_not_judged(store: Store) -> None:
     assert diagnose(store, store.run(store.create_run(FIRST))) is None
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [pytest.param(name, marks=pytest.mark.slow if name in CLASSIC else pytest.mark.nightly) for name in PRESETS],
-)
+@pytest.mark.parametrize("preset", levels(PRESETS, [], ["first-run", "linear"]))
 def test_presets_have_no_fault(preset: str, store: Store) -> None:
     config = PRESETS[preset].config
     assert diagnose(store, trained(store, config)) is None

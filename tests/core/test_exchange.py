@@ -392,6 +392,7 @@ def test_the_script_of_a_table_predicts_what_the_lab_predicts(
         np.testing.assert_allclose(printed[name], expected[name][2:], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("support", "said"),
     [

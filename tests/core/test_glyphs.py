@@ -39,6 +39,7 @@ from maml_core.learning.tasks import FAMILIES, TaskSet, TaskStream, Uniform, see
 from maml_core.store.script import adapt_script
 from maml_core.training import trainer as trainer_module
 from maml_core.training.trainer import Trainer, check_startable, train
+from tests.levels import levels
 
 NONE = Uniform(low=0.0, high=0.0)
 PLAIN = Glyphs(turn=NONE, stretch=NONE, shift=NONE, bend=NONE, width=Uniform(low=0.2, high=0.2))
@@ -187,9 +188,16 @@ def test_a_convolution_refuses_what_is_no_image(tasks: dict[str, Any]) -> None:
         RunConfig.from_dict({"tasks": tasks, "model": {"kind": "conv"}})
 
 
-@pytest.mark.parametrize("normalization", ["layer", "none"])
+MEETINGS = [
+    (algorithm, normalization)
+    for algorithm in ("fomaml", "maml", "fo-b-maml", "reptile", "anil", "meta-sgd", "ridge-head", "joint")
+    for normalization in ("layer", "none")
+]
+
+
 @pytest.mark.parametrize(
-    "algorithm", ["fomaml", "maml", "fo-b-maml", "reptile", "anil", "meta-sgd", "ridge-head", "joint"]
+    ("algorithm", "normalization"),
+    levels(MEETINGS, [("fomaml", "layer"), ("ridge-head", "none")], [("maml", "layer"), ("reptile", "none")]),
 )
 def test_engines_agree_on_images(algorithm: str, normalization: str) -> None:
     config = CONFIG.with_settings({"algorithm": algorithm, "model.normalization": normalization, "inner_steps": 1})
@@ -220,6 +228,7 @@ def test_the_native_engine_refuses_convolutions_and_auto_does_without_a_word() -
     assert trainer.notice == ""
 
 
+@pytest.mark.slow
 def test_training_on_images_lowers_the_error_on_characters_never_seen() -> None:
     config = CONFIG.with_settings(
         {"meta_iterations": 60, "meta_lr": 0.01, "meta_batch_size": 4, "model.channels": 8, "clip_norm": 10}
@@ -418,6 +427,7 @@ def test_many_images_adapt_in_parts_as_they_do_together(monkeypatch: pytest.Monk
     torch.testing.assert_close(features(tasks.query_x), whole)
 
 
+@pytest.mark.slow
 def test_many_held_out_images_are_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     together = [progress.held_out for progress in Trainer(CONFIG).run() if progress.snapshot]
     monkeypatch.setattr(trainer_module, "HELD_OUT_HIDDEN", 1)

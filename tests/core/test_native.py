@@ -32,6 +32,7 @@ from maml_core.presets import PRESETS
 from maml_core.training.trainer import Trainer, make_engine, training_stream
 from tests.core.native_cases import Compiled, Function
 from tests.core.starts import FOMAML
+from tests.levels import levels
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
@@ -296,7 +297,7 @@ def some_tasks(
     return TaskBatch(*(numbers(shape, seed, dtype) for seed, shape in enumerate(shapes)))
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", levels(OWN, list(OWN)[::4], OWN))
 def test_a_model_of_ones_own_gets_the_same_meta_gradient(name: str) -> None:
     torch.manual_seed(3)
     model = OWN[name]()
@@ -333,7 +334,7 @@ WIDE = ("fomaml", "maml", "meta-sgd", "ridge-head")
     [
         ("fomaml", 3, 1),
         ("fomaml", 1, 2),
-        *(pytest.param(name, 4, 3, marks=[] if name in WIDE else pytest.mark.nightly) for name in ALGORITHMS),
+        *levels(((name, 4, 3) for name in ALGORITHMS), [("maml", 4, 3)], [(name, 4, 3) for name in WIDE]),
     ],
 )
 def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs: int) -> None:
@@ -362,7 +363,7 @@ ONE_OF_EACH = {
 @pytest.mark.parametrize(
     "preset",
     [
-        pytest.param(preset, marks=pytest.mark.nightly if algorithm in WIDE and kind == "mlp" else [])
+        pytest.param(preset, marks=pytest.mark.nightly if algorithm in WIDE and kind == "mlp" else pytest.mark.slow)
         for (algorithm, kind), preset in ONE_OF_EACH.items()
     ],
 )
@@ -393,6 +394,7 @@ def test_any_number_of_threads_gives_the_same_bits(count: int) -> None:
         assert torch.equal(rows, ends[0][1])
 
 
+@pytest.mark.slow
 def test_large_arrays_lie_on_the_heap_and_memory_does_not_grow_with_the_steps() -> None:
     model = nn.Sequential(nn.Linear(1, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 1))
     native, vectorized = engines(model, 2)

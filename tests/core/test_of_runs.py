@@ -28,6 +28,7 @@ def run(store: Store, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) 
     return trained(store, small_config.with_settings({"seed": 9, "engine": "vectorized"}), preset="small")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_recipe_is_told_whether_it_reproduced_it(
     store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,7 +219,10 @@ def test_engines_agree_on_it() -> None:
         (f"{HERE}:Logarithmic", {"tasks.x": [0.1, 10.0]}),
         (f"{HERE}:Embedded", {"tasks.x": [0.0, 10.0]}),
         (f"{HERE}:Drawn", {}),
-        *((f"{HERE}:Recurrent", {"model.arguments": {"cell": cell}}) for cell in ("RNN", "GRU", "LSTM")),
+        *(
+            pytest.param(f"{HERE}:Recurrent", {"model.arguments": {"cell": cell}}, marks=mark)
+            for cell, mark in (("RNN", pytest.mark.slow), ("GRU", pytest.mark.nightly), ("LSTM", pytest.mark.nightly))
+        ),
     ],
 )
 def test_what_is_sound_on_the_points_of_its_tasks_trains_and_adapts(kind: str, settings: dict[str, object]) -> None:

@@ -59,6 +59,7 @@ def test_arms_end_where_tasks_adapt_to(store: Store) -> None:
     assert found.moved["after"][-1] == pytest.approx(float(moved / size), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_head_moves_by_anil(store: Store) -> None:
     found = path_map(store, small_run(store, "anil-10-shot"))
     assert found.moved["after"][:-1] == [0.0, 0.0]
@@ -80,6 +81,7 @@ def test_what_is_known_is_not_read_again(store: Store, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(again.path, known.path)
 
 
+@pytest.mark.slow
 def test_a_large_network_is_sampled_and_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "SAMPLE", 50)
     monkeypatch.setattr(paths, "READ_LIMIT", 5 * 97)

@@ -65,6 +65,7 @@ def test_points_beyond_training_are_said_to_be(
     assert "is extrapolation" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_never_got_below_its_start_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     hopeless = ["--set", "model.activation=tanh", "--set", "meta_lr=1", "--set", "inner_lr=0.00001"]
     assert cli.main(["train", *FLAGS, *hopeless]) == 0

@@ -81,6 +81,7 @@ def test_trials_are_ordinary_runs_and_a_study_of_optunas(store: Store) -> None:
     assert len(store.all_runs()) == 8
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_left_is_taken_up_and_nothing_is_doubled(store: Store) -> None:
     killed = Search(store, CONFIG, RATES, trials=3, seeds=2, at_once=2)
     killed.step()
@@ -149,6 +150,7 @@ def test_whole_numbers_are_for_settings_that_take_no_other(store: Store) -> None
     }
 
 
+@pytest.mark.slow
 def test_ranges_that_hold_nothing_allowed_end_a_search(store: Store) -> None:
     search = Search(store, CONFIG, {"inner_steps": Span(-4, 5, is_whole=True)}, trials=3)  # its middle is allowed
     work(search, store)
@@ -165,6 +167,7 @@ def test_without_optuna_one_sentence_says_what_to_install(store: Store, monkeypa
         Search(store, CONFIG, RATES, trials=1)
 
 
+@pytest.mark.slow
 def test_the_command_line_searches(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from tests.conftest import at_once, wait_for
 DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"
 
 
-@pytest.fixture(params=["file", "server"])
+@pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.slow)])
 def store_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

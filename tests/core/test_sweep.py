@@ -79,6 +79,7 @@ def test_a_sweep_opened_again_doubles_nothing_and_takes_further_seeds(store: Sto
     assert (other.made, other.name == first.name) == (2, False)
 
 
+@pytest.mark.slow
 def test_the_command_line_sweeps_compares_and_does_nothing_twice(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

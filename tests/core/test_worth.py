@@ -41,6 +41,7 @@ def measured(outputs: int = 1) -> tuple[RunConfig, Initialization, Worth]:
     return config, start, measure_worth(start, config, pooled=config.untrained(seed=5), steps=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_errors_are_those_of_a_naive_loop_over_tasks(outputs: int) -> None:
     config, start, found = measured(outputs)
@@ -153,6 +154,7 @@ def test_turns_cover_the_work_in_order() -> None:
     assert 0 <= seen[0] < seen[-1] <= 1
 
 
+@pytest.mark.slow
 def test_with_a_linear_model_and_one_slope_for_all_the_answer_is_known() -> None:
     """y = 2 x + offset of the task, without noise: from one row, the slope shared by all tasks gives it exactly.
 

@@ -51,6 +51,7 @@ def test_memory_stays_flat_over_half_an_hour_of_visitors(lab: Server) -> None:
     assert process.memory_info().rss < before + 150 * 2**20
 
 
+@pytest.mark.slow
 def test_ten_uploads_at_once_are_all_imported_and_one_too_large_is_refused(lab: Server) -> None:
     store = Store(lab.store_url)
     config = RunConfig(meta_iterations=20, meta_batch_size=2, engine="vectorized")

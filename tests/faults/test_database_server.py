@@ -101,6 +101,7 @@ def test_a_run_goes_on_through_a_restart_of_the_server(own_server: Postgres, str
     store.close()
 
 
+@pytest.mark.slow
 def test_an_outage_longer_than_the_lease_takes_nothing_from_anyone(
     own_server: Postgres, straight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +395,7 @@ def test_an_outage_makes_later_commits_no_rarer(own_server: Postgres, straight: 
     store.close()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_an_outage_with_its_study_beside_its_runs(own_server: Postgres) -> None:
     store = Store(own_server.new_database())
     config = CONFIG.with_settings({"meta_iterations": 5})
@@ -412,6 +414,7 @@ def test_a_search_goes_on_after_an_outage_with_its_study_beside_its_runs(own_ser
     store.close()
 
 
+@pytest.mark.slow
 def test_a_lab_that_only_watches_has_no_workers(
     store_url: str, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

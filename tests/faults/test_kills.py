@@ -22,6 +22,7 @@ from maml_core.store.imports import import_run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
 from tests.conftest import wait_for
+from tests.levels import levels
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.warm", "maml_core.cli"])
@@ -69,8 +70,8 @@ def finish(store: Store, run_id: str) -> str:
     ("engine", "wanted"),
     [
         ("native", 4),
-        ("vectorized", 4),
-        pytest.param("higher", 5, marks=pytest.mark.slow),
+        pytest.param("vectorized", 4, marks=pytest.mark.slow),
+        pytest.param("higher", 5, marks=pytest.mark.nightly),
         *(pytest.param(engine, 30, marks=pytest.mark.nightly) for engine in ("higher", "vectorized", "native")),
     ],
 )
@@ -160,15 +161,17 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
     train_run(store, run, this_process())
 
 
+ENDS = [(point, when, (2,)) for point in POINTS for when in ("before", "after")]
+
+
 @pytest.mark.parametrize(
-    "occurrences",
-    [
-        (2,),
-        pytest.param((1, 2, 3, 4, 5), marks=pytest.mark.nightly),
-    ],
+    ("point", "when", "occurrences"),
+    levels(
+        [*ENDS, *((point, when, (1, 2, 3, 4, 5)) for point, when, _ in ENDS)],
+        [("COMMIT", "before", (2,)), ("INSERT INTO metrics", "after", (2,))],
+        ENDS,
+    ),
 )
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_named_point_there_is_the_old_state_or_the_new(
     store: Store, point: str, when: str, occurrences: tuple[int, ...]
 ) -> None:
@@ -202,6 +205,7 @@ def export_until(url: str, run_id: str, file: str, when: str) -> None:
     main(["export", run_id, file, "--store", url])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_the_rename_of_an_export_there_is_the_old_file_or_the_new(
     store: Store, tmp_path: Path, when: str

@@ -31,6 +31,7 @@ def newest(store: Store) -> Run:
     return store.all_runs()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.nightly)])
 def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
     tmp_path: Path, new_tab: NewTab, times: int
@@ -67,6 +68,7 @@ def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.nightly)])
 def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab: NewTab, times: int) -> None:
     url = f"sqlite:///{tmp_path / 'maml.db'}"

@@ -41,6 +41,7 @@ def test_adaptation_is_read_as_accuracy(classes: Run) -> None:
     assert page.metric[-1].value == "33.3 %"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
 def test_every_view_opens_from_its_link(classes: Run, view: str, store: Store) -> None:
     page = open_page("pages/1_Adapt.py", run=classes.id, view=view, tasks="20")
@@ -77,6 +78,7 @@ def test_points_of_ones_own_have_a_class(classes: Run) -> None:
     assert not page.exception
 
 
+@pytest.mark.slow
 def test_a_run_on_classes_is_compared_with_one_on_curves(classes: Run, store: Store) -> None:
     other = trained_run(store, "sine", {"meta_iterations": 20, "engine": "vectorized"})
     page = open_page("pages/5_Compare.py", runs=f"{classes.id},{other.id}")

@@ -38,6 +38,7 @@ def test_runs_are_compared_without_being_asked(several: list[Run]) -> None:
     assert sorted(page.dataframe[1].value["seed"]) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_link_names_the_runs_and_says_which_are_gone(several: list[Run]) -> None:
     page = open_page("pages/5_Compare.py", runs=f"{several[0].id},{several[1].id},nope")
     assert page.dataframe[1].value["Runs"].tolist() == [2]
@@ -68,6 +69,7 @@ def test_a_grid_of_runs_is_asked_for_and_compared(store: Store, several: list[Ru
     assert len(store.all_runs()) == len(several) + 2  # nothing twice
 
 
+@pytest.mark.slow
 def test_a_grid_that_breaks_a_rule_gets_a_sentence(several: list[Run]) -> None:
     page = open_page("pages/5_Compare.py")
     for text, sentence in (

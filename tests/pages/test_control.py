@@ -42,6 +42,7 @@ def test_adaptation_is_read_as_a_return_and_the_task_is_a_drawn_one(control: Run
     assert [slider.label for slider in page.slider] == ["Goal x", "Goal y"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
 def test_every_view_opens_from_its_link(control: Run, view: str, store: Store) -> None:
     page = open_page("pages/1_Adapt.py", run=control.id, view=view, tasks="10")

@@ -11,6 +11,7 @@ from maml_core.store.store import Store
 from pages.components.frame import PAGES
 from tests.core.test_own_images import noise
 from tests.core.test_tables import family_of, made
+from tests.levels import levels
 from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained
 
@@ -118,6 +119,7 @@ def test_adapt_goes_through_the_held_out_tasks(on_table: Run) -> None:
     assert "rows are not of this task" in said(page.warning[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["Is it worth it?", "A wall of fresh tasks", "Where it breaks"])
 def test_every_view_of_a_run_on_a_table_opens_from_its_link(on_table: Run, view: str) -> None:
     page = open_page("pages/1_Adapt.py", run=on_table.id, view=view)
@@ -189,20 +191,23 @@ def on_images(store: Store) -> Run:
     return trained(store, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_takes_a_run_on_ones_own_images(path: str, on_images: Run) -> None:
     assert not open_page(path, run=on_images.id).error
 
 
-@pytest.mark.parametrize(
-    "view", ["Replay", "How good, really", "Where it breaks", "A wall of fresh tasks", "You against the network"]
-)
+VIEWS = ["Replay", "How good, really", "Where it breaks", "A wall of fresh tasks", "You against the network"]
+
+
+@pytest.mark.parametrize("view", levels(VIEWS, ["Replay"], VIEWS))
 def test_every_view_takes_ones_own_images(on_images: Run, view: str) -> None:
     page = open_page("pages/1_Adapt.py", run=on_images.id, view=view, tasks="10")
     assert not page.error
     assert "source" not in [each.key for each in page.get("button_group")]  # neither points nor drawings are offered
 
 
+@pytest.mark.slow
 def test_more_shots_than_there_are_images_get_a_sentence(on_images: Run) -> None:
     assert not open_page("pages/1_Adapt.py", run=on_images.id, shots="7").error  # one is left to be asked about
     page = open_page("pages/1_Adapt.py", run=on_images.id, shots="8")

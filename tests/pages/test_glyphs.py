@@ -46,6 +46,7 @@ def test_adaptation_is_read_beside_nearest_means(images: Run) -> None:
     assert page.metric[-1].value == "20 %"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
 def test_every_view_opens_from_its_link(images: Run, view: str, store: Store) -> None:
     page = open_page("pages/1_Adapt.py", run=images.id, view=view, tasks="10")
@@ -57,6 +58,7 @@ def test_every_view_opens_from_its_link(images: Run, view: str, store: Store) ->
         assert {page.selectbox(key="across").value, page.selectbox(key="up").value} == {"turn", "stretch"}
 
 
+@pytest.mark.slow
 def test_drawings_of_ones_own_are_named(images: Run) -> None:
     page = open_page("pages/1_Adapt.py", run=images.id, drawn=TEXT)
     assert [metric.label for metric in page.metric] == ["Meta-learned, after 10 steps", "Random, after 10 steps"]
@@ -115,6 +117,7 @@ def test_the_contest_is_about_the_task_that_the_sidebar_says(images: Run, store:
     assert moved.questions[0].picture != plain.questions[0].picture
 
 
+@pytest.mark.slow
 def test_a_second_click_before_the_first_is_answered_counts_for_nothing(images: Run) -> None:
     page = open_page("pages/1_Adapt.py", run=images.id, view="You against the network", steps="2")
     page.button(key="answer-0").click().run()

@@ -174,6 +174,7 @@ def test_change_of_family_brings_its_fields() -> None:
     assert page.number_input(key="form.tasks.slope.std").value == 1.0
 
 
+@pytest.mark.slow
 def test_every_button_of_the_lab(store: Store) -> None:
     page = open_page("app.py")
     page.number_input(key="form.meta_iterations").set_value(100_000).run()
@@ -273,6 +274,7 @@ def test_adapt_takes_points_of_ones_own(finished: Run) -> None:
     assert not page.exception
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["How good, really", "Where it breaks", "A wall of fresh tasks"])
 def test_every_view_of_the_adapt_page_opens_from_its_link(finished: Run, view: str) -> None:
     page = open_page("pages/1_Adapt.py", run=finished.id, view=view, tasks="20")
@@ -562,6 +564,7 @@ def test_another_training_stops_the_run_and_keeps_its_curve(store: Store) -> Non
     assert query(page, "against") == ""
 
 
+@pytest.mark.slow
 def test_a_finding_is_said_and_its_remedy_trains(store: Store) -> None:
     config = PRESETS["first-run"].config.with_settings({"clip_norm": 0.001, "meta_iterations": 400})
     run_id = store.create_run(config)
