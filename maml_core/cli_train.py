@@ -18,6 +18,7 @@ from maml_core.processes import this_process
 from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.store import Store
+from maml_core.training.torchrun import Torchrun, joined
 from maml_core.training.trainer import Progress, Trainer, check_startable
 from maml_core.training.worker import train_run, trainer_of
 from maml_core.words import duration, loss
@@ -27,11 +28,23 @@ LONG_SECONDS = 60.0
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
-    """Start a run and train it to its end.
+    """Start a run and train it to its end; among processes that torchrun has started, together with the others.
 
     Raises:
         MamlError: in one sentence, why that cannot be.
     """
+    with joined() as group:
+        return _follow(group, options) if group and group.rank else _train(options, group)
+
+
+def _follow(group: Torchrun, options: argparse.Namespace) -> dict[str, Any]:
+    """Do this process's share, and say nothing: the leader does."""
+    group.follow()
+    options.json = False
+    return {}
+
+
+def _train(options: argparse.Namespace, group: Torchrun | None) -> dict[str, Any]:
     settings = parse_settings(options.settings)
     preset = options.preset or DEFAULT
     store: Store | None = None
@@ -43,12 +56,25 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         config = get_preset(preset).config.with_settings(settings)
         if config.is_on_table:
             store = Store(options.store)  # which the trainer asks for the rows
-    trainer = Trainer(config)
+    trainer = Trainer(config, group=group)
     check_startable(config, trainer)
-    _say_beforehand(trainer)
     store = store or Store(options.store)
-    run_id = store.create_run(config, preset=preset, owner=this_process())
+    begun = _begun(store, config, group)
+    if begun is not None:
+        return _go_on(store, begun, begun.config, options, group)
+    _say_beforehand(trainer)
+    tags = group.job if group else ""
+    run_id = store.create_run(config, preset=preset, owner=this_process(), tags=tags)
     return train_to_end(store, run_id, options, trainer)
+
+
+def _begun(store: Store, config: RunConfig, group: Torchrun | None) -> Run | None:
+    """What the same call of torchrun has begun, and lost a process of: it goes on instead of beginning again."""
+    if group is None:
+        return None
+    store.mark_lost()
+    same = (run for run in store.all_runs() if group.job in run.tags.split(", ") and run.config == config)
+    return next((run for run in same if run.status == "queued" or run.is_resumable), None)
 
 
 def _say_beforehand(trainer: Trainer) -> None:
@@ -65,19 +91,28 @@ def _say_beforehand(trainer: Trainer) -> None:
 
 
 def resume(options: argparse.Namespace) -> dict[str, Any]:
-    """Train a run on from its last commit.
+    """Train a run on from its last commit; among processes that torchrun has started, together with the others.
 
     Raises:
         MamlError: in one sentence, why that cannot be.
     """
-    store = Store(options.store)
-    run = store.run(options.run)
-    config = _resumed_config(run, options)
-    trainer = trainer_of(store, replace(run, config=config))
+    with joined() as group:
+        if group and group.rank:
+            return _follow(group, options)
+        store = Store(options.store)
+        run = store.run(options.run)
+        return _go_on(store, run, _resumed_config(run, options), options, group)
+
+
+def _go_on(
+    store: Store, run: Run, config: RunConfig, options: argparse.Namespace, group: Torchrun | None
+) -> dict[str, Any]:
+    trainer = trainer_of(store, replace(run, config=config), group)
     check_startable(config, trainer)  # before the run is touched: what is missing here is no fault of its own
-    store.resume(options.run, owner=this_process(), config=config if config != run.config else None)
-    is_as_it_was = store.run(options.run).iteration == run.iteration
-    return train_to_end(store, options.run, options, trainer if is_as_it_was else None)
+    store.resume(run.id, owner=this_process(), config=config if config != run.config else None)
+    if store.run(run.id).iteration != run.iteration:  # another process was quicker, and has given it back
+        trainer = trainer_of(store, store.run(run.id), group)
+    return train_to_end(store, run.id, options, trainer)
 
 
 def _resumed_config(run: Run, options: argparse.Namespace) -> RunConfig:
@@ -108,11 +143,11 @@ def _resumed_config(run: Run, options: argparse.Namespace) -> RunConfig:
     return run.config.with_settings(settings) if settings else run.config
 
 
-def train_to_end(
-    store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer | None = None
-) -> dict[str, Any]:
+def train_to_end(store: Store, run_id: str, options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     """Train a run that is this process's own, with a progress bar on stderr."""
     owner, run = this_process(), store.run(run_id)
+    if isinstance(trainer.group, Torchrun):
+        trainer.group.order(trainer)
     log_to(log_path(store.url), "terminal")
     print(f"run {run.id} ({run.name})", file=sys.stderr)
     with tqdm(total=run.meta_iterations, initial=run.iteration, unit="it", file=sys.stderr, mininterval=0.2) as bar:

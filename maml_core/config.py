@@ -97,6 +97,13 @@ class RunConfig(Spec):
     )
     meta_lr: Real = Field(0.001, gt=0, le=10, description="Adam's step size on the initialization (beta).")
     meta_batch_size: Integer = Field(25, ge=1, le=10_000, description="Tasks averaged in one meta-iteration.")
+    shards: Integer = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Parts of a meta-batch, each with tasks of its own, that processes started by torchrun share. It "
+        "decides the run's numbers; how many processes there are does not.",
+    )
     meta_iterations: Integer = Field(1000, ge=1, le=MOST_ITERATIONS, description="Updates of the initialization.")
     clip_norm: Real | None = Field(
         None, gt=0, le=1e6, description="Scale the meta-gradient down to this norm when it is longer."
@@ -182,6 +189,20 @@ class RunConfig(Spec):
         return self
 
     @model_validator(mode="after")
+    def _can_be_shared_out(self) -> Self:
+        if self.meta_batch_size % self.shards:
+            raise explained(
+                f"shards = {self.shards} is not allowed with meta_batch_size = {self.meta_batch_size}: each has as "
+                "many tasks; choose a divisor of it."
+            )
+        if self.shards > 1 and self.engine == "native":
+            raise explained(
+                f"engine = native is not allowed with shards = {self.shards}: its loop does whole meta-iterations by "
+                "itself; choose auto, which takes vectorized."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
         try:
             self.check_memory(self.parameter_count())
@@ -203,9 +224,9 @@ class RunConfig(Spec):
         """Bytes a run needs at its peak, within a factor of two: parameters, their copies, activations, tasks.
 
         Counted for the vectorized engine, which holds a copy of the parameters and their gradient per task;
-        `higher` holds one task at a time.
+        `higher` holds one task at a time, and shards come one after another.
         """
-        in_flight = 1 if self.engine == "higher" else self.meta_batch_size
+        in_flight = 1 if self.engine == "higher" else self.meta_batch_size // self.shards
         calls = self.tasks.problem.calls
         points = self.tasks.points_of(max(self.shots, self.query_shots)) * calls
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
@@ -224,7 +245,8 @@ class RunConfig(Spec):
         tasks = self.meta_batch_size
         work = 2 * self.multiplications(parameters)
         moved = 24 * parameters * tasks * (self.inner_steps + 1)
-        calls = (self.inner_steps + 1) * (tasks if self.engine == "higher" else 1) * self.tasks.problem.calls
+        sequences = tasks if self.engine == "higher" else self.shards
+        calls = (self.inner_steps + 1) * sequences * self.tasks.problem.calls
         return work / 40e9 + moved / 10e9 + 1e-4 * tensors * calls
 
     @property
@@ -314,7 +336,8 @@ class RunConfig(Spec):
 
     def to_json(self, indent: int | None = None) -> str:
         """The configuration as JSON text; `from_json` gives it back equal."""
-        return self.model_dump_json(indent=indent)
+        # Without what earlier versions do not know, so that names and keys made from the text stay what they were.
+        return self.model_dump_json(indent=indent, exclude={"shards"} if self.shards == 1 else None)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":

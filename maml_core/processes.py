@@ -14,7 +14,11 @@ import psutil
 
 def this_process() -> str:
     """The owner string of the current process: where it is, process id, and start time against reused ids."""
-    process = psutil.Process()
+    return name_of(psutil.Process())
+
+
+def name_of(process: psutil.Process) -> str:
+    """A process of this machine, as `this_process` names the current one."""
     return f"{_here()}:{process.pid}:{_started(process)}"
 
 

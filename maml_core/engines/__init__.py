@@ -9,6 +9,7 @@ from maml_core.engines.base import Engine, EngineStatus, TrainingState, initial_
 from maml_core.engines.meta_optimizer import MetaOptimizer
 from maml_core.engines.native import NativeEngine
 from maml_core.engines.reference import ReferenceEngine
+from maml_core.engines.sharded import Alone, Group, ShardedEngine, shards_of
 from maml_core.engines.vectorized import VectorizedEngine
 
 ENGINES: dict[str, type[Engine]] = {
@@ -20,13 +21,17 @@ ENGINES: dict[str, type[Engine]] = {
 
 __all__ = [
     "ENGINES",
+    "Alone",
     "AutoEngine",
     "Engine",
     "EngineStatus",
+    "Group",
     "MetaOptimizer",
     "NativeEngine",
     "ReferenceEngine",
+    "ShardedEngine",
     "TrainingState",
     "VectorizedEngine",
     "initial_state",
+    "shards_of",
 ]

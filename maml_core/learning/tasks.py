@@ -7,6 +7,7 @@ where each task is some of the rows.
 import hashlib
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -268,10 +269,11 @@ class TaskStream:
         query_shots: int,
         seed: int,
         task_set: TaskSet = TaskSet.TRAINING,
+        shard: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`task_set` keeps streams of one seed apart: training tasks are never held-out tasks."""
+        """`task_set` and `shard` keep streams of one seed apart: training tasks are never held-out tasks."""
         self.family = family
         self.meta_batch_size = meta_batch_size
         self.shots = shots
@@ -279,7 +281,7 @@ class TaskStream:
         self.device = device
         self.dtype = dtype
         self._task_set = task_set
-        self._seed = f"{task_set}:{seed}"
+        self._seed = f"{task_set}:{seed}" if shard is None else f"{task_set}:{seed}:shard {shard}"
         points = meta_batch_size * family.points_of(shots + query_shots)
         self.block_size = max(1, min(256, 2**19 // (points * family.numbers)))  # at most 8 MiB of float64, of a curve
         self._cached: tuple[int, TaskBatch] | None = None
@@ -307,6 +309,19 @@ class TaskStream:
             )
             self._cached = number, batch
         return self._cached[1]
+
+
+class ShardedStream:
+    """Several streams side by side, each with its part of every meta-batch."""
+
+    def __init__(self, streams: Sequence[TaskStream]) -> None:
+        """Those of the shards that are wanted, in order."""
+        self._streams = streams
+
+    def take(self, start: int, count: int) -> TaskBatch:
+        """As `TaskStream.take`, with the tasks of one shard after those of another."""
+        parts = [stream.take(start, count) for stream in self._streams]
+        return parts[0] if len(parts) == 1 else TaskBatch(*(torch.cat(same, 1) for same in zip(*parts, strict=True)))
 
 
 def seeded(name: str) -> torch.Generator:

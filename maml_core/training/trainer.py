@@ -12,14 +12,18 @@ from torch import Tensor
 from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.engines import (
     ENGINES,
+    Alone,
     AutoEngine,
     Engine,
     EngineStatus,
+    Group,
     MetaOptimizer,
     NativeEngine,
+    ShardedEngine,
     TrainingState,
     VectorizedEngine,
     initial_state,
+    shards_of,
 )
 from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
@@ -27,7 +31,7 @@ from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.own_model import OwnModel, brief, set_buffers
 from maml_core.learning.scale import far_from_unit
-from maml_core.learning.tasks import TaskBatch, TaskStream
+from maml_core.learning.tasks import ShardedStream, TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
 from maml_core.training.devices import resolve_device
 
@@ -69,22 +73,25 @@ class Trainer:
         pending: Tensor | None = None,
         engine_before: str | None = None,
         buffers: Mapping[str, Tensor] | None = None,
+        group: Group | None = None,
     ) -> None:
         """Start at the initialization, or go on from `state` and `pending` as a `Progress` gave them.
 
         `engine_before` is what computed the iterations before `state`, where that is known; another engine rounds
-        differently, which `notice` then says. `buffers` are those that a user's own module began with.
+        differently, which `notice` then says. `buffers` are those that a user's own module began with. A `group` of
+        processes shares out the run's shards; without one they are all this process's.
 
         Raises:
             DeviceError: the chosen device is not on this machine.
-            EngineError: the chosen engine cannot take the model.
+            EngineError: the chosen engine cannot take the model, or the shards cannot be shared out evenly.
         """
+        self.group = group or Alone()
         self.config = config
         self.model = config.network()
         set_buffers(self.model, buffers or {})
         self.device = _device_of(config, self.model)
         self.model.to(self.device)
-        self.engine = _training_engine(config, self.model)
+        self.engine = _training_engine(config, self.model, self.group)
         self._resumed_at = state.iteration if state is not None else 0
         self._engine_before = engine_before
         self.state = (
@@ -96,7 +103,7 @@ class Trainer:
         self.scale = far_from_unit(config.tasks)
         self.pace: float | None = None
         self.limit: int | None = None
-        self._stream = training_stream(config, self.device)
+        self._stream = training_stream(config, self.device, self.group)
         costly = config.tasks.is_costly
         count = held_out_count(config.meta_iterations, is_costly=costly)
         self._held_out = held_out_tasks(config, count, self.device)
@@ -135,6 +142,14 @@ class Trainer:
                 yield self._judged(self.state)
             unjudged = []
         yield from map(self._judged, unjudged)  # where the last commit was that of the last iteration
+
+    def take_part(self, state: TrainingState, count: int) -> None:
+        """Compute this process's shards of the `count` meta-iterations after `state`, for a group that another leads.
+
+        Raises:
+            EngineError: one of the other processes was lost.
+        """
+        self.engine.run(state, self._stream.take(state.iteration, count))
 
     def _judged(self, snapshot: TrainingState) -> Progress:
         """What to report of a state that is kept."""
@@ -301,6 +316,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config.check_memory(parameters)  # that of a user's own module is known only now
     seconds = config.seconds_estimate(parameters, sum(1 for _ in model.parameters()))
+    seconds /= trainer.group.size if trainer else 1
     if device.type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
             f"One meta-iteration of this run would take about {seconds:,.0f} s: at most {SECONDS_LIMIT:g} s is "
@@ -362,8 +378,10 @@ def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
     return resolve_device(config.device, config.multiplications(sum(sizes)) / sequences)
 
 
-def _training_engine(config: RunConfig, model: torch.nn.Module) -> Engine:
-    """As `make_engine`, but `auto` chooses, and the native loop gets the threads that pay."""
+def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) -> Engine:
+    """As `make_engine`, but `auto` chooses, the native loop gets the threads that pay, and a group the shards."""
+    if config.shards > 1 or group.size > 1:
+        return ShardedEngine(make_engine(config, model), config.shards, group)
     parts = _engine_parts(config)
     if config.engine not in ("auto", "native"):
         return make_engine(config, model)
@@ -410,16 +428,25 @@ def _engine_parts(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def training_stream(config: RunConfig, device: torch.device | str = "cpu") -> TaskStream:
-    """The tasks that a run is trained on."""
-    return TaskStream(
-        config.tasks,
-        meta_batch_size=config.meta_batch_size,
-        shots=config.shots,
-        query_shots=config.query_shots,
-        seed=config.seed,
-        device=device,
-    )
+def training_stream(
+    config: RunConfig, device: torch.device | str = "cpu", group: Group | None = None
+) -> TaskStream | ShardedStream:
+    """The tasks that a run is trained on; in a group, those of this process's shards."""
+
+    def stream(shard: int | None) -> TaskStream:
+        return TaskStream(
+            config.tasks,
+            meta_batch_size=config.meta_batch_size // config.shards,
+            shots=config.shots,
+            query_shots=config.query_shots,
+            seed=config.seed,
+            shard=shard,
+            device=device,
+        )
+
+    if config.shards == 1:
+        return stream(None)
+    return ShardedStream([stream(shard) for shard in shards_of(group or Alone(), config.shards)])
 
 
 def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from maml_core.config import RunConfig
-from maml_core.engines import TrainingState
+from maml_core.engines import Group, TrainingState
 from maml_core.errors import CheckpointError, EngineError, MamlError, RunBusyError, StoreAwayError, StoreError
 from maml_core.logs import LOG, log_to
 from maml_core.milestones import MetricRow
@@ -148,17 +148,17 @@ def _train_run(
         trainer.close()
 
 
-def trainer_of(store: Store, run: Run) -> Trainer:
-    """A trainer that goes on from a run's last commit.
+def trainer_of(store: Store, run: Run, group: Group | None = None) -> Trainer:
+    """A trainer that goes on from a run's last commit, together with a group of processes where there is one.
 
     Raises:
         MamlError: in one sentence, why that cannot be.
     """
     saved = store.checkpoint(run.id)
     if saved is None:
-        return Trainer(run.config)
-    checkpoint = load_checkpoint(saved, run.config)
-    return Trainer(run.config, checkpoint.state, checkpoint.pending, checkpoint.engine, checkpoint.buffers)
+        return Trainer(run.config, group=group)
+    kept = load_checkpoint(saved, run.config)
+    return Trainer(run.config, kept.state, kept.pending, kept.engine, kept.buffers, group)
 
 
 def patiently(action: Callable[[], T], what: str, should_end: Callable[[], bool] = lambda: False) -> T:

@@ -8,6 +8,7 @@ from maml_core.config import RunConfig
 from maml_core.engines import TrainingState, VectorizedEngine, initial_state
 from maml_core.errors import DeviceError
 from maml_core.learning.algorithms import ALGORITHMS
+from maml_core.learning.tasks import TaskStream
 from maml_core.training import devices
 from maml_core.training.devices import resolve_device
 from maml_core.training.trainer import Trainer, make_engine, training_stream
@@ -75,6 +76,7 @@ def on(device: str, config: RunConfig, chunks: list[int], dtype: torch.dtype) ->
     engine = make_engine(config, model, "vectorized")
     assert isinstance(engine, VectorizedEngine)
     stream = training_stream(config, device)
+    assert isinstance(stream, TaskStream)
     stream.dtype = dtype
     state, metrics = initial_state(model, engine.algorithm, averages=config.ema_decay is not None), []
     for count in chunks:
