@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from maml_core.engines.base import Engine, MetaGradient, TrainingState
 from maml_core.engines.cuda_graph import CapturedIteration
 from maml_core.engines.meta_optimizer import Vectors
+from maml_core.engines.tracing import trace
 from maml_core.errors import EngineError
 from maml_core.learning.inner_loop import Algorithm, Loss, Phi, Theta
 from maml_core.learning.tasks import TaskBatch
@@ -126,7 +126,7 @@ class VectorizedEngine(Engine):
             return piece(*arguments)
         key = piece.__name__, arguments[-1].shape, arguments[-1].dtype
         if key not in self._traced:
-            self._traced[key] = make_fx(lambda *inputs: piece(*inputs))(*arguments)  # a bound method's self would count
+            self._traced[key] = trace(piece, *arguments)
         return self._traced[key](*arguments)
 
 

@@ -37,6 +37,7 @@ from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script, no_script
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
+from tests.levels import levels
 from tests.trained import trained
 
 
@@ -164,7 +165,9 @@ def test_what_is_learned_beside_the_parameters_reaches_the_script_from_either_fi
     assert printed[0] == printed[1] != ""
 
 
-@pytest.mark.parametrize("settings", [{"model.kind": "linear"}, {"model.activation": "silu"}])
+@pytest.mark.parametrize(
+    "settings", [{"model.kind": "linear"}, pytest.param({"model.activation": "silu"}, marks=pytest.mark.slow)]
+)
 def test_the_script_adapts_with_torch_and_safetensors_alone(
     store: Store, small_config: RunConfig, tmp_path: Path, settings: dict[str, object]
 ) -> None:
@@ -420,7 +423,7 @@ def test_the_script_of_a_table_says_what_is_wrong(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", levels(FAMILIES, ["sine", "circles", "navigation"], FAMILIES))
 def test_a_run_of_every_family_is_exported_whole(store: Store, other: Store, family: str) -> None:
     model = {"model.kind": "policy"} if not parse_family({"family": family}).problem.predicts else {}
     size = {"tasks.size": 12} if "size" in FAMILIES[family].model_fields else {}

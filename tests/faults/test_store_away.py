@@ -74,7 +74,7 @@ def test_another_store_in_its_place_is_the_one_that_is_used(
         store.all_runs()
 
 
-@pytest.mark.parametrize("trouble", [moved, held])
+@pytest.mark.parametrize("trouble", [moved, pytest.param(held, marks=pytest.mark.slow)])
 def test_training_waits_for_its_store(
     store: Store,
     small_config: RunConfig,

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from maml_core.engines import tracing
 from maml_core.engines.native.ir import UnsupportedError, Value
 from maml_core.engines.native.operations import CONSTANT_FILLS, CONSTANT_TENSORS, OPERATIONS, PRODUCTS, VIEWS
 from maml_core.engines.native.writer import Writer
@@ -25,14 +25,14 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         UnsupportedError: an operation is left that cannot be lowered.
     """
     with torch.no_grad():
-        module = make_fx(lambda *given: tuple(function(*given)))(*inputs)
+        module = tracing.trace(lambda *given: tuple(function(*given)), *inputs)
         asked = _unknown(module)
         if asked or _writes(module):
             table: dict[Any, Callable[..., Any]] = {
                 target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
             }
             pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
-            module = make_fx(pure, decomposition_table=table)(*inputs)
+            module = tracing.trace(pure, *inputs, decompositions=table)
     unknown = _unknown(module)
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
         raise UnsupportedError(f"The operation {(asked or unknown)[0]} is not in the native engine's table.")
@@ -89,8 +89,7 @@ def _apply(write: Writer, node: fx.Node, values: dict[fx.Node, Any], uses: int) 
     given: Any = node.args
     if node.target in CONSTANT_FILLS:
         fill = CONSTANT_FILLS[node.target]
-        meta = node.meta.get("val", node.meta.get("tensor_meta"))
-        return write.constant(tuple(meta.shape), given[1] if fill is None else fill)  # type: ignore[union-attr]
+        return write.constant(tuple(node.meta["tensor_meta"].shape), given[1] if fill is None else fill)
     if node.target in CONSTANT_TENSORS:
         return write.constants(CONSTANT_TENSORS[node.target](*given))
     arguments: Any = fx.node.map_arg(given, values.__getitem__)
