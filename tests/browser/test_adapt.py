@@ -25,6 +25,7 @@ def run_id(server: Server) -> str:
     return trained(server, "sine", {"meta_iterations": 30})
 
 
+@pytest.mark.slow
 def test_replay_plays_without_asking_the_server(server: Server, new_tab: NewTab, run_id: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={run_id}&task=3&steps=40")

@@ -24,6 +24,7 @@ def _leave_nothing_running(server: Server) -> Iterator[None]:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_dropped_file_is_trained_on_in_three_clicks(server: Server, new_tab: NewTab) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Data")

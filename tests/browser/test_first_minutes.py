@@ -62,6 +62,7 @@ def test_the_whole_story_is_in_sight_without_scrolling_and_can_be_read(
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_screen(server: Server, new_tab: NewTab, run_id: str) -> None:
     tab = new_tab(viewport={"width": 390, "height": 800})
     main = tab.page.get_by_test_id("stMain")

@@ -8,6 +8,7 @@ import pytest
 from tests.lab import PATIENCE, Server, Tab
 
 
+@pytest.mark.slow
 def test_the_initialization_is_dragged_and_the_arrows_follow(server: Server, new_tab: Callable[..., Tab]) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Gradients")

@@ -113,6 +113,7 @@ def test_points_are_read_in_every_way_people_write_them() -> None:
     assert fit.query_loss.tolist() == fit.support_loss.tolist()
 
 
+@pytest.mark.slow
 def test_evaluation_goes_through_json_and_takes_turns() -> None:
     config = PRESETS["paper-5-shot"].config
     seen: list[float] = []

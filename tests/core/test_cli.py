@@ -192,6 +192,7 @@ def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
     assert "5/5" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp437"))]
 )

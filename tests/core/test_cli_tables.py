@@ -46,6 +46,7 @@ def test_a_file_becomes_a_run_in_one_go(store_url: str, capsys: pytest.CaptureFi
     assert by_hash["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_evaluate_says_whether_it_is_worth_it(store_url: str, capsys: pytest.CaptureFixture[str], file: Path) -> None:
     options = ("--task", "subject", "--inputs", "x0,x1", "--output", "y0")
     run_id = answer(capsys, "train", "--table", str(file), *options, *SMALL)["run"]

@@ -312,6 +312,7 @@ def test_pictures_show_paths_and_a_goal_to_move() -> None:
         assert (image.format, getattr(image, "n_frames", 1)) == ("WEBP", 4)
 
 
+@pytest.mark.slow
 def test_charts_show_returns() -> None:
     found = evaluate(CONFIG.untrained(), CONFIG, tasks=10, steps=1)
     for figure in (error_curves(found), shots_curves(found, 3)):
@@ -365,6 +366,7 @@ def test_runs_of_several_problems_stand_side_by_side(store: Store) -> None:
     assert {len(steps.grid), len(shots.grid)} == {4, len(found.shots)}
 
 
+@pytest.mark.slow
 def test_a_recipe_is_held_to_what_it_reached_without_a_whole_evaluation(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,6 +401,7 @@ def test_a_module_of_ones_own_is_tried_on_places(tmp_path: Path, monkeypatch: py
     assert trainer.state.iteration == 4
 
 
+@pytest.mark.slow
 def test_evaluate_says_at_the_command_line_what_it_did(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     run = brief(store, inner_steps=1)
     assert main(["evaluate", run.id, "--store", store.url, "--tasks", "3", "--steps", "1", "--json"]) == 0
@@ -411,6 +414,7 @@ def test_evaluate_says_at_the_command_line_what_it_did(store: Store, capsys: pyt
     assert shots_tasks(CONFIG.tasks, 600) == 40  # as many as are measured, and said
 
 
+@pytest.mark.slow
 def test_what_is_said_of_a_run_fits_control() -> None:
     far = Navigation(goal_x=Uniform(low=-50.0, high=50.0))
     assert "Goals lie up to 50 from the start, and a rollout of 100 steps goes 10 at most" in (far_from_unit(far) or "")

@@ -22,6 +22,7 @@ from maml_core.learning.tasks import (
     seeded,
 )
 from maml_core.training.trainer import Trainer
+from tests.levels import levels
 
 FUNCTIONS = {name: cls for name, cls in FAMILIES.items() if issubclass(cls, FunctionFamily)}
 
@@ -93,7 +94,7 @@ def test_drawn_parameters_keep_to_the_declared_ranges_and_moments(name: str, dat
         assert float(values.std()) == pytest.approx(std, abs=0.08 * std + tolerance)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", levels(FAMILIES, ["sine", "circles", "table"], FAMILIES))
 def test_every_family_trains(name: str) -> None:
     settings = {"engine": "vectorized", "meta_iterations": 60, "meta_lr": 0.01, "clip_norm": 10.0}
     if FAMILIES[name].problem.calls > 1:

@@ -81,6 +81,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_held_out_loss(store: Sto
         checkpoint_at(store, run, 3000)
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_computed_once_for_each_checkpoint(
     store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

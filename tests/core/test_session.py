@@ -45,6 +45,7 @@ def test_a_second_session_takes_over_the_same_worker(session: TrainingSession, s
     again.store.close()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_a_run_that_resumes_exactly(session: TrainingSession) -> None:
     config = PRESETS["sine"].config.with_settings({"meta_iterations": 600})
     straight = session.start(config)
@@ -61,7 +62,8 @@ def test_a_killed_worker_leaves_a_run_that_resumes_exactly(session: TrainingSess
     assert session.store.metrics(killed).equals(session.store.metrics(straight))
 
 
-@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_its_server(store_url: str, signal_number: signal.Signals) -> None:
     server = subprocess.Popen(
         [sys.executable, "-c", _SERVER, store_url], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}

@@ -21,6 +21,7 @@ CONFIG = RunConfig.from_dict(
     {
         "model": {"kind": "mlp", "hidden_sizes": [8]},
         "engine": "vectorized",
+        "device": "cpu",
         "meta_batch_size": 12,
         "shards": 4,
         "meta_iterations": 30,

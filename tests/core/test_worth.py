@@ -140,6 +140,7 @@ def test_what_cannot_be_measured_is_said() -> None:
         measure_worth(config.untrained(), config)
 
 
+@pytest.mark.slow
 def test_turns_cover_the_work_in_order() -> None:
     seen: list[float] = []
 

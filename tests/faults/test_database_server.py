@@ -348,6 +348,7 @@ def test_two_stores_of_one_database_are_kept_apart_by_the_options_of_their_urls(
     team.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_with_its_last_commit_is_judged_when_it_goes_on(store: Store, straight: str) -> None:
     run_id = store.create_run(CONFIG)
     run = store.claim(this_process(), run_id)
@@ -377,6 +378,7 @@ def test_a_run_that_ended_with_its_last_commit_is_judged_when_it_goes_on(store: 
     assert fingerprint(store, run_id) == straight
 
 
+@pytest.mark.slow
 def test_an_outage_makes_later_commits_no_rarer(own_server: Postgres, straight: str) -> None:
     store = Store(own_server.new_database())
     run_id = store.create_run(CONFIG)
