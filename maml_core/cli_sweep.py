@@ -92,7 +92,7 @@ def _search(options: argparse.Namespace, base: RunConfig, preset: str) -> dict[s
         raise ConfigError("--search and --grid are not allowed together: a value that stays goes into --set.")
     _check_counts(options, "trials", "seeds", "jobs")
     store = Store(options.store)
-    spans = parse_search(options.search)
+    spans = parse_search(options.search, flag="--search ")
     with closing(_workers(store, options)) as workers:
         search = Search(
             store,

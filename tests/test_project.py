@@ -160,7 +160,7 @@ PAGES_MAY_IMPORT = {
     "maml_core.evaluation.of_runs", "maml_core.evaluation.side_by_side", "maml_core.evaluation.toy",
     "maml_core.store.exchange", "maml_core.store.people", "maml_core.store.run", "maml_core.store.script",
     "maml_core.store.store", "maml_core.store.tables",
-    "maml_core.training.session", "maml_core.training.sweep",
+    "maml_core.training.search", "maml_core.training.session", "maml_core.training.sweep",
 }  # fmt: skip  # a list to be read as a whole
 ONLY = {
     "maml_core.learning.models": {"MODELS"},  # the form's choices; no network is built
@@ -169,6 +169,7 @@ ONLY = {
     "maml_core.learning.initialization": {"Initialization"},  # to pass on
     "maml_core.learning.own_images": {"training_samples"},  # what a table's tasks look like
     "maml_core.store.store": {"UNDO_SECONDS"},
+    "maml_core.training.search": {"parse_search"},
 }
 
 

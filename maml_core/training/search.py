@@ -59,8 +59,10 @@ class Span:
         return json.loads(suggested) if self.values else suggested
 
 
-def parse_search(pairs: Iterable[str]) -> dict[str, Span]:
+def parse_search(pairs: Iterable[str], *, flag: str = "") -> dict[str, Span]:
     """`["inner_lr=log:1e-4:0.3", "shots=5:20", "model.activation=relu,tanh"]` as spans by field.
+
+    `flag` is what stands before a pair where it is typed, as messages quote it.
 
     Raises:
         ConfigError: a pair has no such form, its ends are in the wrong order, or a field stands twice.
@@ -69,9 +71,9 @@ def parse_search(pairs: Iterable[str]) -> dict[str, Span]:
     for pair in pairs:
         name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not name or not text:
-            raise _unclear(pair)
+            raise _unclear(flag + pair)
         if name in spans:
-            raise ConfigError(f"--search {name} stands twice: give all that it may be at once.")
+            raise ConfigError(f"{flag}{name} stands twice: give all that it may be at once.")
         is_log, ends = text.startswith("log:"), text.removeprefix("log:").split(":")
         if len(ends) == 1 and not is_log:
             spans[name] = Span(values=tuple(values_of(text)))
@@ -79,17 +81,19 @@ def parse_search(pairs: Iterable[str]) -> dict[str, Span]:
         try:
             low, high = (float(end) for end in ends)
         except ValueError:
-            raise _unclear(pair) from None
+            raise _unclear(flag + pair) from None
         if not (math.isfinite(low) and math.isfinite(high) and low < high) or (is_log and low <= 0):
             rule = "above 0 and in order" if is_log else "finite and in order"
-            raise ConfigError(f"--search {pair} is not allowed: its two ends must be {rule}.")
+            raise ConfigError(f"{flag}{pair} is not allowed: its two ends must be {rule}.")
         spans[name] = Span(low, high, is_log, all(end.strip().lstrip("+-").isdigit() for end in ends))
+    if not spans:
+        raise ConfigError(f"A search needs at least one {flag}FIELD=RANGE, such as inner_lr=log:1e-4:0.3.")
     return spans
 
 
 def _unclear(pair: str) -> ConfigError:
     return ConfigError(
-        f"--search {pair} is not allowed: it must be FIELD=LOW:HIGH, FIELD=log:LOW:HIGH or FIELD=VALUE,VALUE,..., such "
+        f"{pair} is not allowed: it must be FIELD=LOW:HIGH, FIELD=log:LOW:HIGH or FIELD=VALUE,VALUE,..., such "
         "as inner_lr=log:1e-4:0.3."
     )
 
@@ -134,7 +138,7 @@ class Search:
         self._refused = 0
         for field, span in spans.items():
             if field == "seed":
-                raise ConfigError("--search seed is not allowed: nobody can choose luck; --seeds N takes N of them.")
+                raise ConfigError("seed cannot be searched for: nobody can choose luck; ask for several in each trial.")
             self.base.with_settings({field: span.values[0] if span.values else _middle(span)})
             if span.is_whole:
                 with suppress(ConfigError):  # 1:10 of what takes halves, too, is no whole number
@@ -161,9 +165,14 @@ class Search:
                 self._asked = None
             return not self._running
 
-    def work(self, ensure_workers: Callable[[], None], report: Callable[["Search"], None]) -> None:
-        """Call `step` until the search is over."""
-        while not patiently(self.step, self.name):
+    def work(
+        self,
+        ensure_workers: Callable[[], None],
+        report: Callable[["Search"], None],
+        should_end: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Call `step` until the search is over, or `should_end` says so."""
+        while not should_end() and not patiently(self.step, self.name, should_end):
             patiently(ensure_workers, self.name)
             patiently(lambda: report(self), self.name)
             time.sleep(LOOK_SECONDS)

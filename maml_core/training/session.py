@@ -27,6 +27,8 @@ from maml_core.store.people import Person
 from maml_core.store.run import ACTIVE
 from maml_core.store.store import Store
 from maml_core.training.background import Background
+from maml_core.training.driver import Driver
+from maml_core.training.search import Search, Span
 from maml_core.training.sweep import Sweep, open_sweep
 from maml_core.training.trainer import check_startable
 
@@ -40,6 +42,7 @@ FLEET_END_SECONDS = 25.0
 
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
+_DRIVERS: dict[tuple[str, str, str], Driver] = {}  # of searches, by store, name and who has asked
 _STARTED: set[subprocess.Popen[bytes]] = set()  # kept so that ended ones are reaped
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
@@ -122,6 +125,27 @@ class TrainingSession:
         opened = open_sweep(self.store, base, grid, preset=preset)
         self.ensure_workers()
         return opened
+
+    def search(
+        self, base: RunConfig, spans: Mapping[str, Span], *, trials: int, seeds: int, prunes: bool, preset: str | None
+    ) -> Driver:
+        """Have Optuna choose settings in the background; the same search asked for again goes on.
+
+        Raises:
+            ConfigError: Optuna is not installed, or a name is that of no setting.
+        """
+        at_once = max(1, self.limit // seeds)
+        options: dict[str, Any] = {"trials": trials, "seeds": seeds, "at_once": at_once, "prunes": prunes}
+        search = Search(self.store, base, spans, preset=preset, **options)
+        name = self.store.url, search.name, self.store.person.name if self.store.person else ""
+        if name in _DRIVERS:
+            _DRIVERS[name].stop()  # it may be asked for more trials
+        _DRIVERS[name] = Driver(search, self.ensure_workers)
+        return _DRIVERS[name]
+
+    def drivers(self) -> list[Driver]:
+        """The searches that this server drives, or has driven, in this store; the newest first."""
+        return [driver for (url, *_), driver in reversed(list(_DRIVERS.items())) if url == self.store.url]
 
     def resume(self, run_id: str, *, steps: int | None = None) -> None:
         """Queue a run that was paused, stopped or interrupted.

@@ -1,4 +1,4 @@
-"""A grid of runs, asked for in the browser."""
+"""Many runs at once, asked for in the browser: a grid of settings, or a search by Optuna."""
 
 import streamlit as st
 
@@ -6,12 +6,18 @@ from maml_core.config import RunConfig
 from maml_core.errors import MamlError
 from maml_core.presets import DEFAULT, PRESETS
 from maml_core.store.run import Run
+from maml_core.training.search import parse_search
 from maml_core.training.session import TrainingSession
 from maml_core.training.sweep import ASK_FROM, grid_configs, parse_grid
+from pages.components.frame import following
 from pages.components.markup import as_text
 
-EXAMPLE = "inner_lr=0.003,0.01,0.03\nseed=0,1,2"
+GRID, SEARCH = "Every combination", "Search by Optuna"
+GRID_EXAMPLE = "inner_lr=0.003,0.01,0.03\nseed=0,1,2"
+SEARCH_EXAMPLE = "inner_lr=log:0.001:0.1\ninner_steps=1:5"
 MOST_OFFERED = 20
+MOST_TRIALS, MOST_SEEDS = 1000, 20
+WATCH_SECONDS = 2.0
 
 
 def _base(run: Run) -> str:
@@ -19,8 +25,11 @@ def _base(run: Run) -> str:
 
 
 def sweep_form(session: TrainingSession) -> None:
-    """Settings to combine, how many runs that makes, and the button that starts them."""
-    with st.expander("Train a grid of runs", icon=":material/grid_on:"):
+    """What the runs have in common, what varies, and the button that starts them."""
+    with st.expander("Train many runs", icon=":material/grid_on:"):
+        way = st.segmented_control(
+            "How settings are chosen", [GRID, SEARCH], default=GRID, key="sweep-way", label_visibility="collapsed"
+        )
         offered: dict[str, tuple[RunConfig, str | None]] = {
             f"preset {preset.title}": (preset.config, name) for name, preset in PRESETS.items()
         }
@@ -35,33 +44,104 @@ def sweep_form(session: TrainingSession) -> None:
             key="sweep-base",
             help="A preset, or one of the newest runs.",
         )
-        text = st.text_area(
-            "Settings to combine",
-            EXAMPLE,
-            key="sweep-grid",
-            height=110,
-            help="A line for each setting, by its name at the command line: FIELD=VALUE,VALUE,... Every combination is "
-            "a run. `meta_iterations=2000` on a line of its own makes all of them shorter.",
-        )
-        base, preset = offered[chosen]
         try:
-            grid = parse_grid(line for line in text.splitlines() if line.strip())
-            count = len(grid_configs(base, grid))
+            (_search if way == SEARCH else _grid)(session, *offered[chosen])
         except MamlError as error:
             st.error(as_text(str(error)), icon=":material/error:")
-            return
-        means_it = count < ASK_FROM or st.checkbox(f"Yes, start {count:,} runs")
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            if st.button(f"Train {count:,} runs", icon=":material/play_arrow:", type="primary", disabled=not means_it):
-                try:
-                    opened = session.sweep(base, grid, preset=preset)
-                except MamlError as error:
-                    st.error(as_text(str(error)), icon=":material/error:")
-                    return
-                st.query_params["runs"] = ",".join(opened.run_ids)
-                st.rerun()
-            st.caption(
-                "What is there already is not trained again, so seeds can be added later. At the command line: "
-                "`python -m maml_core sweep`.",
-                width="content",
-            )
+    if session.drivers():
+        _searches(session)
+
+
+def _grid(session: TrainingSession, base: RunConfig, preset: str | None) -> None:
+    text = st.text_area(
+        "Settings to combine",
+        GRID_EXAMPLE,
+        key="sweep-grid",
+        height=110,
+        help="A line for each setting, by its name at the command line: FIELD=VALUE,VALUE,... Every combination is "
+        "a run. `meta_iterations=2000` on a line of its own makes all of them shorter.",
+    )
+    grid = parse_grid(line for line in text.splitlines() if line.strip())
+    count = len(grid_configs(base, grid))
+    means_it = count < ASK_FROM or st.checkbox(f"Yes, start {count:,} runs")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if st.button(f"Train {count:,} runs", icon=":material/play_arrow:", type="primary", disabled=not means_it):
+            opened = session.sweep(base, grid, preset=preset)
+            st.query_params["runs"] = ",".join(opened.run_ids)
+            st.rerun()
+        st.caption(
+            "What is there already is not trained again, so seeds can be added later. At the command line: "
+            "`python -m maml_core sweep`.",
+            width="content",
+        )
+
+
+def _search(session: TrainingSession, base: RunConfig, preset: str | None) -> None:
+    text = st.text_area(
+        "Settings to search",
+        SEARCH_EXAMPLE,
+        key="search-spans",
+        height=110,
+        help="A line for each setting, by its name at the command line: FIELD=LOW:HIGH, FIELD=log:LOW:HIGH or "
+        "FIELD=VALUE,VALUE,... A setting with one value, such as `meta_iterations=2000`, is that in all runs.",
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        trials = st.number_input("Trials", 1, MOST_TRIALS, 20, key="search-trials", width=130)
+        seeds = st.number_input(
+            "Runs in each",
+            1,
+            MOST_SEEDS,
+            1,
+            key="search-seeds",
+            width=130,
+            help="Runs that differ in the seed alone; what counts is the mean of their best held-out losses.",
+        )
+        prunes = st.toggle(
+            "Stop hopeless ones",
+            key="search-prunes",
+            help="End a trial whose held-out loss is above the median of earlier ones at the same iteration.",
+        )
+    spans = parse_search(line for line in text.splitlines() if line.strip())
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if st.button(f"Search with {trials:,} trials", icon=":material/travel_explore:", type="primary"):
+            session.search(base, spans, trials=trials, seeds=seeds, prunes=prunes, preset=preset)
+        st.caption(
+            "Optuna chooses what to try next. The search ends with this server, and goes on when it is asked for "
+            "again. At the command line: `python -m maml_core sweep --search`.",
+            width="content",
+        )
+
+
+def _compare(name: str) -> None:
+    """Have the page show the runs with that tag."""
+    st.query_params.pop("runs", None)
+    st.session_state["search"] = name
+
+
+def _searches(session: TrainingSession) -> None:
+    """How far the searches of this server have come."""
+    is_watched = any(not driver.is_over for driver in session.drivers())
+
+    @st.fragment(run_every=WATCH_SECONDS if is_watched else None)
+    @following
+    def shown() -> None:
+        for driver in session.drivers():
+            name = driver.search.name
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                state = "" if not driver.is_over else " (over)"
+                st.markdown(f"**{as_text(name)}**{state}: {as_text(driver.progress())}", width="content")
+                icon, key = ":material/stacked_line_chart:", f"{name}-{driver.started_by}"
+                if st.button("Compare its runs", key=f"compare-{key}", icon=icon, on_click=_compare, args=(name,)):
+                    st.rerun()
+                is_theirs = session.store.may_change(driver.started_by)
+                if not driver.is_over and st.button(
+                    "End the search", key=f"end-{key}", icon=":material/stop:", disabled=not is_theirs
+                ):
+                    driver.stop()
+                    st.rerun()
+            if driver.trouble:
+                st.error(as_text(driver.trouble), icon=":material/error:")
+        if is_watched and all(driver.is_over for driver in session.drivers()):
+            st.rerun()
+
+    shown()

@@ -14,8 +14,11 @@ from maml_core.processes import this_process
 from maml_core.store.base import Saved, Snapshot
 from maml_core.store.store import Store
 from maml_core.training import search as module
+from maml_core.training.driver import Driver
 from maml_core.training.search import Search, Span, parse_search
 from maml_core.training.worker import train_run
+from maml_core.words import loss
+from tests.conftest import wait_for
 
 CONFIG = RunConfig(meta_iterations=10, meta_batch_size=2, shots=3, query_shots=3, engine="vectorized")
 RATES = parse_search(["inner_lr=log:1e-3:0.1"])
@@ -187,3 +190,39 @@ def test_the_command_line_searches(
     ):
         assert cli.main([*search, *extra]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_server_drives_a_search_in_the_background(store: Store) -> None:
+    def driver(trials: int) -> Driver:
+        return Driver(Search(store, CONFIG, RATES, trials=trials), lambda: train_what_is_queued(store))
+
+    first = driver(2)
+    wait_for(lambda: first.is_over)
+    assert first.trouble == ""
+    best = min(run.best_loss or math.inf for run in store.all_runs())
+    assert first.progress().startswith(f"2 of 2 trials; the best so far {loss(best)} on held-out tasks, with inner_lr")
+    endless = driver(10_000)
+    wait_for(lambda: len(endless.trials) > 3)
+    endless.stop()
+    assert endless.is_over
+    count = len(store.all_runs())
+    assert 2 < count < 10_000
+    again = driver(count)
+    wait_for(lambda: again.is_over)
+    assert len(store.all_runs()) == count  # it went on with the same study, which was full
+
+
+def test_a_search_that_ends_early_says_why(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(store, CONFIG, RATES, trials=3)
+
+    def fail(_: Search) -> bool:
+        raise ConfigError("The ranges are wrong.")
+
+    monkeypatch.setattr(Search, "step", fail)
+    driver = Driver(search, lambda: None)
+    wait_for(lambda: driver.is_over)
+    assert driver.trouble == "The ranges are wrong."
+    monkeypatch.setattr(Search, "step", lambda _: 1 / 0)
+    driver = Driver(search, lambda: None)
+    wait_for(lambda: driver.is_over)
+    assert driver.trouble.startswith("The search ended because of a bug in the lab (ZeroDivisionError)")

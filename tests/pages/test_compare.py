@@ -5,6 +5,7 @@ import pytest
 from maml_core.config import RunConfig
 from maml_core.store.run import Run
 from maml_core.store.store import Store
+from tests.conftest import wait_for
 from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained
 
@@ -89,3 +90,30 @@ def test_a_grid_that_breaks_a_rule_gets_a_sentence(several: list[Run]) -> None:
     page.checkbox[0].check().run()
     (start,) = (button for button in page.button if button.label == "Train 300 runs")
     assert not start.disabled
+
+
+def test_a_search_is_asked_for_watched_and_compared(store: Store, several: list[Run]) -> None:
+    page = open_page("pages/5_Compare.py")
+    page.session_state["sweep-way"] = "Search by Optuna"
+    page.run()
+    base = next(option for option in page.selectbox(key="sweep-base").options if several[0].id in option)
+    page.selectbox(key="sweep-base").select(base).run()
+    for text, sentence in (
+        ("inner_lr", "inner_lr is not allowed: it must be FIELD=LOW:HIGH"),
+        (" ", "at least one FIELD"),
+    ):
+        page.text_area(key="search-spans").input(text).run()
+        assert not page.exception
+        assert sentence in said(page.error[0])
+    page.text_area(key="search-spans").input("speed=1:2").run()
+    press(page, "Search with 20 trials")
+    assert "speed" in said(page.error[0])
+    page.text_area(key="search-spans").input("inner_lr=log:0.001:0.1").run()
+    page.number_input(key="search-trials").set_value(2).run()
+    press(page, "Search with 2 trials")
+    wait_for(lambda: sum(run.tags.startswith("search-") and run.status == "finished" for run in store.all_runs()) == 2)
+    page.run()
+    wait_for(lambda: any("2 of 2 trials" in text.value for text in page.run().markdown))
+    press(page, "Compare its runs")
+    assert query(page, "search").startswith("search-")
+    assert len(page.dataframe[0].value) == 2
