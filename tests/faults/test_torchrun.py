@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -38,9 +38,12 @@ def started(*options: str, config: dict[str, object] | None = None) -> Iterator[
     try:
         yield process
     finally:
-        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            child.kill()
-        process.communicate()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.kill()
+            process.communicate()
 
 
 def workers(agent: subprocess.Popen[str]) -> dict[int, psutil.Process]:
