@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError
-from maml_core.evaluation.compare import comparison, grouped, said
+from maml_core.evaluation.compare import comparison, grouped
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.store.store import Store
 from maml_core.training.ray_fleet import RayFleet
@@ -21,7 +21,7 @@ from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession, default_limit
 from maml_core.training.sweep import ASK_FROM, Sweep, grid_configs, open_sweep, parse_grid
 from maml_core.training.worker import patiently
-from maml_core.words import loss
+from maml_core.words import loss, said
 
 LOOK_SECONDS = 0.5
 

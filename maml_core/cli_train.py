@@ -56,24 +56,24 @@ def _train(options: argparse.Namespace, group: Torchrun | None) -> dict[str, Any
         config = get_preset(preset).config.with_settings(settings)
         if config.is_on_table:
             store = Store(options.store)  # which the trainer asks for the rows
+    tags = group.job if group else ""
+    if tags:
+        store = store or Store(options.store)
+        begun = _begun(store, config, tags)
+        if begun is not None:
+            return _go_on(store, begun, config, options, group)
     trainer = Trainer(config, group=group)
     check_startable(config, trainer)
-    store = store or Store(options.store)
-    begun = _begun(store, config, group)
-    if begun is not None:
-        return _go_on(store, begun, begun.config, options, group)
     _say_beforehand(trainer)
-    tags = group.job if group else ""
+    store = store or Store(options.store)
     run_id = store.create_run(config, preset=preset, owner=this_process(), tags=tags)
     return train_to_end(store, run_id, options, trainer)
 
 
-def _begun(store: Store, config: RunConfig, group: Torchrun | None) -> Run | None:
+def _begun(store: Store, config: RunConfig, job: str) -> Run | None:
     """What the same call of torchrun has begun, and lost a process of: it goes on instead of beginning again."""
-    if group is None:
-        return None
     store.mark_lost()
-    same = (run for run in store.all_runs() if group.job in run.tags.split(", ") and run.config == config)
+    same = (run for run in store.all_runs() if job in run.tags.split(", ") and run.config == config)
     return next((run for run in same if run.status == "queued" or run.is_resumable), None)
 
 

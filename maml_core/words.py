@@ -1,7 +1,9 @@
 """Numbers as people write them, and what people write as text."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 _HIDDEN = dict.fromkeys((*range(32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
 _KEPT = {ord(mark): mark for mark in "\n\t"}
@@ -63,3 +65,10 @@ def duration(seconds: float) -> str:
 def finite(values: Iterable[float]) -> list[float | None]:
     """Numbers for JSON, which has no NaN and no infinity: null stands for "diverged"."""
     return [value if math.isfinite(value) else None for value in values]
+
+
+def said(value: Any) -> str:
+    """A setting's value, short."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

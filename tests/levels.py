@@ -4,12 +4,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 
 
 def levels(
     cases: Iterable[Any], each_time: Collection[Any] | Callable[[Any], bool], slow: Collection[Any] = ()
-) -> list[ParameterSet]:
+) -> list[Any]:
     """Cases for `parametrize`: some run each time, some with the slow tests, all others nightly.
 
     >>> [len(case.marks) for case in levels([("a", 1), ("b", 2)], [("a", 1)])]

@@ -22,13 +22,7 @@ class AutoEngine(Engine):
 
     def __init__(self, vectorized: VectorizedEngine, native: NativeEngine | None) -> None:
         """Without a `native` engine, because it cannot take the run or is not worth it, it is the vectorized one."""
-        super().__init__(
-            vectorized.model,
-            inner=vectorized.inner,
-            meta_optimizer=vectorized.meta_optimizer,
-            algorithm=vectorized.algorithm,
-            problem=vectorized.problem,
-        )
+        super().__init__(vectorized.model, **vectorized.parts)
         self._vectorized = vectorized
         self._native = native
         self._chosen: Engine | None = None if native else vectorized

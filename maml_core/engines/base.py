@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,12 @@ class Engine(ABC):
 
     def _set_up(self) -> None:  # noqa: B027
         """Make what the engine keeps of its own."""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What it was told beside the model, for another engine of the same run."""
+        names = "inner", "meta_optimizer", "algorithm", "problem"
+        return {name: getattr(self, name) for name in names}
 
     @property
     def status(self) -> EngineStatus:

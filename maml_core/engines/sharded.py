@@ -79,13 +79,7 @@ class ShardedEngine(Engine):
         Raises:
             EngineError: the shards cannot be shared out evenly.
         """
-        super().__init__(
-            engine.model,
-            inner=engine.inner,
-            meta_optimizer=engine.meta_optimizer,
-            algorithm=engine.algorithm,
-            problem=engine.problem,
-        )
+        super().__init__(engine.model, **engine.parts)
         self._engine = engine
         self._group = group
         self._own = len(shards_of(group, shards))
@@ -94,10 +88,6 @@ class ShardedEngine(Engine):
     def status(self) -> EngineStatus:
         """The engine that computes each shard."""
         return self._engine.status
-
-    def prepare(self, tasks: TaskBatch) -> None:
-        """Do ahead what the first of this process's shards `[tasks, points, features]` would wait for."""
-        self._engine.prepare(self._shard(tasks, 0))
 
     def close(self) -> None:
         """Release background resources."""

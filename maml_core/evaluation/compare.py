@@ -20,7 +20,7 @@ from maml_core.evaluation.remembered import Remembered
 from maml_core.store.archive import Losses
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.words import loss
+from maml_core.words import loss, said
 
 FIGURES = {
     "best": "Best on held-out tasks",
@@ -125,13 +125,6 @@ def _name(runs: Sequence[Run], settings: Mapping[str, Any]) -> str:
         name.rpartition(".")[2] if name.startswith(("tasks.", "model.")) else name: v for name, v in settings.items()
     }
     return ", ".join(f"{name} {said(value)}" for name, value in told.items())
-
-
-def said(value: Any) -> str:
-    """A setting's value, short."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def curves(store: Store, groups: Sequence[Group], *, spread: str = "std", smoothing: float = 0.9) -> list[Curve]:

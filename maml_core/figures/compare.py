@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maml_core.evaluation.compare import Curve, Importance, said
+from maml_core.evaluation.compare import Curve, Importance
 from maml_core.figures.style import (
     FAINT,
     GROUP_COLORS,
@@ -23,6 +23,7 @@ from maml_core.figures.style import (
     rounded,
     thin,
 )
+from maml_core.words import said
 
 MOST_SINGLES = 60
 """Runs of all groups together up to which each is drawn by itself, faintly."""

@@ -117,6 +117,11 @@ class TaskBatch(NamedTuple):
     query_y: Tensor
 
     @classmethod
+    def joined(cls, parts: Sequence["TaskBatch"], dimension: int = 0) -> "TaskBatch":
+        """Several batches as one, side by side in that dimension."""
+        return parts[0] if len(parts) == 1 else cls(*(torch.cat(same, dimension) for same in zip(*parts, strict=True)))
+
+    @classmethod
     def split(cls, x: Tensor, y: Tensor, shots: int) -> "TaskBatch":
         """The first `shots` points of x and y `[..., points, features]` as support, all others as query."""
         support_x, support_y, query_x, query_y = (
@@ -294,7 +299,7 @@ class TaskStream:
             length = min(count, self.block_size - offset)
             parts.append(self._block(block).at(slice(offset, offset + length)))
             start, count = start + length, count - length
-        return parts[0] if len(parts) == 1 else TaskBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        return TaskBatch.joined(parts)
 
     def _block(self, number: int) -> TaskBatch:
         if self._cached is None or self._cached[0] != number:
@@ -321,7 +326,7 @@ class ShardedStream:
     def take(self, start: int, count: int) -> TaskBatch:
         """As `TaskStream.take`, with the tasks of one shard after those of another."""
         parts = [stream.take(start, count) for stream in self._streams]
-        return parts[0] if len(parts) == 1 else TaskBatch(*(torch.cat(same, 1) for same in zip(*parts, strict=True)))
+        return TaskBatch.joined(parts, 1)
 
 
 def seeded(name: str) -> torch.Generator:

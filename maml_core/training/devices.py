@@ -3,6 +3,8 @@
 import functools
 import os
 import platform
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -80,3 +82,8 @@ def _make_exact() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+
+
+def software() -> str:
+    """What decides a run's numbers besides the library's own code, and must be alike on machines that share it."""
+    return f"Python {sys.version_info.major}.{sys.version_info.minor} and torch {version('torch')}"

@@ -1,14 +1,12 @@
 """A search that a server drives in the background, for whoever looks at it."""
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from maml_core.errors import MamlError
 from maml_core.training.search import Search, Trial
-from maml_core.words import loss
+from maml_core.words import loss, said
 
 LOG = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class Driver:
             varied = {
                 name: value for name, value in done[0].settings.items() if len(self.search.spans[name].values) != 1
             }
-            settings = ", ".join(f"{name} = {_short(value)}" for name, value in varied.items())
+            settings = ", ".join(f"{name} = {said(value)}" for name, value in varied.items())
             text += f"; the best so far {loss(done[0].value)} on held-out tasks, with {settings}"
         return text
 
@@ -60,7 +58,3 @@ class Driver:
 
     def _look(self, search: Search) -> None:
         self.trials = search.results()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else json.dumps(value).strip('"')

@@ -9,13 +9,13 @@ import platform
 import subprocess
 import sys
 import threading
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maml_core.errors import ConfigError
 from maml_core.processes import child_environment
 from maml_core.store.store import Store
+from maml_core.training.devices import software
 
 if TYPE_CHECKING:
     import ray
@@ -71,7 +71,7 @@ class RayFleet:
         for complaint in filter(None, self._ray.get(done)):
             raise ConfigError(complaint)
         while len(self._working) < self.limit:
-            self._working.append(self._task.remote(self.store.url, self.store.database.name, _software()))
+            self._working.append(self._task.remote(self.store.url, self.store.database.name, software()))
 
     def close(self) -> None:
         """End the workers, which give back what they train, and leave the cluster."""
@@ -82,11 +82,11 @@ class RayFleet:
         self._ray.shutdown()
 
 
-def _work(url: str, name: str, software: str) -> str:
+def _work(url: str, name: str, asked_with: str) -> str:
     """A worker beside one of Ray's processes, which is its parent; what keeps it from being started, if anything."""
-    if _software() != software:
+    if software() != asked_with:
         return (
-            f"The machine {platform.node()} has {_software()}, and the one that asks has {software}: their numbers "
+            f"The machine {platform.node()} has {software()}, and the one that asks has {asked_with}: their numbers "
             "would differ. Install the same on both."
         )
     command = [sys.executable, "-m", "maml_core.training.worker", "--store", name, "--parent", str(os.getpid())]
@@ -100,11 +100,6 @@ def _work(url: str, name: str, software: str) -> str:
         worker.terminate()
         worker.wait()
     return ""
-
-
-def _software() -> str:
-    """What decides the numbers besides the library's own code, which Ray carries along."""
-    return f"Python {sys.version_info.major}.{sys.version_info.minor} and torch {version('torch')}"
 
 
 def _is_running() -> bool:

@@ -6,11 +6,9 @@ chunk from which state; they compute their shards, and know no store.
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import psutil
@@ -23,6 +21,7 @@ from maml_core.engines import TrainingState
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.table import Table, find, keep
 from maml_core.processes import name_of
+from maml_core.training.devices import software
 from maml_core.training.trainer import Trainer
 
 _PATIENCE = timedelta(minutes=30)
@@ -117,10 +116,9 @@ class Torchrun:
         Raises:
             ConfigError: they have other versions.
         """
-        mine = f"Python {sys.version_info.major}.{sys.version_info.minor} and torch {version('torch')}"
         found: list[Any] = [None] * self.size
         with self._watched():
-            dist.all_gather_object(found, mine)
+            dist.all_gather_object(found, software())
         if len(set(found)) > 1:
             raise ConfigError(
                 f"The processes that torchrun has started have different versions ({'; '.join(sorted(set(found)))}): "

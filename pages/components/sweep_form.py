@@ -52,16 +52,23 @@ def sweep_form(session: TrainingSession) -> None:
         _searches(session)
 
 
+def _lines(label: str, example: str, *, key: str, rule: str) -> list[str]:
+    """What somebody has written, a setting a line."""
+    rule = f"A line for each setting, by its name at the command line: {rule}"
+    text = st.text_area(label, example, key=key, height=110, help=rule)
+    return [line for line in text.splitlines() if line.strip()]
+
+
 def _grid(session: TrainingSession, base: RunConfig, preset: str | None) -> None:
-    text = st.text_area(
-        "Settings to combine",
-        GRID_EXAMPLE,
-        key="sweep-grid",
-        height=110,
-        help="A line for each setting, by its name at the command line: FIELD=VALUE,VALUE,... Every combination is "
-        "a run. `meta_iterations=2000` on a line of its own makes all of them shorter.",
+    grid = parse_grid(
+        _lines(
+            "Settings to combine",
+            GRID_EXAMPLE,
+            key="sweep-grid",
+            rule="FIELD=VALUE,VALUE,... Every combination is a run. `meta_iterations=2000` on a line of its own makes "
+            "all of them shorter.",
+        )
     )
-    grid = parse_grid(line for line in text.splitlines() if line.strip())
     count = len(grid_configs(base, grid))
     means_it = count < ASK_FROM or st.checkbox(f"Yes, start {count:,} runs")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -77,13 +84,12 @@ def _grid(session: TrainingSession, base: RunConfig, preset: str | None) -> None
 
 
 def _search(session: TrainingSession, base: RunConfig, preset: str | None) -> None:
-    text = st.text_area(
+    lines = _lines(
         "Settings to search",
         SEARCH_EXAMPLE,
         key="search-spans",
-        height=110,
-        help="A line for each setting, by its name at the command line: FIELD=LOW:HIGH, FIELD=log:LOW:HIGH or "
-        "FIELD=VALUE,VALUE,... A setting with one value, such as `meta_iterations=2000`, is that in all runs.",
+        rule="FIELD=LOW:HIGH, FIELD=log:LOW:HIGH or FIELD=VALUE,VALUE,... A setting with one value, such as "
+        "`meta_iterations=2000`, is that in all runs.",
     )
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         trials = st.number_input("Trials", 1, MOST_TRIALS, 20, key="search-trials", width=130)
@@ -101,7 +107,7 @@ def _search(session: TrainingSession, base: RunConfig, preset: str | None) -> No
             key="search-prunes",
             help="End a trial whose held-out loss is above the median of earlier ones at the same iteration.",
         )
-    spans = parse_search(line for line in text.splitlines() if line.strip())
+    spans = parse_search(lines)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if st.button(f"Search with {trials:,} trials", icon=":material/travel_explore:", type="primary"):
             session.search(base, spans, trials=trials, seeds=seeds, prunes=prunes, preset=preset)

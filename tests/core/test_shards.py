@@ -1,5 +1,6 @@
 """Meta-batches in shards: the numbers of the whole, and the same bits for any number of processes."""
 
+import re
 import threading
 
 import pytest
@@ -12,8 +13,12 @@ from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.image_tables import signs
 from maml_core.learning.table import keep
 from maml_core.presets import config_for_images
+from maml_core.processes import this_process
 from maml_core.store.store import Store
+from maml_core.training.devices import software
+from maml_core.training.torchrun import Torchrun
 from maml_core.training.trainer import Trainer, make_engine, training_stream
+from maml_core.training.worker import train_run
 from tests.conftest import PATIENCE, at_once
 from tests.trained import trained
 
@@ -151,3 +156,30 @@ def test_shards_cost_the_memory_of_one_and_a_run_without_reads_as_before() -> No
     assert RunConfig.from_json(whole.to_json()) == whole
     assert RunConfig.from_json(CONFIG.to_json()) == CONFIG
     assert Alone().gather(torch.ones(2, 3)).shape == (2, 3)
+
+
+def test_processes_of_different_versions_are_refused_with_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Torchrun(0, 2)
+
+    def gather(found: list[str], mine: str, other: str) -> None:
+        found[:] = [mine, other]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, mine: gather(found, mine, mine))
+    group.check_alike()
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, mine: gather(found, mine, "torch 1.0"))
+    with pytest.raises(ConfigError, match=re.escape(f"different versions ({software()}; torch 1.0): install the same")):
+        group.check_alike()
+
+
+def test_a_run_that_has_lost_a_process_is_interrupted_with_a_sentence(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "all_gather", fail)
+    run = store.run(store.create_run(CONFIG, owner=this_process()))
+    trainer = Trainer(CONFIG, group=Torchrun(0, 2))
+    assert train_run(store, run, this_process(), trainer=trainer) == "interrupted"
+    assert "A process that trains this run with others was lost" in store.run(run.id).message

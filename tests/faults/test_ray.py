@@ -17,6 +17,7 @@ from maml_core.cli import main
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training import ray_fleet
+from maml_core.training.devices import software
 from tests.conftest import wait_for
 from tests.faults.test_database_server import fingerprint
 from tests.lab import free_port
@@ -164,9 +165,7 @@ def test_machines_with_other_software_are_refused_with_both_named(
 ) -> None:
     assert main(["sweep", *SETTINGS, "--on", "ray"]) == 2
     said = capsys.readouterr().err
-    assert (
-        f"The machine {socket.gethostname()} has {ray_fleet._software()}, and the one that asks has Python 2.7" in said
-    )
+    assert f"The machine {socket.gethostname()} has {software()}, and the one that asks has Python 2.7" in said
     assert len(fake.done) == 3  # one for each processor
 
 

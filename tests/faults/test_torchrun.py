@@ -85,8 +85,6 @@ def test_a_lost_process_is_started_again_and_the_run_goes_on(store: Store, rank:
         workers(agent)[rank].send_signal(signal.SIGKILL)
         said, _ = agent.communicate(timeout=400)
     assert agent.returncode == 0, said
-    if rank:  # the leader says so, unless torchrun is quicker to end those who follow
-        assert "A process that trains this run with others was lost" in said
     assert fingerprint(store, only_run(store).id) == fingerprint(store, alone.id)
 
 
