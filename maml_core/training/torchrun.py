@@ -6,15 +6,19 @@ chunk from which state; they compute their shards, and know no store.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from maml_core.config import RunConfig
 from maml_core.engines import TrainingState
@@ -148,6 +152,35 @@ class Torchrun:
             ) from error
 
 
+def fresh_store(store: Store, rank: int, size: int) -> Store:
+    """A part of the store that nobody has written to before these `size` processes met.
+
+    torchrun starts lost processes again with the store of those before them, in which gloo would find addresses where
+    nobody listens any more. How often each machine was started again, the machines may count differently. So rank 0
+    makes up a name, and tells it in answer to what only a living process can have asked.
+
+    Raises:
+        RuntimeError: a process did not come.
+    """
+    own = uuid4().hex
+    if rank:
+        store.set(f"asks/{rank}", own)
+        store.wait([f"answer/{own}"], _PATIENCE)
+        name = store.get(f"answer/{own}").decode()
+        store.add(f"met/{name}", 1)
+    else:
+        name = own
+        deadline = time.monotonic() + _PATIENCE.total_seconds()
+        while store.add(f"met/{name}", 0) < size - 1:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not all of the {size} came")
+            for other in range(1, size):
+                if store.check([f"asks/{other}"]):
+                    store.set(f"answer/{store.get(f'asks/{other}').decode()}", name)
+            time.sleep(0.02)
+    return PrefixStore(name, store)
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Torchrun | None]:
     """The group that torchrun has started this process in; None without torchrun.
@@ -161,8 +194,13 @@ def joined() -> Iterator[Torchrun | None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
-    group = Torchrun(dist.get_rank(), dist.get_world_size())
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+        store = fresh_store(store, rank, size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except RuntimeError as error:
+        raise EngineError(f"The processes that torchrun has started did not find each other: {error}") from error
+    group = Torchrun(rank, size)
     try:
         group.check_alike()
         yield group

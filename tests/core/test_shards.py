@@ -2,9 +2,11 @@
 
 import re
 import threading
+import time
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from maml_core.config import RunConfig
@@ -16,7 +18,7 @@ from maml_core.presets import config_for_images
 from maml_core.processes import this_process
 from maml_core.store.store import Store
 from maml_core.training.devices import software
-from maml_core.training.torchrun import Torchrun
+from maml_core.training.torchrun import Torchrun, fresh_store
 from maml_core.training.trainer import Trainer, make_engine, training_stream
 from maml_core.training.worker import train_run
 from tests.conftest import PATIENCE, at_once
@@ -183,3 +185,20 @@ def test_a_run_that_has_lost_a_process_is_interrupted_with_a_sentence(
     trainer = Trainer(CONFIG, group=Torchrun(0, 2))
     assert train_run(store, run, this_process(), trainer=trainer) == "interrupted"
     assert "A process that trains this run with others was lost" in store.run(run.id).message
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_processes_that_are_started_again_do_not_meet_those_before_them(late: int) -> None:
+    store = dist.HashStore()  # type: ignore[attr-defined]  # in torch's pages, not in its __all__
+    for start in range(2):
+        met: dict[int, list[bytes]] = {}
+
+        def meet(rank: int, start: int = start, met: dict[int, list[bytes]] = met) -> None:
+            if rank == late:  # until then the others could find what those before them have left
+                time.sleep(0.3)
+            part = fresh_store(store, rank, 3)
+            part.set(str(rank), f"{start}")
+            met[rank] = [part.get(str(other)) for other in range(3)]
+
+        at_once(3, meet)
+        assert met == dict.fromkeys(range(3), [b"%d" % start] * 3)

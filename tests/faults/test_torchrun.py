@@ -69,7 +69,7 @@ def begun(store: Store, iteration: int) -> bool:
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.nightly)])
 def test_any_number_of_processes_gives_the_same_bits(store: Store, processes: int) -> None:
     alone = trained(store, CONFIG)
-    with started("--nproc-per-node", str(processes)) as agent:
+    with started("--master-port", str(free_port()), "--nproc-per-node", str(processes)) as agent:
         said, _ = agent.communicate(timeout=400)
     assert agent.returncode == 0, said
     assert said.count("finished after 300 iterations") == 1  # those who follow say nothing
@@ -80,7 +80,7 @@ def test_any_number_of_processes_gives_the_same_bits(store: Store, processes: in
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.nightly)])
 def test_a_lost_process_is_started_again_and_the_run_goes_on(store: Store, rank: int) -> None:
     alone = trained(store, CONFIG)
-    with started("--nproc-per-node", "2", "--max-restarts", "2") as agent:
+    with started("--standalone", "--nproc-per-node", "2", "--max-restarts", "2") as agent:
         wait_for(lambda: begun(store, 20), 300)
         workers(agent)[rank].send_signal(signal.SIGKILL)
         said, _ = agent.communicate(timeout=400)
@@ -105,7 +105,7 @@ def test_two_hosts_lose_a_process_and_the_run_goes_on(store: Store) -> None:
 
 
 def test_what_cannot_be_shared_out_gets_a_sentence_and_no_run(store: Store) -> None:
-    with started("--nproc-per-node", "2", config={"shards": 1}) as agent:
+    with started("--standalone", "--nproc-per-node", "2", config={"shards": 1}) as agent:
         said, _ = agent.communicate(timeout=400)
     assert agent.returncode == 1
     assert "shards = 1 cannot be shared out among 2 processes: set shards = 2 or a multiple of it" in said
