@@ -22,7 +22,8 @@ _SETTINGS = "fsync=off", "shared_buffers=16MB", "max_connections=200", "listen_a
 class Postgres:
     """A cluster in a folder of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None, log_folder: Path | None = None) -> None:
+        """All of it in one folder, and what it writes ahead of its tables in another, where they are given."""
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         found = shutil.which("initdb") or (programs[-1] if programs else None)
         if found is None:
@@ -31,17 +32,21 @@ class Postgres:
                 pytest.fail(reason)
             pytest.skip(reason)
         self._bin = Path(found).parent
-        self.folder = Path(tempfile.mkdtemp(prefix="maml-postgres-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="maml-postgres-"))
         self._as: list[str] = []
         if os.geteuid() == 0:  # the server refuses to be run by root
             owner = pwd.getpwnam("postgres")
-            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+            for own in filter(None, (self.folder, log_folder)):
+                os.chown(own, owner.pw_uid, owner.pw_gid)
             self._as = ["runuser", "-u", "postgres", "--"]
         self.port = free_port()
         secret = self.folder / "password"
         secret.write_text(PASSWORD, encoding="utf-8")
         secret.chmod(0o644)
-        self._run("initdb", "-D", str(self.data), "-U", "lab", "-A", "scram-sha-256", f"--pwfile={secret}", "-N")
+        options = ["-D", str(self.data), "-U", "lab", "-A", "scram-sha-256", f"--pwfile={secret}", "-N"]
+        if log_folder is not None:
+            options.append(f"--waldir={log_folder / 'wal'}")
+        self._run("initdb", *options)
         settings = "\n".join((*_SETTINGS, f"port={self.port}", f"unix_socket_directories='{self.folder}'", ""))
         self._run_in("bash", "-c", f"cat >> {self.data}/postgresql.conf", text=settings)
         self.start()

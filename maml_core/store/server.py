@@ -59,10 +59,12 @@ _REMEDIES = {
     "not permitted to log in": "the server's role may not do that: have it granted",
     "sslmode": "see what the URL says of SSL",
     "SSL": "see what the URL says of SSL",
-    "No space left": "the server's disk is full; free some space and resume",
+    "53100": "the server's disk is full; free some space and resume",
     "too many": "the server has no connection left: end other programs, or raise its max_connections",
 }
-_LASTING = [sign for sign in _REMEDIES if sign not in ("No space left", "too many")]
+"""By what an error says, or by its SQLSTATE: what a server says depends on its language."""
+
+_LASTING = [sign for sign in _REMEDIES if sign not in ("53100", "too many")]
 
 
 def is_server(url: str) -> bool:
@@ -93,7 +95,7 @@ def trouble(url: str, error: sa.exc.DBAPIError) -> StoreError:
         remedy = _REMEDIES["too many"] if "too many" in reason else "see that its server runs, and try again"
         return StoreAwayError(f"The store {shown(url)} cannot be reached ({reason}): {remedy}.")
     for sign, remedy in _REMEDIES.items():
-        if sign in reason:
+        if sign in reason or sign == state:
             return StoreError(f"The store {shown(url)} cannot be used ({reason}): {remedy}.")
     return StoreError(f"The store {shown(url)} cannot be used ({reason}).")
 

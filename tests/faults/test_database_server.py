@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -22,6 +24,7 @@ from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, StoreAwayError, StoreError
 from maml_core.processes import this_process
 from maml_core.store import base, ownership, server
+from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.database import Database
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
@@ -178,6 +181,85 @@ def test_a_host_that_is_lost_inside_a_transaction_holds_nobody_up_and_its_run_go
         child.join()
         assert "no longer its own" in told["end"]
     assert fingerprint(store, run_id) == straight
+
+
+class Disk:
+    """A small one of its own, in memory."""
+
+    def __init__(self) -> None:
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("only root may mount a disk, on Linux")
+        self.folder = Path(tempfile.mkdtemp(prefix="maml-disk-"))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", self.folder], check=True)
+
+    def fill(self) -> None:
+        with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def make_room(self) -> None:
+        (self.folder / "ballast").unlink()
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", self.folder], check=True)
+        self.folder.rmdir()
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    small = Disk()
+    yield small
+    small.close()
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_the_server_interrupts_with_a_sentence_and_training_goes_on_later(
+    disk: Disk, straight: str
+) -> None:
+    server = Postgres(disk.folder)
+    store = Store(server.new_database())
+    run_id = store.create_run(CONFIG)
+    with training(store, run_id) as ends:
+        disk.fill()
+    ((status, message),) = cast("list[tuple[str, str]]", ends)
+    assert status == "interrupted"
+    assert "the server's disk is full; free some space and resume" in message
+    disk.make_room()
+    at, saved = store.run(run_id).iteration, store.checkpoint(run_id)
+    assert saved is not None
+    assert load_checkpoint(saved, CONFIG).state.iteration == at
+    store.release(run_id, this_process(), status, message)
+    store.set_pace(run_id, None)
+    store.resume(run_id)
+    run = store.claim(this_process(), run_id)
+    assert run is not None
+    train_run(store, run, this_process())
+    assert fingerprint(store, run_id) == straight
+    store.close()
+    server.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_because_its_disk_is_full_is_waited_for(disk: Disk, straight: str) -> None:
+    server = Postgres(log_folder=disk.folder)
+    store = Store(server.new_database())
+    run_id = store.create_run(CONFIG)
+    with training(store, run_id) as ends:
+        disk.fill()
+        with suppress(psycopg.OperationalError):
+            server.sql("SELECT pg_switch_wal()")
+            server.sql("CREATE TABLE more ()")
+        wait_for(lambda: not (server.data / "postmaster.pid").exists())  # it has tried to go on, and given up
+        with pytest.raises(StoreAwayError):
+            store.all_runs()
+        disk.make_room()
+        server.start()
+        assert store.run(run_id).status == "running"
+        store.set_pace(run_id, None)
+    assert ends == [None]
+    assert fingerprint(store, run_id) == straight
+    store.close()
+    server.close()
 
 
 @contextmanager
