@@ -16,14 +16,15 @@ from tests.lab import free_port
 
 PASSWORD = "open-sesame-7"
 
-_SETTINGS = "fsync=off", "shared_buffers=16MB", "max_connections=200", "listen_addresses='127.0.0.1'"
+_SETTINGS = "fsync=off", "shared_buffers=16MB", "max_connections=200"
 
 
 class Postgres:
     """A cluster in a folder of its own."""
 
-    def __init__(self, folder: Path | None = None, log_folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, log_folder: Path | None = None, address: str = "127.0.0.1") -> None:
         """All of it in one folder, and what it writes ahead of its tables in another, where they are given."""
+        self._address = address
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         found = shutil.which("initdb") or (programs[-1] if programs else None)
         if found is None:
@@ -47,8 +48,10 @@ class Postgres:
         if log_folder is not None:
             options.append(f"--waldir={log_folder / 'wal'}")
         self._run("initdb", *options)
-        settings = "\n".join((*_SETTINGS, f"port={self.port}", f"unix_socket_directories='{self.folder}'", ""))
+        listens = f"listen_addresses='127.0.0.1,{address}'"
+        settings = "\n".join((*_SETTINGS, listens, f"port={self.port}", f"unix_socket_directories='{self.folder}'", ""))
         self._run_in("bash", "-c", f"cat >> {self.data}/postgresql.conf", text=settings)
+        self._run_in("bash", "-c", f"echo host all all samenet scram-sha-256 >> {self.data}/pg_hba.conf")
         self.start()
 
     @property
@@ -62,7 +65,7 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "-t", "120", "stop")
 
     def url(self, name: str) -> str:
-        return f"postgresql://lab:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://lab:{PASSWORD}@{self._address}:{self.port}/{name}"
 
     def new_database(self) -> str:
         """The URL of an empty one."""

@@ -22,7 +22,7 @@ from maml_core import processes
 from maml_core.cli import main
 from maml_core.config import RunConfig
 from maml_core.errors import RunBusyError, StoreAwayError, StoreError
-from maml_core.processes import this_process
+from maml_core.processes import is_alive, this_process
 from maml_core.store import base, ownership, server
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.database import Database
@@ -183,14 +183,20 @@ def test_a_host_that_is_lost_inside_a_transaction_holds_nobody_up_and_its_run_go
     assert fingerprint(store, run_id) == straight
 
 
+def _allowed(*command: str) -> None:
+    """What only root may do, and not on every machine."""
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"{' '.join(command)}: {getattr(error, 'stderr', error)}")
+
+
 class Disk:
     """A small one of its own, in memory."""
 
     def __init__(self) -> None:
-        if sys.platform != "linux" or os.geteuid() != 0:
-            pytest.skip("only root may mount a disk, on Linux")
         self.folder = Path(tempfile.mkdtemp(prefix="maml-disk-"))
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", self.folder], check=True)
+        _allowed("mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(self.folder))
 
     def fill(self) -> None:
         with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
@@ -201,7 +207,7 @@ class Disk:
         (self.folder / "ballast").unlink()
 
     def close(self) -> None:
-        subprocess.run(["umount", "--lazy", self.folder], check=True)
+        _allowed("umount", "--lazy", str(self.folder))
         self.folder.rmdir()
 
 
@@ -278,6 +284,83 @@ def working(url: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+class Host:
+    """A machine of its own, with its own process ids, that one cable joins to this one: namespaces of Linux."""
+
+    def __init__(self) -> None:
+        self._name = f"maml-{os.getpid()}"
+        self._cable = f"m{os.getpid()}"
+        net = f"10.203.{os.getpid() % 250}"
+        self.address_here = f"{net}.1"
+        _allowed("ip", "netns", "add", self._name)
+        _allowed("ip", "link", "add", self._cable, "type", "veth", "peer", "name", "cable", "netns", self._name)
+        _allowed("ip", "address", "add", f"{net}.1/30", "dev", self._cable)
+        _allowed("ip", "-n", self._name, "address", "add", f"{net}.2/30", "dev", "cable")
+        _allowed("ip", "-n", self._name, "link", "set", "cable", "up")
+        self.plug_in()
+
+    def plug_in(self) -> None:
+        _allowed("ip", "link", "set", self._cable, "up")
+
+    def pull_the_plug(self) -> None:
+        _allowed("ip", "link", "set", self._cable, "down")
+
+    @contextmanager
+    def working(self, url: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`work` on that host; it ends with its process."""
+        inside = ["ip", "netns", "exec", self._name, "unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        command = [*inside, sys.executable, "-m", "maml_core", "work", "--jobs", "1"]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"MAML_STORE": url}, stdout=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        _allowed("ip", "link", "delete", self._cable)
+        _allowed("ip", "netns", "delete", self._name)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    other = Host()
+    yield other
+    other.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [False, True], ids=["cut off", "killed"])
+def test_a_run_of_a_host_that_cannot_be_reached_goes_on_elsewhere(host: Host, straight: str, is_killed: bool) -> None:
+    server = Postgres(address=host.address_here)
+    store = Store(server.new_database())
+    run_id = store.create_run(CONFIG)
+    store.set_pace(run_id, PACE)
+    with host.working(store.url) as process:
+        wait_for(lambda: store.run(run_id).iteration > 20)
+        assert is_alive(store.run(run_id).owner or "") is None
+        if is_killed:
+            process.kill()
+        else:
+            host.pull_the_plug()
+        assert store.run(run_id).status == "running"  # nobody here can tell yet
+        wait_for(lambda: store.run(run_id).status == "queued")
+        run = store.claim(this_process(), run_id)
+        assert run is not None
+        assert 20 < run.iteration < CONFIG.meta_iterations
+        store.set_pace(run_id, None)
+        train_run(store, store.run(run_id), this_process())
+        assert fingerprint(store, run_id) == straight
+        if not is_killed:
+            host.plug_in()
+            other = store.create_run(CONFIG)  # of which it hears where it is back, and has let the first one go
+            wait_for(lambda: store.run(other).status == "finished")
+            assert fingerprint(store, other) == straight
+    assert fingerprint(store, run_id) == straight
+    store.close()
+    server.close()
 
 
 def worker_of(store: Store, run_id: str) -> psutil.Process | None:
