@@ -30,7 +30,7 @@ from maml_core.learning.problems import Regression
 from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
 from maml_core.training.trainer import Trainer, make_engine, training_stream
-from tests.core.native_cases import Compiled, Function
+from tests.core.native_cases import ARM64, Compiled, Function, Lowered, run_on_arm64
 from tests.core.starts import FOMAML
 from tests.levels import levels
 
@@ -114,14 +114,17 @@ OPERATION_CASES: dict[str, Case] = {
 }  # fmt: skip  # a table
 
 
-@pytest.fixture(scope="module", params=DTYPES, ids=str)
-def compiled(request: pytest.FixtureRequest) -> tuple[Compiled, torch.dtype]:
-    dtype = request.param
-    cases = [
+def operation_cases(dtype: torch.dtype) -> list[tuple[Function, list[Tensor]]]:
+    """Each with numbers of its own."""
+    return [
         (function, [numbers(shape, 7 * i + k, dtype) for k, shape in enumerate(shapes)])
         for i, (function, shapes) in enumerate(OPERATION_CASES.values())
     ]
-    return Compiled(cases), dtype
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def compiled(request: pytest.FixtureRequest) -> tuple[Compiled, torch.dtype]:
+    return Compiled(operation_cases(request.param)), request.param
 
 
 @pytest.mark.parametrize("number", range(len(OPERATION_CASES)), ids=list(OPERATION_CASES))
@@ -553,6 +556,17 @@ def test_each_width_of_vectors_gives_the_same_to_rounding(compiler: str, width: 
     native = Compiled(cases, extra, compiler)
     for number in range(len(cases)):
         torch.testing.assert_close(native.run(number), native.expected(number), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_operation_gives_on_arm64_what_torch_gives_here(dtype: torch.dtype) -> None:
+    for program in ARM64:
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on this machine")
+    lowered = Lowered(operation_cases(dtype))
+    for number, found in enumerate(run_on_arm64(lowered, *ARM64)):
+        torch.testing.assert_close(found, lowered.expected(number), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.slow

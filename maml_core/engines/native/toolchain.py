@@ -26,7 +26,7 @@ from maml_core.errors import EngineError
 MAX_FILES = 64
 MAX_BYTES = 64 * 2**20
 
-_FLAGS = [
+LASTING_FLAGS = [
     "-std=c++17",
     "-O3",
     "-fPIC",
@@ -38,6 +38,8 @@ _FLAGS = [
     "-fno-rtti",
     "-w",
 ]
+"""What every compiler is told, whatever it compiles for."""
+
 _SLEEF = {64: ("f16", "d8"), 32: ("f8", "d4"), 16: ("f4", "d2")}
 """What Sleef calls its functions, by bytes in a vector, for float and double."""
 
@@ -194,7 +196,7 @@ def flags(program: Program) -> list[str]:
     tuned = ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else ["-mcpu=native"]
     tuned += ["-mprefer-vector-width=512"] if width == 64 else []
     sleef = _sleef_suffix(width, is_double="typedef double T;" in program.source) if program.uses_maths else None
-    return [*_FLAGS, *tuned, *([f"-DSLEEF={sleef}"] if sleef else [])]
+    return [*LASTING_FLAGS, *tuned, *([f"-DSLEEF={sleef}"] if sleef else [])]
 
 
 def vector_bytes() -> int:
