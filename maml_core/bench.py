@@ -5,6 +5,7 @@ shared machine drifts. Only ratios within one run of this benchmark mean anythin
 """
 
 import json
+import math
 import os
 import resource
 import statistics
@@ -21,12 +22,15 @@ from maml_core.config import RunConfig
 from maml_core.engines import initial_state
 from maml_core.engines.native import NativeEngine
 from maml_core.errors import EngineError
+from maml_core.peers import CHUNK, JaxLoop
 from maml_core.presets import get_preset
 from maml_core.training.trainer import make_engine, training_stream
 
 ENGINE_NAMES = ("higher", "vectorized", "native")
 ON_CUDA = "vectorized, CUDA"
 """What is measured beside them where there is such a device."""
+PEER = "JAX"
+"""What is measured beside them where that is asked for."""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sine": ("sine", {}),
     "paper-10-shot, 1 step": ("paper-10-shot", {}),
@@ -64,15 +68,23 @@ def _is_taken_by_native(config: RunConfig) -> bool:
     return True
 
 
-def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
-    """Measure every engine on `config`, in interleaved rounds."""
+def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[Result]:
+    """Measure every engine on `config`, in interleaved rounds; with `peers`, JAX's loop where it is stated, too.
+
+    Raises:
+        EngineError: JAX computes something else.
+    """
     names: tuple[str, ...] = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
     if config.tasks.problem.calls > 1 or not _is_taken_by_native(config):
         names = tuple(name for name in names if name != "native")
+    if peers and _is_stated_in_jax(config):
+        names = (*names, PEER)
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
         workers = {name: _Process(config, name, environment) for name in names}
         ready = {name: worker.ask() for name, worker in workers.items()}
+        if PEER in names:
+            check_alike(ready["vectorized"]["error"], ready[PEER]["error"])
         rates: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, worker in workers.items():
@@ -97,6 +109,26 @@ def compare(config: RunConfig, rounds: int = 5) -> list[Result]:
         )
         for name in names
     ]
+
+
+def _is_stated_in_jax(config: RunConfig) -> bool:
+    try:
+        JaxLoop.check(config)
+    except EngineError:
+        return False
+    return True
+
+
+def check_alike(ours: float, peers: float) -> None:
+    """Refuse to compare speeds of loops that compute different things: the query loss after two meta-iterations.
+
+    Raises:
+        EngineError: they do.
+    """
+    if not math.isclose(ours, peers, rel_tol=1e-3):
+        raise EngineError(
+            f"JAX's loop comes to a query loss of {peers:.6g}, and ours to {ours:.6g}: not the same maths."
+        )
 
 
 def scaling(engine: str = "vectorized") -> dict[str, list[dict[str, Any]]]:
@@ -157,22 +189,32 @@ def _measure(engine_name: str, config: RunConfig) -> None:
     device = "cuda" if engine_name == ON_CUDA else "cpu"
     model = config.network().to(device)
     stream = training_stream(config, device)
+    is_peer = engine_name == PEER
+    if is_peer:
+        _keep_to_one_core()
     began = time.perf_counter()
-    engine = make_engine(config, model, "vectorized" if engine_name == ON_CUDA else engine_name)
-    state, metrics = engine.run(initial_state(model, engine.algorithm), stream.take(0, 2))
-    metrics.cpu()  # a GPU is not done when it has been asked
-    print(json.dumps({"ready_seconds": time.perf_counter() - began}), flush=True)
-    count = 2
+    engine = make_engine(config, model, engine_name if engine_name in ENGINE_NAMES else "vectorized")
+    loop = JaxLoop(config, engine.inner, engine.meta_optimizer) if is_peer else engine
+    count = CHUNK if is_peer else 2
+    state, metrics = loop.run(initial_state(model, engine.algorithm), stream.take(0, count))
+    error = float(metrics[1, 1])  # which a GPU is asked for: it is not done when it has been told to begin
+    print(json.dumps({"ready_seconds": time.perf_counter() - began, "error": error}), flush=True)
     for _ in sys.stdin:
         done, began = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - began) < ROUND_SECONDS:
-            if done:
+            if done and not is_peer:
                 count = max(1, min(2560, int(done / elapsed * ROUND_SECONDS / 3)))
-            state, metrics = engine.run(state, stream.take(state.iteration, count))
+            state, metrics = loop.run(state, stream.take(state.iteration, count))
             metrics.cpu()
             done += count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(json.dumps({"rate": done / elapsed, "peak_mib": peak}), flush=True)
+
+
+def _keep_to_one_core() -> None:
+    """As `torch.set_num_threads(1)` does it for torch; before JAX is imported."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 if __name__ == "__main__":

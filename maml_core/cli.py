@@ -23,12 +23,13 @@ from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_r
 from maml_core.cli_train import resume, train, train_to_end
 from maml_core.cli_work import add_work_options, work
 from maml_core.config import MOST_ITERATIONS, RunConfig
-from maml_core.errors import MamlError, StoreError
+from maml_core.errors import ConfigError, MamlError, StoreError
 from maml_core.evaluation.of_runs import At, checkpoint_at
 from maml_core.evaluation.rivals import RIVAL_NAMES
 from maml_core.learning.own_model import brief, own_models
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.logs import LOG, log_to
+from maml_core.peers import has_jax
 from maml_core.presets import DEFAULT, PRESETS, REPORT_TASKS, get_preset
 from maml_core.processes import this_process
 from maml_core.store.database import log_path, store_url
@@ -142,6 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--scaling", action="store_true", help="also measure how cost grows with tasks, shots, steps, width"
     )
+    command.add_argument("--peers", action="store_true", help="also measure the same loop in JAX, if that is installed")
     return parser
 
 
@@ -301,9 +303,11 @@ def _presets(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    if options.peers and not has_jax():
+        raise ConfigError("--peers is not allowed without JAX: install it with `pip install jax`.")
     results: dict[str, Any] = {}
     for case, (preset, settings) in CASES.items():
-        rows = compare(get_preset(preset).config.with_settings(settings))
+        rows = compare(get_preset(preset).config.with_settings(settings), peers=options.peers)
         results[case] = [asdict(row) for row in rows]
         if not options.json:
             print(f"{case}\n{'engine':<16} {'it/s':>9} {'ratio':>7} {'ready s':>8} {'warm s':>7} {'MiB':>6}")

@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
     {
         "figures",
         "bench",
+        "peers",
         "cli",
         "cli_adapt",
         "cli_compare",
@@ -56,6 +57,8 @@ NEIGHBORS = {
     ("lessons", "presets"),
     ("glossary", "config"),
     ("cli", "bench"),
+    ("cli", "peers"),
+    ("bench", "peers"),
     ("cli", "cli_adapt"),
     ("cli", "cli_compare"),
     ("cli", "cli_sweep"),

@@ -1,9 +1,14 @@
+"""The benchmark: that it measures, and that what it compares computes the same."""
+
 import os
 
 import pytest
 
-from maml_core.bench import ENGINE_NAMES, _Process
+from maml_core import cli, peers
+from maml_core.bench import ENGINE_NAMES, PEER, _Process, check_alike, compare
 from maml_core.config import RunConfig
+from maml_core.errors import EngineError
+from maml_core.peers import JaxLoop
 
 
 @pytest.mark.slow
@@ -15,3 +20,30 @@ def test_a_measuring_process_answers(small_config: RunConfig) -> None:
         assert answer["rate"] > 0
         assert answer["peak_mib"] > 50
         process.end()
+
+
+@pytest.mark.slow
+def test_a_loop_of_jax_computes_the_same_and_is_measured_beside_ours(small_config: RunConfig) -> None:
+    results = {result.engine: result for result in compare(small_config, rounds=1, peers=True)}
+    assert set(results) == {*ENGINE_NAMES, PEER}  # `compare` itself refuses what does not come to the same loss
+    assert results[PEER].iterations_per_second > results["higher"].iterations_per_second
+
+
+def test_loops_that_come_to_different_losses_are_not_compared() -> None:
+    check_alike(1.0, 1.0005)
+    with pytest.raises(EngineError, match="not the same maths"):
+        check_alike(1.0, 1.01)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"algorithm": "maml"}, {"clip_norm": 1.0}, {"model.activation": "silu"}, {"tasks.family": "circles"}]
+)
+def test_what_is_not_stated_in_jax_is_not_measured(small_config: RunConfig, settings: dict[str, object]) -> None:
+    with pytest.raises(EngineError, match="is stated for"):
+        JaxLoop.check(small_config.with_settings(settings))
+
+
+def test_peers_without_jax_gets_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    assert cli.main(["bench", "--peers"]) == 2
+    assert "install it with `pip install jax`" in capsys.readouterr().err
