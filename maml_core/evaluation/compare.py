@@ -9,10 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import signal, stats
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.inspection import permutation_importance
-from sklearn.model_selection import KFold
 
 from maml_core.config import RunConfig
 from maml_core.errors import StoreError
@@ -145,10 +141,12 @@ def _smooth(values: np.ndarray, smoothing: float) -> np.ndarray:
     """A moving average of logarithms, as losses are drawn: a meta-batch that blows up is no hill of a hundred rows."""
     if not smoothing or not len(values):
         return values
+    from scipy.signal import lfilter  # a second to import, for those who compare
+
     logs = np.log(values.clip(min=1e-30))
     # The average whose weights add up to one from the first row on, as pandas' ewm has it.
     keep = smoothing ** np.arange(1, len(logs) + 1)
-    averages: np.ndarray = np.exp(signal.lfilter([1 - smoothing], [1, -smoothing], logs) / (1 - keep))
+    averages: np.ndarray = np.exp(lfilter([1 - smoothing], [1, -smoothing], logs) / (1 - keep))
     return averages
 
 
@@ -253,7 +251,9 @@ def _difference(group: Group, other: Group, values: Mapping[str, float]) -> tupl
     mean = float(differences.mean())
     if len(shared) < 2:
         return mean, "one seed only", 1
-    half = float(stats.t.ppf(0.975, len(shared) - 1) * differences.std(ddof=1) / len(shared) ** 0.5)
+    from scipy.special import stdtrit  # Student's t, without all the other distributions
+
+    half = float(stdtrit(len(shared) - 1, 0.975) * differences.std(ddof=1) / len(shared) ** 0.5)
     return mean, f"{mean - half:+.3g} to {mean + half:+.3g}", len(shared)
 
 
@@ -311,6 +311,10 @@ def importance(frame: pd.DataFrame) -> Importance | None:
         places = frame[name].map(_place)
         order = {value: number for number, value in enumerate(sorted(set(places), key=lambda v: (str(type(v)), v)))}
         columns.append(places.map(order).to_numpy(dtype=float))
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+    from sklearn.model_selection import KFold
+
     settings = np.stack(columns, axis=1)
     falls, predicted = np.zeros(len(names)), np.zeros(len(values))
     for seen, left_out in KFold(5, shuffle=True, random_state=0).split(settings):
