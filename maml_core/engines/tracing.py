@@ -1,35 +1,106 @@
-"""A function on tensors as a flat list of operations."""
+"""A function on tensors as a flat list of operations.
 
-import threading
+Torch's own way to one (`make_fx`) imports its compiler for that, which takes longer than all the rest of a cold start.
+What is wanted of it here is little: no symbolic shapes, no fake tensors. So the operations are noted as they are done,
+below `vmap` and derivatives, which have been taken apart by then (pytorch.org/docs, torch.utils._python_dispatch).
+"""
+
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, fx
-from torch.fx.experimental import proxy_tensor
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
-_ONE_AT_A_TIME = threading.Lock()
+aten = torch.ops.aten
+Decompositions = Mapping[Any, Callable[..., Any]]
 
 
-def trace(
-    function: Callable[..., Any], *inputs: Any, decompositions: Mapping[Any, Callable[..., Any]] | None = None
-) -> fx.GraphModule:
+class Trace:
+    """The operations of a function on inputs of certain shapes."""
+
+    def __init__(self, module: fx.GraphModule, form: Any) -> None:
+        """What `trace` found: from the tensors in the inputs to those in the outputs, which have this form."""
+        self.module = module
+        self._form = form
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the function gives for other inputs of these shapes."""
+        return tree_unflatten(self.module(*_tensors_in(inputs)), self._form)
+
+
+def trace(function: Callable[..., Any], *inputs: Any, decompositions: Decompositions | None = None) -> Trace:
     """The operations of `function` on inputs like these; what has a decomposition is taken apart.
 
-    With each of them torch notes an empty copy of what it gives, in a mode made anew each time. That takes most of the
-    time, and nobody asks for it: what is noted beside it, as `tensor_meta`, says as much.
+    Inputs and outputs are tensors, or named tuples and dictionaries of them; what else is in the inputs is kept as it
+    is. Each operation's node says the shape of what it gives.
     """
-    mine, note = threading.get_ident(), proxy_tensor.extract_val
+    recorder = _Recorder(decompositions or {})
+    for number, tensor in enumerate(_tensors_in(inputs)):
+        recorder.nodes[tensor] = recorder.graph.placeholder(f"given_{number}")
+    with recorder:
+        outputs = function(*inputs)
+    leaves, form = tree_flatten(outputs)
+    recorder.graph.output(recorder.as_nodes(leaves))
+    recorder.graph.eliminate_dead_code()
+    return Trace(fx.GraphModule(recorder.constants, recorder.graph), form)
 
-    def note_if_others_want_it(value: Any, *arguments: Any, **options: Any) -> Any:
-        if isinstance(value, Tensor) and threading.get_ident() == mine:
-            return None
-        return note(value, *arguments, **options)
 
-    with _ONE_AT_A_TIME:
-        proxy_tensor.extract_val = note_if_others_want_it  # type: ignore[assignment]
-        try:
-            table = dict(decompositions or {})
-            # Not the function itself: of a bound method, self would count as an input.
-            return proxy_tensor.make_fx(lambda *given: function(*given), decomposition_table=table)(*inputs)
-        finally:
-            proxy_tensor.extract_val = note
+def _tensors_in(inputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor)]
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes each operation that is done, as a node of a graph."""
+
+    def __init__(self, decompositions: Decompositions) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self.nodes: Any = WeakTensorKeyDictionary()  # by tensor
+        self.constants = nn.Module()
+        self._decompositions = decompositions
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nobody compiles this, so torch's compiler need not be imported to be told not to."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with self:  # what it is made of is noted in its place
+            rule = self._decompositions.get(func)
+            found = NotImplemented if rule is None else rule(*args, **kwargs)
+            if found is NotImplemented:
+                found = func.decompose(*args, **kwargs)
+        if found is not NotImplemented:
+            return found
+        if func is aten.lift_fresh.default:  # a constant: what is done to it must not last until the next call
+            func = aten.lift_fresh_copy.default
+        node = self.graph.call_function(func, self.as_nodes(args), self.as_nodes(kwargs))
+        found = func(*args, **kwargs)
+        if isinstance(found, Tensor):
+            self._note(found, node)
+        elif isinstance(found, tuple | list):
+            for number, each in enumerate(found):
+                if isinstance(each, Tensor):
+                    self._note(each, self.graph.call_function(operator.getitem, (node, number)))
+        return found
+
+    def as_nodes(self, values: Any) -> Any:
+        """The same, with nodes for tensors."""
+        return tree_map_only(Tensor, self._node_of, values)
+
+    def _note(self, tensor: Tensor, node: fx.Node) -> None:
+        self.nodes[tensor] = node
+        node.meta["shape"] = tensor.shape
+
+    def _node_of(self, tensor: Tensor) -> fx.Node:
+        if tensor not in self.nodes:  # the function has it from elsewhere
+            name = f"constant_{len(list(self.constants.buffers()))}"
+            self.constants.register_buffer(name, tensor)
+            self.nodes[tensor] = self.graph.get_attr(name)
+        found: fx.Node = self.nodes[tensor]
+        return found

@@ -25,14 +25,14 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
         UnsupportedError: an operation is left that cannot be lowered.
     """
     with torch.no_grad():
-        module = tracing.trace(lambda *given: tuple(function(*given)), *inputs)
+        module = tracing.trace(lambda *given: tuple(function(*given)), *inputs).module
         asked = _unknown(module)
         if asked or _writes(module):
             table: dict[Any, Callable[..., Any]] = {
                 target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
             }
             pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
-            module = tracing.trace(pure, *inputs, decompositions=table)
+            module = tracing.trace(pure, *inputs, decompositions=table).module
     unknown = _unknown(module)
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
         raise UnsupportedError(f"The operation {(asked or unknown)[0]} is not in the native engine's table.")
@@ -89,7 +89,7 @@ def _apply(write: Writer, node: fx.Node, values: dict[fx.Node, Any], uses: int) 
     given: Any = node.args
     if node.target in CONSTANT_FILLS:
         fill = CONSTANT_FILLS[node.target]
-        return write.constant(tuple(node.meta["tensor_meta"].shape), given[1] if fill is None else fill)
+        return write.constant(tuple(node.meta["shape"]), given[1] if fill is None else fill)
     if node.target in CONSTANT_TENSORS:
         return write.constants(CONSTANT_TENSORS[node.target](*given))
     arguments: Any = fx.node.map_arg(given, values.__getitem__)
