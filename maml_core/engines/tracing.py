@@ -1,8 +1,8 @@
 """A function on tensors as a flat list of operations.
 
-Torch's own way to one (`make_fx`) imports its compiler for that, which takes longer than all the rest of a cold start.
-What is wanted of it here is little: no symbolic shapes, no fake tensors. So the operations are noted as they are done,
-below `vmap` and derivatives, which have been taken apart by then (pytorch.org/docs, torch.utils._python_dispatch).
+Torch's own way to one (`make_fx`) does much with each operation that nobody here asks for: symbolic shapes, empty
+copies of what it gives. So the operations are only noted as they are done, below `vmap` and derivatives, which have
+been taken apart by then (docs.pytorch.org, torch.utils._python_dispatch).
 """
 
 import operator
@@ -37,8 +37,12 @@ def trace(function: Callable[..., Any], *inputs: Any, decompositions: Decomposit
 
     Inputs and outputs are tensors, or named tuples and dictionaries of them; what else is in the inputs is kept as it
     is. Each operation's node says the shape of what it gives.
+
+    Raises:
+        RuntimeError: the function asks for a number that depends on its inputs, which would stay what it is now.
     """
     recorder = _Recorder(decompositions or {})
+    inputs = tree_map_only(Tensor, Tensor.detach, inputs)  # one that is given twice may be two the next time
     for number, tensor in enumerate(_tensors_in(inputs)):
         recorder.nodes[tensor] = recorder.graph.placeholder(f"given_{number}")
     with recorder:
@@ -65,7 +69,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nobody compiles this, so torch's compiler need not be imported to be told not to."""
+        """Nobody compiles this, so that torch's compiler need not be told with each operation not to."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -79,6 +83,8 @@ class _Recorder(TorchDispatchMode):
             return found
         if func is aten.lift_fresh.default:  # a constant: what is done to it must not last until the next call
             func = aten.lift_fresh_copy.default
+        if torch.Tag.data_dependent_output in func.tags and any(map(self._depends_on_inputs, _tensors_in(args))):
+            raise RuntimeError("a number is made of a tensor that differs from call to call, as by item() or by if")
         node = self.graph.call_function(func, self.as_nodes(args), self.as_nodes(kwargs))
         found = func(*args, **kwargs)
         if isinstance(found, Tensor):
@@ -92,6 +98,18 @@ class _Recorder(TorchDispatchMode):
     def as_nodes(self, values: Any) -> Any:
         """The same, with nodes for tensors."""
         return tree_map_only(Tensor, self._node_of, values)
+
+    def _depends_on_inputs(self, tensor: Tensor) -> bool:
+        seen: set[fx.Node] = set()
+        left = [self._node_of(tensor)]
+        while left:
+            node = left.pop()
+            if node.op == "placeholder":
+                return True
+            if node not in seen:
+                seen.add(node)
+                left += node.all_input_nodes
+        return False
 
     def _note(self, tensor: Tensor, node: fx.Node) -> None:
         self.nodes[tensor] = node

@@ -90,6 +90,11 @@ class Branching(Wide):
         return super().forward(x) if x.sum() > 100 else super().forward(2 * x)
 
 
+class Reading(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / float(self.scale.detach().norm())
+
+
 class TwoPoints(Wide):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.view(2, 1))
@@ -325,6 +330,7 @@ def test_what_its_file_does_to_the_random_state_changes_nothing(
         (f"{HERE}:Frozen", "has a parameter scale that is frozen"),
         (f"{HERE}:Noisy", "must not draw random numbers"),
         (f"{HERE}:Branching", "must work under torch.func.vmap"),
+        (f"{HERE}:Reading", "a number is made of a tensor that differs from call to call"),
         (f"{HERE}:TwoPoints", "cannot be applied to x of shape (10, 1)"),
         (f"{HERE}:Normed", "BatchNorm1d (layers.4) updates its running statistics in place; give it track_running_st"),
         (f"{HERE}:Remembering", "it keeps something from one call to the next"),

@@ -1,7 +1,9 @@
 """A function's operations, noted once and done again on other inputs."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
@@ -72,3 +74,28 @@ def test_threads_trace_at_once() -> None:
 
     at_once(4, act)
     assert found == {n: ["aten.sin.default" if n % 2 else "aten.cos.default"] for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / x.abs().max().item(),
+        lambda x: x if x.mean() > 0 else -x,
+        lambda x: x * float((x @ torch.ones(3)).sum()),
+        lambda x: grad(lambda v: (v * v.detach().norm().item()).sum())(x),
+    ],
+)
+def test_a_number_that_would_stay_what_it_is_now_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(RuntimeError, match="differs from call to call"):
+        trace(function, X)
+
+
+def test_a_number_of_a_constant_may_be_asked_for() -> None:
+    scale = torch.tensor(3.0)
+    traced = trace(lambda x: x * scale.item() * torch.ones(2).sum().item(), X)
+    torch.testing.assert_close(traced(Y), Y * 6)
+
+
+def test_one_tensor_given_twice_is_two_inputs() -> None:
+    traced = trace(lambda a, b: a - 2 * b, X, X)
+    torch.testing.assert_close(traced(X, Y), X - 2 * Y)
