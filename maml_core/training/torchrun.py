@@ -163,22 +163,26 @@ def fresh_store(store: Store, rank: int, size: int) -> Store:
         RuntimeError: a process did not come.
     """
     own = uuid4().hex
-    if rank:
-        store.set(f"asks/{rank}", own)
-        store.wait([f"answer/{own}"], _PATIENCE)
-        name = store.get(f"answer/{own}").decode()
-        store.add(f"met/{name}", 1)
-    else:
-        name = own
-        deadline = time.monotonic() + _PATIENCE.total_seconds()
-        while store.add(f"met/{name}", 0) < size - 1:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"not all of the {size} came")
-            for other in range(1, size):
-                if store.check([f"asks/{other}"]):
-                    store.set(f"answer/{store.get(f'asks/{other}').decode()}", name)
-            time.sleep(0.02)
-    return PrefixStore(name, store)
+    store.set(f"asks/{rank}", own)
+    deadline = time.monotonic() + _PATIENCE.total_seconds()
+    while time.monotonic() < deadline:
+        if rank == 0:
+            asked = [_said(store, f"asks/{other}") for other in range(1, size)]
+            for asker in filter(None, asked):
+                store.set(f"answer/{asker}", own)
+            if asked == [_said(store, f"met/{own}/{other}") for other in range(1, size)] and None not in asked:
+                store.set(f"go/{own}", "")
+        name = own if rank == 0 else _said(store, f"answer/{own}")  # another one where rank 0 was started again
+        if name is not None:
+            store.set(f"met/{name}/{rank}", own)
+            if store.check([f"go/{name}"]):
+                return PrefixStore(name, store)
+        time.sleep(0.02)
+    raise RuntimeError(f"not all of the {size} came")
+
+
+def _said(store: Store, key: str) -> str | None:
+    return store.get(key).decode() if store.check([key]) else None
 
 
 @contextlib.contextmanager

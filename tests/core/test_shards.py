@@ -21,7 +21,7 @@ from maml_core.training.devices import software
 from maml_core.training.torchrun import Torchrun, fresh_store
 from maml_core.training.trainer import Trainer, make_engine, training_stream
 from maml_core.training.worker import train_run
-from tests.conftest import PATIENCE, at_once
+from tests.conftest import PATIENCE, at_once, wait_for
 from tests.trained import trained
 
 CONFIG = RunConfig.from_dict(
@@ -202,3 +202,51 @@ def test_processes_that_are_started_again_do_not_meet_those_before_them(late: in
 
         at_once(3, meet)
         assert met == dict.fromkeys(range(3), [b"%d" % start] * 3)
+
+
+class Meeting:
+    """Processes that meet, as threads that come one after another."""
+
+    def __init__(self) -> None:
+        self.store = dist.HashStore()  # type: ignore[attr-defined]  # in torch's pages, not in its __all__
+        self._threads: list[threading.Thread] = []
+        self._met: dict[int, list[bytes]] = {}
+
+    def comes(self, rank: int) -> None:
+        def meet() -> None:
+            part = fresh_store(self.store, rank, 3)
+            part.set(str(rank), str(rank))
+            self._met[rank] = [part.get(str(other)) for other in range(3)]
+
+        self._threads.append(threading.Thread(target=meet))
+        self._threads[-1].start()
+
+    def said(self, key: str) -> str:
+        wait_for(lambda: self.store.check([key]))
+        return str(self.store.get(key).decode())
+
+    def end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        assert self._met == {rank: [b"0", b"1", b"2"] for rank in range(3)}
+
+
+def test_a_process_that_has_met_and_is_started_again_is_not_two() -> None:
+    meeting = Meeting()
+    meeting.comes(0)
+    meeting.store.set("asks/1", "lost")
+    meeting.store.set(f"met/{meeting.said('answer/lost')}/1", "lost")
+    meeting.comes(1)
+    wait_for(lambda: meeting.said("asks/1") != "lost")
+    meeting.comes(2)
+    meeting.end()
+
+
+def test_who_was_answered_by_a_leader_that_is_lost_is_answered_again() -> None:
+    meeting = Meeting()
+    for rank in (1, 2):
+        meeting.comes(rank)
+        meeting.store.set(f"answer/{meeting.said(f'asks/{rank}')}", "lost")
+        meeting.said(f"met/lost/{rank}")
+    meeting.comes(0)
+    meeting.end()
