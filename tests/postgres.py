@@ -48,7 +48,7 @@ class Postgres:
         if log_folder is not None:
             options.append(f"--waldir={log_folder / 'wal'}")
         self._run("initdb", *options)
-        listens = f"listen_addresses='127.0.0.1,{address}'"
+        listens = f"listen_addresses='{','.join(sorted({'127.0.0.1', address}))}'"
         settings = "\n".join((*_SETTINGS, listens, f"port={self.port}", f"unix_socket_directories='{self.folder}'", ""))
         self._run_in("bash", "-c", f"cat >> {self.data}/postgresql.conf", text=settings)
         self._run_in("bash", "-c", f"echo host all all samenet scram-sha-256 >> {self.data}/pg_hba.conf")

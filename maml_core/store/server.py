@@ -59,12 +59,17 @@ _REMEDIES = {
     "not permitted to log in": "the server's role may not do that: have it granted",
     "sslmode": "see what the URL says of SSL",
     "SSL": "see what the URL says of SSL",
-    "53100": "the server's disk is full; free some space and resume",
     "too many": "the server has no connection left: end other programs, or raise its max_connections",
 }
-"""By what an error says, or by its SQLSTATE: what a server says depends on its language."""
+"""By what an error says, of those that come without a SQLSTATE."""
 
-_LASTING = [sign for sign in _REMEDIES if sign not in ("53100", "too many")]
+_BY_STATE = {
+    "53100": "the server's disk is full; free some space and resume",
+    "42501": "the server's role may not do that: have it granted",
+}
+"""By its SQLSTATE, where there is one: what a server says depends on its language."""
+
+_LASTING = [sign for sign in _REMEDIES if sign != "too many"]
 
 
 def is_server(url: str) -> bool:
@@ -94,10 +99,9 @@ def trouble(url: str, error: sa.exc.DBAPIError) -> StoreError:
     if is_passing or error.connection_invalidated or any((state or "").startswith(begin) for begin in _PASSING):
         remedy = _REMEDIES["too many"] if "too many" in reason else "see that its server runs, and try again"
         return StoreAwayError(f"The store {shown(url)} cannot be reached ({reason}): {remedy}.")
-    for sign, remedy in _REMEDIES.items():
-        if sign in reason or sign == state:
-            return StoreError(f"The store {shown(url)} cannot be used ({reason}): {remedy}.")
-    return StoreError(f"The store {shown(url)} cannot be used ({reason}).")
+    known = (remedy for sign, remedy in _REMEDIES.items() if sign in reason)
+    remedy = _BY_STATE.get(state or "") or next(known, "")
+    return StoreError(f"The store {shown(url)} cannot be used ({reason}){f': {remedy}' if remedy else ''}.")
 
 
 def limit(connection: Any, _record: Any) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,14 +79,18 @@ def training(store: Store, run_id: str) -> Iterator[list[object]]:
     run = store.claim(this_process(), run_id)
     assert run is not None
     worker, ends = Store(store.url), []  # type: tuple[Store, list[object]]
-    thread = threading.Thread(
-        target=lambda: ends.append(train_safely(worker, run, this_process(), threading.Event(), "queued"))
-    )
+    ending = threading.Event()
+    thread = threading.Thread(target=lambda: ends.append(train_safely(worker, run, this_process(), ending, "queued")))
     thread.start()
-    wait_for(lambda: store.run(run_id).iteration > 20)
-    yield ends
-    thread.join()
-    worker.close()
+    try:
+        wait_for(lambda: store.run(run_id).iteration > 20)
+        yield ends
+    except BaseException:
+        ending.set()
+        raise
+    finally:
+        thread.join()
+        worker.close()
 
 
 @pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
@@ -183,12 +188,16 @@ def test_a_host_that_is_lost_inside_a_transaction_holds_nobody_up_and_its_run_go
     assert fingerprint(store, run_id) == straight
 
 
-def _allowed(*command: str) -> None:
+def _do(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _do_if_allowed(*command: str | Path) -> None:
     """What only root may do, and not on every machine."""
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        _do(*command)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"{' '.join(command)}: {getattr(error, 'stderr', error)}")
+        pytest.skip(f"{error}: {getattr(error, 'stderr', b'')!r}")
 
 
 class Disk:
@@ -196,7 +205,11 @@ class Disk:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="maml-disk-"))
-        _allowed("mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(self.folder))
+        try:
+            _do_if_allowed("mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", self.folder)
+        except BaseException:
+            self.folder.rmdir()
+            raise
 
     def fill(self) -> None:
         with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
@@ -207,7 +220,7 @@ class Disk:
         (self.folder / "ballast").unlink()
 
     def close(self) -> None:
-        _allowed("umount", "--lazy", str(self.folder))
+        _do("umount", "--lazy", self.folder)
         self.folder.rmdir()
 
 
@@ -222,50 +235,44 @@ def disk() -> Iterator[Disk]:
 def test_a_full_disk_of_the_server_interrupts_with_a_sentence_and_training_goes_on_later(
     disk: Disk, straight: str
 ) -> None:
-    server = Postgres(disk.folder)
-    store = Store(server.new_database())
-    run_id = store.create_run(CONFIG)
-    with training(store, run_id) as ends:
-        disk.fill()
-    ((status, message),) = cast("list[tuple[str, str]]", ends)
-    assert status == "interrupted"
-    assert "the server's disk is full; free some space and resume" in message
-    disk.make_room()
-    at, saved = store.run(run_id).iteration, store.checkpoint(run_id)
-    assert saved is not None
-    assert load_checkpoint(saved, CONFIG).state.iteration == at
-    store.release(run_id, this_process(), status, message)
-    store.set_pace(run_id, None)
-    store.resume(run_id)
-    run = store.claim(this_process(), run_id)
-    assert run is not None
-    train_run(store, run, this_process())
-    assert fingerprint(store, run_id) == straight
-    store.close()
-    server.close()
+    with closing(Postgres(disk.folder)) as server, closing(Store(server.new_database())) as store:
+        run_id = store.create_run(CONFIG)
+        with training(store, run_id) as ends:
+            disk.fill()
+        ((status, message),) = cast("list[tuple[str, str]]", ends)
+        assert status == "interrupted"
+        assert "the server's disk is full; free some space and resume" in message
+        disk.make_room()
+        at, saved = store.run(run_id).iteration, store.checkpoint(run_id)
+        assert saved is not None
+        assert load_checkpoint(saved, CONFIG).state.iteration == at
+        store.release(run_id, this_process(), status, message)
+        store.set_pace(run_id, None)
+        store.resume(run_id)
+        run = store.claim(this_process(), run_id)
+        assert run is not None
+        train_run(store, run, this_process())
+        assert fingerprint(store, run_id) == straight
 
 
 @pytest.mark.slow
 def test_a_server_that_ends_because_its_disk_is_full_is_waited_for(disk: Disk, straight: str) -> None:
-    server = Postgres(log_folder=disk.folder)
-    store = Store(server.new_database())
-    run_id = store.create_run(CONFIG)
-    with training(store, run_id) as ends:
-        disk.fill()
-        with suppress(psycopg.OperationalError):
-            server.sql("SELECT pg_switch_wal()")
-            server.sql("CREATE TABLE more ()")
-        wait_for(lambda: not (server.data / "postmaster.pid").exists())  # it has tried to go on, and given up
-        with pytest.raises(StoreAwayError):
-            store.all_runs()
-        disk.make_room()
-        server.start()
-        assert store.run(run_id).status == "running"
-        store.set_pace(run_id, None)
-    assert ends == [None]
-    assert fingerprint(store, run_id) == straight
-    store.close()
-    server.close()
+    with closing(Postgres(log_folder=disk.folder)) as server, closing(Store(server.new_database())) as store:
+        run_id = store.create_run(CONFIG)
+        with training(store, run_id) as ends:
+            disk.fill()
+            with suppress(psycopg.OperationalError):
+                server.sql("SELECT pg_switch_wal()")
+                server.sql("CREATE TABLE more ()")
+            wait_for(lambda: not (server.data / "postmaster.pid").exists())  # it has tried to go on, and given up
+            with pytest.raises(StoreAwayError):
+                store.all_runs()
+            disk.make_room()
+            server.start()
+            assert store.run(run_id).status == "running"
+            store.set_pace(run_id, None)
+        assert ends == [None]
+        assert fingerprint(store, run_id) == straight
 
 
 @contextmanager
@@ -294,18 +301,22 @@ class Host:
         self._cable = f"m{os.getpid()}"
         net = f"10.203.{os.getpid() % 250}"
         self.address_here = f"{net}.1"
-        _allowed("ip", "netns", "add", self._name)
-        _allowed("ip", "link", "add", self._cable, "type", "veth", "peer", "name", "cable", "netns", self._name)
-        _allowed("ip", "address", "add", f"{net}.1/30", "dev", self._cable)
-        _allowed("ip", "-n", self._name, "address", "add", f"{net}.2/30", "dev", "cable")
-        _allowed("ip", "-n", self._name, "link", "set", "cable", "up")
-        self.plug_in()
+        _do_if_allowed("ip", "netns", "add", self._name)
+        try:
+            _do("ip", "link", "add", self._cable, "type", "veth", "peer", "name", "cable", "netns", self._name)
+            _do("ip", "address", "add", f"{net}.1/30", "dev", self._cable)
+            _do("ip", "-n", self._name, "address", "add", f"{net}.2/30", "dev", "cable")
+            _do("ip", "-n", self._name, "link", "set", "cable", "up")
+            self.plug_in()
+        except BaseException:
+            self.close()
+            raise
 
     def plug_in(self) -> None:
-        _allowed("ip", "link", "set", self._cable, "up")
+        _do("ip", "link", "set", self._cable, "up")
 
     def pull_the_plug(self) -> None:
-        _allowed("ip", "link", "set", self._cable, "down")
+        _do("ip", "link", "set", self._cable, "down")
 
     @contextmanager
     def working(self, url: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -320,8 +331,7 @@ class Host:
             process.wait()
 
     def close(self) -> None:
-        _allowed("ip", "link", "delete", self._cable)
-        _allowed("ip", "netns", "delete", self._name)
+        _do("ip", "netns", "delete", self._name)  # and with it the cable
 
 
 @pytest.fixture
@@ -334,33 +344,30 @@ def host() -> Iterator[Host]:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True], ids=["cut off", "killed"])
 def test_a_run_of_a_host_that_cannot_be_reached_goes_on_elsewhere(host: Host, straight: str, is_killed: bool) -> None:
-    server = Postgres(address=host.address_here)
-    store = Store(server.new_database())
-    run_id = store.create_run(CONFIG)
-    store.set_pace(run_id, PACE)
-    with host.working(store.url) as process:
-        wait_for(lambda: store.run(run_id).iteration > 20)
-        assert is_alive(store.run(run_id).owner or "") is None
-        if is_killed:
-            process.kill()
-        else:
-            host.pull_the_plug()
-        assert store.run(run_id).status == "running"  # nobody here can tell yet
-        wait_for(lambda: store.run(run_id).status == "queued")
-        run = store.claim(this_process(), run_id)
-        assert run is not None
-        assert 20 < run.iteration < CONFIG.meta_iterations
-        store.set_pace(run_id, None)
-        train_run(store, store.run(run_id), this_process())
+    with closing(Postgres(address=host.address_here)) as server, closing(Store(server.new_database())) as store:
+        run_id = store.create_run(CONFIG)
+        store.set_pace(run_id, PACE)
+        with host.working(store.url) as process:
+            wait_for(lambda: store.run(run_id).iteration > 20)
+            assert is_alive(store.run(run_id).owner or "") is None
+            if is_killed:
+                process.kill()
+            else:
+                host.pull_the_plug()
+            assert store.run(run_id).status == "running"  # nobody here can tell yet
+            wait_for(lambda: store.run(run_id).status == "queued")
+            run = store.claim(this_process(), run_id)
+            assert run is not None
+            assert 20 < run.iteration < CONFIG.meta_iterations
+            store.set_pace(run_id, None)
+            train_run(store, store.run(run_id), this_process())
+            assert fingerprint(store, run_id) == straight
+            if not is_killed:
+                host.plug_in()
+                other = store.create_run(CONFIG)  # of which it hears where it is back, and has let the first one go
+                wait_for(lambda: store.run(other).status == "finished")
+                assert fingerprint(store, other) == straight
         assert fingerprint(store, run_id) == straight
-        if not is_killed:
-            host.plug_in()
-            other = store.create_run(CONFIG)  # of which it hears where it is back, and has let the first one go
-            wait_for(lambda: store.run(other).status == "finished")
-            assert fingerprint(store, other) == straight
-    assert fingerprint(store, run_id) == straight
-    store.close()
-    server.close()
 
 
 def worker_of(store: Store, run_id: str) -> psutil.Process | None:
@@ -493,6 +500,18 @@ def test_no_text_has_the_password(
     assert server.shown("postgresql://me@corp:p@ss@host/db") == "postgresql://me@corp:***@host/db"
     assert main(["runs", "--store", "postgresql"]) == 2
     assert server.shown("postgresql://me:p@ss@host/db") == "postgresql://me:***@host/db"
+
+
+def test_a_servers_troubles_are_known_whatever_language_it_speaks() -> None:
+    for error, said, remedy in (
+        (psycopg.errors.DiskFull, "kein Speicherplatz mehr verfügbar", "disk is full; free some space"),
+        (psycopg.errors.DiskFull, "permission denied for base/1/53100", "disk is full; free some space"),
+        (psycopg.errors.InsufficientPrivilege, "keine Berechtigung für Tabelle runs", "have it granted"),
+        (psycopg.errors.UndefinedTable, "relation run_53100 is not here", r"not here\)\.$"),
+    ):
+        found = server.trouble("postgresql://host/db", sa.exc.DBAPIError("SELECT", {}, error(said)))
+        assert type(found) is StoreError
+        assert re.search(remedy, str(found))
 
 
 def test_a_database_of_another_encoding_is_refused(postgres: Postgres) -> None:
