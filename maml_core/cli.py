@@ -143,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--scaling", action="store_true", help="also measure how cost grows with tasks, shots, steps, width"
     )
-    command.add_argument("--peers", action="store_true", help="also measure the same loop in JAX, if that is installed")
+    command.add_argument("--peers", action="store_true", help="also measure the same loop in JAX (pip install jax)")
     return parser
 
 

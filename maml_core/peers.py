@@ -57,7 +57,7 @@ class JaxLoop:
             EngineError: it is not.
         """
         is_plain = config.algorithm == "fomaml" and config.clip_norm is None and config.ema_decay is None
-        is_known = isinstance(config.model, MLP) and config.model.activation in ("relu", "tanh")
+        is_known = type(config.model) is MLP and config.model.activation in ("relu", "tanh")
         if not is_plain or not is_known or not isinstance(config.tasks.problem, Regression):
             raise EngineError("JAX's loop is stated for first-order MAML of an MLP with relu or tanh on regression.")
 
