@@ -105,3 +105,15 @@ def points_task(family: GeneratedFamily, points: Points) -> Tasks:
 
 def _shown(point: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in point)
+
+
+def with_classes(points: Sequence[Sequence[float]], known: Points, chosen: int) -> list[Sequence[float]]:
+    """Points placed by hand: one without a class has that of the `known` point in its place, else the chosen one.
+
+    Who clicks fast sends a point again before having been told its class.
+
+    >>> with_classes([[0.9, -0.7], [0.1, 0.2], [0, 1, 2]], [(0.9, -0.7, 1)], 3)
+    [[0.9, -0.7, 1], [0.1, 0.2, 3], [0, 1, 2]]
+    """
+    classes = {link_of_points([point[:2]]): point[2] for point in known}
+    return [point if len(point) > 2 else [*point, classes.get(link_of_points([point]), chosen)] for point in points]

@@ -209,6 +209,23 @@ export function edited(points, index, moved, at) {
 }
 
 /**
+ * The points that the next press changes: those that were sent last, until the server shows them or time is up. It may
+ * still be showing what was before.
+ * @param {Pair[]} shown as the server has them
+ * @param {{points: Pair[], until: number} | null | undefined} sent
+ * @param {number} now in milliseconds, like `until`
+ */
+export function current(shown, sent, now) {
+  if (!sent || now > sent.until) return shown;
+  const isAnswer = shown.length === sent.points.length
+    && shown.every(([x, y], i) => alike(x, sent.points[i][0]) && alike(y, sent.points[i][1]));
+  return isAnswer ? shown : sent.points;
+}
+
+/** @param {number} a @param {number} b as far as a link writes them out */
+const alike = (a, b) => Math.abs(a - b) <= 1e-3 * Math.max(Math.abs(a), Math.abs(b));
+
+/**
  * What a chart shows as a table of text: a line for each point, with the name of its trace. Traces that only repeat
  * another (no legend, no hover) are left out.
  * @param {Trace[]} traces as Plotly has read them: plain or typed arrays

@@ -2,7 +2,7 @@
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
 // What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
-import { atFrame, csv, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
+import { atFrame, csv, current, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
 
 /**
  * What the server sends: ChartData in live_chart.py.
@@ -17,7 +17,7 @@ import { atFrame, csv, edited, frameAt, framed, held, home, near, pathOf, plain,
  *   latest: Latest, send: Send, paint: (plotly?: any) => Promise<void>, stop?: () => void, answered?: () => void,
  *   on: (name: string, listener: (event: any) => void) => void, data: any[], _fullLayout: any,
  *   frame?: number, frames?: number, playing?: boolean, taken?: boolean, drawn?: string, listening?: boolean, watching?: boolean, dragging?: boolean, isNear?: boolean, isLate?: boolean,
- *   held?: Point | null, drawing?: number | null}} Chart
+ *   held?: Point | null, drawing?: number | null, sent?: {points: Pair[], until: number}}} Chart
  */
 
 const page = /** @type {any} */ (window);
@@ -242,7 +242,7 @@ function editPoints(chart, signal) {
     if (!chart.latest.edits || event.button !== 0 || !chart._fullLayout) return;
     const at = place(chart, event);
     if (!at.inside) return;
-    const index = chart.latest.edits.findIndex(
+    const index = current(chart.latest.edits, chart.sent, Date.now()).findIndex(
       ([x, y]) => Math.hypot(at.xaxis.d2p(x) - at.px, at.yaxis.d2p(y) - at.py) < 12,
     );
     pressed = { index, px: at.px, py: at.py };
@@ -255,14 +255,16 @@ function editPoints(chart, signal) {
     pressed = null;
     const at = place(chart, event);
     const moved = Math.hypot(at.px - px, at.py - py) > 5;
-    chart.send("points", edited(chart.latest.edits, index, moved, [at.x, at.y]));
+    const points = edited(current(chart.latest.edits, chart.sent, Date.now()), index, moved, [at.x, at.y]);
+    chart.sent = { points, until: Date.now() + PATIENCE };
+    chart.send("points", points);
   }, { signal });
 }
 
-// A point moved by hand: pressing anywhere takes it there, and it follows the pointer. The server is asked for a new
-// figure only when it has answered the last time, so that a slow one is never interrupted by the next question.
 const PATIENCE = 2000;  // milliseconds after which an answer is no longer waited for
 
+// A point moved by hand: pressing anywhere takes it there, and it follows the pointer. The server is asked for a new
+// figure only when it has answered the last time, so that a slow one is never interrupted by the next question.
 /** @param {Chart} chart @param {AbortSignal} signal */
 function dragHandle(chart, signal) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */

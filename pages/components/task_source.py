@@ -1,5 +1,6 @@
 """Which task the Adapt page adapts to: a drawn one, moved by sliders, or points of the reader's own; in the URL."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -18,6 +19,7 @@ from maml_core.learning.own_points import (
     points_of_link,
     points_task,
     read_points,
+    with_classes,
 )
 from maml_core.learning.scale import beyond_training
 from pages.components.markup import as_text
@@ -52,11 +54,11 @@ def load_task(seed: int, given: dict[str, float] | None = None) -> None:
     st.session_state["source"] = DRAWN
 
 
-def load_points(points: list[list[float]], classes: int = 0) -> None:
+def load_points(points: Sequence[Sequence[float]], classes: int = 0) -> None:
     """Show points of the reader's own; one that was placed by hand has no class yet, and gets the chosen one."""
     if classes:
-        chosen = st.session_state.get(_NEW_CLASS) or 1
-        points = [point if len(point) > 2 else [*point, chosen] for point in points]
+        known = points_in(points_of_link(st.query_params.get("points", "")), classes)
+        points = with_classes(points, known, st.session_state.get(_NEW_CLASS) or 1)
     st.query_params["points"] = link_of_points(points)
     st.session_state.pop(_REFUSED, None)
     st.session_state["source"] = OWN

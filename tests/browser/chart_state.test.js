@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, between, csv, edited, frameAt, framed, held, home, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, csv, current, edited, frameAt, framed, held, home, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -161,4 +161,12 @@ test("a sketch has each line and point where Plotly will have it", () => {
   assert.match(drawn, /<circle cx="60.0" cy="60.0" r="4" fill="#abcdef"/);
   assert.match(drawn, /d="M110.0,60.0L210.0,60.0"/);
   assert.ok(!drawn.includes("#000000"));
+});
+
+test("points that were sent last are the ones that the next press changes, until the server shows them", () => {
+  const sent = { points: [[0.9, -0.72]], until: 2000 };
+  assert.deepEqual(current([], null, 0), []);
+  assert.deepEqual(current([], sent, 1000), [[0.9, -0.72]]);  // the server still shows what was before
+  assert.deepEqual(current([[0.9001, -0.72, 3]], sent, 1000), [[0.9001, -0.72, 3]]);  // it has answered, with a class
+  assert.deepEqual(current([], sent, 2001), []);  // it has refused them, or the reader has cleared them
 });
