@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +64,9 @@ class Result:
     peak_mib: float  # of the whole process
 
 
-def _is_taken_by_native(config: RunConfig) -> bool:
+def _takes(check: Callable[..., None], *asked: Any) -> bool:
     try:
-        NativeEngine.check(config.structure(), config.method, torch.device("cpu"))
+        check(*asked)
     except EngineError:
         return False
     return True
@@ -79,9 +79,10 @@ def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[
         EngineError: JAX computes something else.
     """
     names: tuple[str, ...] = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
-    if config.tasks.problem.calls > 1 or not _is_taken_by_native(config):
+    asked = config.structure(), config.method, torch.device("cpu")
+    if config.tasks.problem.calls > 1 or not _takes(NativeEngine.check, *asked):
         names = tuple(name for name in names if name != "native")
-    if peers and _is_stated_in_jax(config):
+    if peers and _takes(JaxLoop.check, config):
         names = (*names, PEER)
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
@@ -115,14 +116,6 @@ def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[
         )
         for name in names
     ]
-
-
-def _is_stated_in_jax(config: RunConfig) -> bool:
-    try:
-        JaxLoop.check(config)
-    except EngineError:
-        return False
-    return True
 
 
 def check_alike(ours: Sequence[float], peers: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
@@ -54,7 +54,7 @@ def trace(function: Callable[..., Any], *inputs: Any, decompositions: Decomposit
 
 
 def _tensors_in(inputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
 
 class _Recorder(TorchDispatchMode):

@@ -226,9 +226,8 @@ class Disk:
 
 @pytest.fixture
 def disk() -> Iterator[Disk]:
-    small = Disk()
-    yield small
-    small.close()
+    with closing(Disk()) as small:
+        yield small
 
 
 @pytest.mark.slow
@@ -336,9 +335,8 @@ class Host:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    other = Host()
-    yield other
-    other.close()
+    with closing(Host()) as other:
+        yield other
 
 
 @pytest.mark.slow
