@@ -1,5 +1,6 @@
 """What a run is: one frozen model, with bounds and help on its fields, and JSON both ways."""
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
@@ -15,7 +16,7 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.families import Sine
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import Algorithm
-from maml_core.learning.layout import Layout
+from maml_core.learning.layout import Layout, Size
 from maml_core.learning.models import MLP, ModelSpec, build_model, build_structure
 from maml_core.learning.own_model import OwnModel, parse_model, set_buffers
 from maml_core.learning.tasks import TaskFamily, parse_family
@@ -29,6 +30,11 @@ SECONDS_LIMIT = 5.0
 
 
 MOST_ITERATIONS = 10_000_000
+
+
+@functools.lru_cache(maxsize=1024)  # a list of two thousand runs asks it of each of them
+def _size(spec: ModelSpec, input_size: int, output_size: int, algorithm: str) -> Size:
+    return Layout(build_structure(spec, 0, input_size, output_size), ALGORITHMS[algorithm]).measured
 
 
 class RunConfig(Spec):
@@ -64,6 +70,8 @@ class RunConfig(Spec):
         "anil",
         "fo-meta-sgd",
         "meta-sgd",
+        "fo-meta-curvature",
+        "meta-curvature",
         "ridge-head",
         "fo-ridge-head",
         "joint",
@@ -71,7 +79,8 @@ class RunConfig(Spec):
         "fomaml",
         description="How the meta-gradient is formed. fomaml: first-order MAML. maml: with second derivatives. "
         "fo-b-maml: by a finite difference of the adapted weights. reptile: toward the adapted weights. anil: only the "
-        "last layer adapts. meta-sgd: learns a rate for each parameter. ridge-head: solves for the last layer. fo- "
+        "last layer adapts. meta-sgd: learns a rate for each parameter. meta-curvature: learns matrices that multiply "
+        "each gradient. ridge-head: solves for the last layer. fo- "
         "marks a first-order variant. joint: pretraining on all tasks, the baseline.",
     )
     inner_lr: Real = Field(
@@ -205,22 +214,23 @@ class RunConfig(Spec):
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
         try:
-            self.check_memory(self.parameter_count())
+            self.check_memory(self.size())
         except ConfigError as error:
             raise explained(str(error)) from None
         return self
 
-    def check_memory(self, parameters: int) -> None:
-        """Raise ConfigError if a run with that many model parameters would need more than `MEMORY_LIMIT`."""
-        needed = self.memory_estimate(parameters)
+    def check_memory(self, size: Size) -> None:
+        """Raise ConfigError if a run that learns so much would need more than `MEMORY_LIMIT`."""
+        needed = self.memory_estimate(size)
         if needed > MEMORY_LIMIT:
+            by = f" and algorithm = {self.algorithm}" if size.beside > size.parameters else ""
             raise ConfigError(
                 f"model = {shown(self.model)} would need about {needed / GIB:,.1f} GiB with "
-                f"{self.meta_batch_size} tasks per meta-batch: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
+                f"{self.meta_batch_size} tasks per meta-batch{by}: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
                 "make the hidden layers or the meta-batch smaller."
             )
 
-    def memory_estimate(self, parameters: int) -> int:
+    def memory_estimate(self, size: Size) -> int:
         """Bytes a run needs at its peak, within a factor of two: parameters, their copies, activations, tasks.
 
         Counted for the vectorized engine, which holds a copy of the parameters and their gradient per task;
@@ -232,10 +242,11 @@ class RunConfig(Spec):
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
         sizes = self.tasks.input_size + self.tasks.output_size
         activations = 3 * kept * in_flight * points * (sizes + self.model.hidden_numbers(self.tasks.input_size))
+        numbers = max(size.parameters, size.beside)  # their sum would refuse what earlier versions have trained
         tasks = 2 * sizes * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots) * calls
-        return 4 * (parameters * (5 + 3 * kept * in_flight) + activations + tasks)
+        return 4 * (numbers * (5 + 3 * kept * in_flight) + activations + tasks)
 
-    def seconds_estimate(self, parameters: int, tensors: int = 6) -> float:
+    def seconds_estimate(self, size: Size, tensors: int = 6) -> float:
         """Seconds of one meta-iteration on one CPU core, within a factor of three.
 
         Work at 40 GFLOP/s, the adapted parameters moved at 10 GB/s, and 0.1 ms for each of the network's `tensors` at
@@ -243,8 +254,8 @@ class RunConfig(Spec):
         rollout every step is such a call.
         """
         tasks = self.meta_batch_size
-        work = 2 * self.multiplications(parameters)
-        moved = 24 * parameters * tasks * (self.inner_steps + 1)
+        work = 2 * self.multiplications(size)
+        moved = 24 * size.parameters * tasks * (self.inner_steps + 1)
         sequences = tasks if self.engine == "higher" else self.shards
         calls = (self.inner_steps + 1) * sequences * self.tasks.problem.calls
         return work / 40e9 + moved / 10e9 + 1e-4 * tensors * calls
@@ -273,6 +284,12 @@ class RunConfig(Spec):
         """
         query_shots = self.tasks.least_shots if self.tasks.most_points else self.query_shots
         self.with_settings({"shots": shots, "query_shots": query_shots})
+
+    def size(self) -> Size:
+        """How large what it learns is; nothing, of a user's own module, which is not loaded here."""
+        if isinstance(self.model, OwnModel):
+            return Size()
+        return _size(self.model, self.tasks.input_size, self.tasks.output_size, self.algorithm)
 
     def parameter_count(self) -> int:
         """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""
@@ -328,11 +345,12 @@ class RunConfig(Spec):
         model = self.network(seed)
         return self.initialization(Layout(model, self.method).start(model))
 
-    def multiplications(self, parameters: int) -> float:
+    def multiplications(self, size: Size) -> float:
         """About how many one meta-iteration takes."""
         points = self.inner_steps * self.tasks.points_of(self.shots) + 4 / 3 * self.tasks.points_of(self.query_shots)
-        each = self.model.multiplications(parameters, self.tasks.input_size)
-        return 3 * each * self.meta_batch_size * points * self.tasks.problem.calls
+        each = self.model.multiplications(size.parameters, self.tasks.input_size)
+        transforms = (self.inner_steps + 2) * size.transforms * self.meta_batch_size
+        return 3 * each * self.meta_batch_size * points * self.tasks.problem.calls + transforms
 
     def to_json(self, indent: int | None = None) -> str:
         """The configuration as JSON text; `from_json` gives it back equal."""

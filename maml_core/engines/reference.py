@@ -22,9 +22,11 @@ from maml_core.learning.tasks import TaskBatch
 
 InnerOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
+CURVED = ("fo-meta-curvature", "meta-curvature")
+"""The algorithms that learn matrices."""
 
 KNOWN = frozenset(
-    {"fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint", "fo-b-maml", *CLOSED}
+    {"fomaml", "maml", "reptile", "fo-anil", "anil", "fo-meta-sgd", "meta-sgd", "joint", "fo-b-maml", *CURVED, *CLOSED}
 )
 """The algorithms written out here. Another would silently be taken for one of them, so it is refused."""
 
@@ -58,7 +60,7 @@ class ReferenceEngine(Engine):
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(theta.parameters[name])
-        rates = {name: value.clone().requires_grad_() for name, value in self.algorithm.rates(theta).items()}
+        beside = {name: value.clone().requires_grad_() for name, value in theta.extras.items()}
         gradient = torch.zeros_like(parameters)
         pre_loss = parameters.new_zeros(())
         post_loss = parameters.new_zeros(())
@@ -70,7 +72,7 @@ class ReferenceEngine(Engine):
             elif self.algorithm.name in CLOSED:
                 task_gradient, query_loss = self._ridge(task, theta.extras)
             else:
-                task_gradient, query_loss = self._task(task, rates)
+                task_gradient, query_loss = self._task(task, beside)
             with torch.no_grad():
                 pre_loss += self.problem.loss(self.model, task.query_x, task.query_y) / count
             gradient += torch.cat([part.reshape(-1) for part in task_gradient]) / count
@@ -142,26 +144,34 @@ class ReferenceEngine(Engine):
         parts.append(QUIET * torch.autograd.grad(unlikely, noise)[0])
         return [part.to(task.support_x.dtype) for part in parts], query_loss.detach().to(task.support_x.dtype)
 
-    def _task(self, task: TaskBatch, rates: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _task(self, task: TaskBatch, beside: Parameters) -> tuple[list[Tensor], Tensor]:
         """One task's meta-gradient in the layout's order, and its query loss after adaptation."""
         algorithm, loss = self.algorithm, self.problem.loss
         theta: Parameters = dict(self.model.named_parameters())
         heads = algorithm.begin(Theta(theta, {})).parameters
         adapting = {name: value for name, value in theta.items() if name in heads}
-        # First-order Meta-SGD needs the graph of the updates, for the rates, but not that of the inner gradients.
-        follows = not algorithm.is_first_order or bool(rates)
-        cut = (lambda grads: [g.detach() for g in grads]) if algorithm.is_first_order and follows else None
+        # What is learned beside theta needs the graph of the updates; to first order, not that of the inner gradients.
+        follows = not algorithm.is_first_order or bool(beside)
+        rates = [self.inner.lr * factor for factor in algorithm.rates(Theta(theta, beside)).values()]
+
+        def callback(gradients: list[Tensor]) -> list[Tensor]:
+            if algorithm.is_first_order:
+                gradients = [gradient.detach() for gradient in gradients]
+            if algorithm.name not in CURVED:
+                return gradients
+            return [_curved(beside, name, gradient) for name, gradient in zip(adapting, gradients, strict=True)]
+
         optimizer = self.inner_optimizer({"params": [parameter]} for parameter in adapting.values())
         with higher.innerloop_ctx(
             self.model,
             optimizer,
             copy_initial_weights=False,
             track_higher_grads=follows,
-            override={"lr": [self.inner.lr * rates[name] for name in adapting]} if rates else None,
+            override={"lr": rates} if rates else None,
         ) as (adapted, differentiable_optimizer):
             for _ in range(self.inner.steps):
                 differentiable_optimizer.step(
-                    loss(adapted, task.support_x, task.support_y), **({"grad_callback": cut} if cut else {})
+                    loss(adapted, task.support_x, task.support_y), **({"grad_callback": callback} if follows else {})
                 )
             query_loss = loss(adapted, task.query_x, task.query_y)
             if algorithm.name == "reptile":
@@ -171,7 +181,15 @@ class ReferenceEngine(Engine):
                 x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
                 joint = torch.autograd.grad(loss(self.model, x, y), list(theta.values()))
                 return list(joint), query_loss.detach()
-            sought = [*theta.values(), *rates.values()] if follows else list(adapted.parameters())
+            sought = [*theta.values(), *beside.values()] if follows else list(adapted.parameters())
             gradients = torch.autograd.grad(query_loss, sought, allow_unused=not self.inner.steps)
         found = [torch.zeros_like(s) if g is None else g for s, g in zip(sought, gradients, strict=True)]
         return found, query_loss.detach()
+
+
+def _curved(matrices: Parameters, name: str, gradient: Tensor) -> Tensor:
+    """A gradient, multiplied along each of its dimensions."""
+    for dim in range(gradient.dim()):
+        product = torch.tensordot(matrices[f"curvature:{dim}:{name}"], gradient, dims=([1], [dim]))
+        gradient = product.movedim(0, dim)
+    return gradient

@@ -4,6 +4,8 @@ Engines decide how a task's function is run (task by task, vectorized, compiled)
 once. The reference engine alone does not use it: it is the oracle that this module is checked against.
 """
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 import torch
@@ -47,18 +49,54 @@ class _LearnsRates(Algorithm):
         """The factors, by parameter."""
         return {name.removeprefix(self._PREFIX): value for name, value in theta.extras.items()}
 
-    def _stepped(self, theta: Theta, values: Parameters, gradient: Parameters, lr: float | Tensor) -> Parameters:
+    def move(self, theta: Theta, gradient: Parameters, lr: float | Tensor) -> Parameters:
+        """lr * factor * gradient, elementwise."""
         rates = self.rates(theta)
-        return {name: value - lr * rates[name] * gradient[name] for name, value in values.items()}
+        return {name: lr * rates[name] * value for name, value in gradient.items()}
 
 
-class _OneRate(Algorithm):
-    """Gradient descent on the support set, at one rate for all parameters."""
+class _LearnsCurvature(Algorithm):
+    """A square matrix is learned for each dimension of each parameter; all start as the identity.
+
+    They multiply a gradient along its dimensions: that of a weight `[outputs, inputs]` becomes M0 G M1', with M0
+    `[outputs, outputs]` and M1 `[inputs, inputs]` (arXiv:1902.03356, section 3.2).
+    """
+
+    _PREFIX: ClassVar[str] = "curvature:"
+    """What a file writes before a matrix's dimension and the parameter's name: `curvature:0:layer.weight`."""
+
+    def extras(self, parameters: Parameters) -> Parameters:
+        """The matrices."""
+        return {
+            f"{self._PREFIX}{dim}:{name}": torch.eye(size, dtype=value.dtype, device=value.device)
+            for name, value in parameters.items()
+            for dim, size in enumerate(value.shape)
+        }
+
+    def transforms(self, shapes: Mapping[str, torch.Size]) -> int:
+        """A product of matrices for each dimension."""
+        return sum(shape.numel() * sum(shape) for shape in shapes.values())
+
+    def move(self, theta: Theta, gradient: Parameters, lr: float | Tensor) -> Parameters:
+        """lr times the gradient, multiplied along each of its dimensions."""
+        return {name: lr * self._multiplied(theta.extras, name, value) for name, value in gradient.items()}
+
+    def _multiplied(self, extras: Parameters, name: str, value: Tensor) -> Tensor:
+        for dim in range(value.dim()):
+            last = value.movedim(dim, -1)
+            matrix = extras[f"{self._PREFIX}{dim}:{name}"]
+            value = (last.reshape(-1, last.shape[-1]) @ matrix.mT).reshape(last.shape).movedim(-1, dim)
+        return value
+
+
+class _Descends(Algorithm):
+    """Gradient descent on the support set."""
 
     def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
-        """phi' = phi - lr * grad L_support(phi)        (arXiv:1703.03400, equation 1)."""
+        """phi' = phi - move(grad L_support(phi))        (arXiv:1703.03400, equation 1)."""
         gradient = grad(lambda values: loss(theta.parameters | values, x, y))(phi.parameters)
-        return Phi({name: value - lr * gradient[name] for name, value in phi.parameters.items()}, {})
+        move = self.move(theta, gradient, lr)
+        return Phi({name: value - move[name] for name, value in phi.parameters.items()}, {})
 
 
 class _FirstOrder(Algorithm):
@@ -96,8 +134,38 @@ class _SecondOrder(Algorithm):
         return grad_and_value(adapted_loss)(theta)
 
 
+class _FirstOrderOfMove(Algorithm):
+    """The inner gradients are held constant, and what an inner step makes of them is learned.
+
+    With q = grad L_query(phi_k): g = q for the initialization, and for what is learned beside it the derivative of
+    -q . move(sum of the inner gradients), since a move is linear in the gradient.
+    """
+
+    is_first_order: ClassVar[bool] = True
+
+    def begin(self, theta: Theta) -> Phi:
+        """The model's parameters, and no inner gradient yet."""
+        return Phi(theta.parameters, {name: torch.zeros_like(value) for name, value in theta.parameters.items()})
+
+    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
+        """One step of gradient descent; its gradient is added to those before."""
+        gradient = grad(loss)(phi.parameters, x, y)
+        sums = {name: value + gradient[name] for name, value in phi.gradient_sums.items()}
+        move = self.move(theta, gradient, lr)
+        return Phi({name: value - move[name] for name, value in phi.parameters.items()}, sums)
+
+    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
+        """Gradients of the initialization and of what is learned beside it."""
+        query, after = grad_and_value(loss)(phi.parameters, task.query_x, task.query_y)
+        return Theta(query, self._of_extras(theta, query, phi.gradient_sums, inner.lr)), after
+
+    @abstractmethod
+    def _of_extras(self, theta: Theta, query: Parameters, sums: Parameters, lr: float | Tensor) -> Parameters:
+        """The derivative of -query . move(sums)."""
+
+
 @final
-class FOMAML(_AdaptsAll, _OneRate, _FirstOrder):
+class FOMAML(_AdaptsAll, _Descends, _FirstOrder):
     """First-order MAML.
 
     g = grad L_query(phi_k)        (arXiv:1703.03400, section 5.2; arXiv:1803.02999, section 5)
@@ -113,7 +181,7 @@ class FOMAML(_AdaptsAll, _OneRate, _FirstOrder):
 
 
 @final
-class MAML(_AdaptsAll, _OneRate, _SecondOrder):
+class MAML(_AdaptsAll, _Descends, _SecondOrder):
     """MAML with all its second derivatives.
 
     g = d L_query(phi_k) / d theta, through every inner step        (arXiv:1703.03400, algorithm 1)
@@ -187,7 +255,7 @@ class FirstOrderBilevelMAML(_AdaptsAll):
 
 
 @final
-class Reptile(_AdaptsAll, _OneRate):
+class Reptile(_AdaptsAll, _Descends):
     """Reptile: move the initialization toward where the inner steps ended.
 
     g = (theta - phi_k) / inner_lr        (arXiv:1803.02999, section 3)
@@ -209,7 +277,7 @@ class Reptile(_AdaptsAll, _OneRate):
 
 
 @final
-class FirstOrderANIL(_AdaptsHead, _OneRate, _FirstOrder):
+class FirstOrderANIL(_AdaptsHead, _Descends, _FirstOrder):
     """ANIL without second derivatives: the head alone adapts, every parameter is meta-trained.
 
     g = grad L_query(body, adapted head)        (arXiv:1909.09157, section 5; first-order as arXiv:1803.02999)
@@ -225,7 +293,7 @@ class FirstOrderANIL(_AdaptsHead, _OneRate, _FirstOrder):
 
 
 @final
-class ANIL(_AdaptsHead, _OneRate, _SecondOrder):
+class ANIL(_AdaptsHead, _Descends, _SecondOrder):
     """ANIL (almost no inner loop): the head alone adapts.
 
     g = d L_query(body, head_k) / d theta        (arXiv:1909.09157, section 5)
@@ -241,7 +309,7 @@ class ANIL(_AdaptsHead, _OneRate, _SecondOrder):
 
 
 @final
-class MetaSGD(_AdaptsAll, _LearnsRates, _SecondOrder):
+class MetaSGD(_AdaptsAll, _LearnsRates, _Descends, _SecondOrder):
     """Meta-SGD: a rate for each parameter is learned along with the initialization.
 
     phi' = phi - rate * grad L_support(phi), elementwise; g = d L_query(phi_k) / d (theta, rate)
@@ -257,14 +325,9 @@ class MetaSGD(_AdaptsAll, _LearnsRates, _SecondOrder):
     )
     source: ClassVar[str] = "arXiv:1707.09835, equation 3"
 
-    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
-        """One step at the learned rates."""
-        gradient = grad(loss)(phi.parameters, x, y)
-        return Phi(self._stepped(theta, phi.parameters, gradient, lr), {})
-
 
 @final
-class FirstOrderMetaSGD(_LearnsRates):
+class FirstOrderMetaSGD(_LearnsRates, _FirstOrderOfMove):
     """Meta-SGD without second derivatives.
 
     With q = grad L_query(phi_k): g = q for the initialization, and -inner_lr * q * (sum of the inner gradients) for the
@@ -279,27 +342,57 @@ class FirstOrderMetaSGD(_LearnsRates):
         r"g_\theta = \nabla L_{\text{query}}(\varphi_k),\ g_\alpha = -g_\theta \odot \textstyle\sum_i g_i"
     )
     source: ClassVar[str] = "arXiv:1707.09835, equation 3"
-    is_first_order: ClassVar[bool] = True
 
-    def begin(self, theta: Theta) -> Phi:
-        """The model's parameters, and no inner gradient yet."""
-        return Phi(theta.parameters, {name: torch.zeros_like(value) for name, value in theta.parameters.items()})
-
-    def step(self, loss: Loss, theta: Theta, phi: Phi, x: Tensor, y: Tensor, lr: float | Tensor) -> Phi:
-        """One step at the learned rates; its gradient is added to those before."""
-        gradient = grad(loss)(phi.parameters, x, y)
-        sums = {name: value + gradient[name] for name, value in phi.gradient_sums.items()}
-        return Phi(self._stepped(theta, phi.parameters, gradient, lr), sums)
-
-    def gradient(self, loss: Loss, theta: Theta, phi: Phi, task: TaskBatch, inner: InnerLoop) -> tuple[Theta, Tensor]:
-        """Gradients of the initialization and of the rates."""
-        query, after = grad_and_value(loss)(phi.parameters, task.query_x, task.query_y)
-        rates = {self._PREFIX + name: -inner.lr * value * phi.gradient_sums[name] for name, value in query.items()}
-        return Theta(query, rates), after
+    def _of_extras(self, theta: Theta, query: Parameters, sums: Parameters, lr: float | Tensor) -> Parameters:
+        return {self._PREFIX + name: -lr * value * sums[name] for name, value in query.items()}
 
 
 @final
-class Joint(_AdaptsAll, _OneRate):
+class MetaCurvature(_AdaptsAll, _LearnsCurvature, _Descends, _SecondOrder):
+    """Meta-Curvature: matrices that a gradient is multiplied with are learned along with the initialization.
+
+    phi' = phi - inner_lr * M0 grad L_support(phi) M1'; g = d L_query(phi_k) / d (theta, M)
+    (arXiv:1902.03356, section 3.2, there called MC2).
+    """
+
+    name: ClassVar[str] = "meta-curvature"
+    title: ClassVar[str] = "Meta-Curvature (second-order)"
+    formula: ClassVar[str] = (
+        r"\varphi_{i} = \varphi_{i-1} - \alpha\, M_0\, \nabla L_{\text{support}}(\varphi_{i-1})\, M_1^\top,\ "
+        r"\varphi_0=\theta,\qquad g = \nabla_{(\theta,M)}\, L_{\text{query}}(\varphi_k(\theta,M))"
+    )
+    source: ClassVar[str] = "arXiv:1902.03356, section 3.2"
+
+
+@final
+class FirstOrderMetaCurvature(_LearnsCurvature, _FirstOrderOfMove):
+    """Meta-Curvature without second derivatives.
+
+    With q = grad L_query(phi_k) and s the sum of the inner gradients: g = q for the initialization, and
+    -inner_lr * d (q . M0 s M1') / dM for the matrices: what is left of d phi_k / dM when every inner gradient is held
+    constant (arXiv:1902.03356, section 3.2).
+    """
+
+    name: ClassVar[str] = "fo-meta-curvature"
+    title: ClassVar[str] = "Meta-Curvature, first-order"
+    formula: ClassVar[str] = (
+        r"\varphi_{i} = \varphi_{i-1} - \alpha\, M_0\, g_i\, M_1^\top,\ "
+        r"g_i = \nabla L_{\text{support}}(\varphi_{i-1}),\qquad "
+        r"g_\theta = \nabla L_{\text{query}}(\varphi_k),\ "
+        r"g_M = -\alpha\,\nabla_M \langle g_\theta,\, M_0\, \textstyle\sum_i g_i\, M_1^\top\rangle"
+    )
+    source: ClassVar[str] = "arXiv:1902.03356, section 3.2"
+
+    def _of_extras(self, theta: Theta, query: Parameters, sums: Parameters, lr: float | Tensor) -> Parameters:
+        def along(extras: Parameters) -> Tensor:
+            moved = self.move(Theta(theta.parameters, extras), sums, lr)
+            return torch.stack([(query[name] * value).sum() for name, value in moved.items()]).sum()
+
+        return {name: -value for name, value in grad(along)(theta.extras).items()}
+
+
+@final
+class Joint(_AdaptsAll, _Descends):
     """Joint pretraining, the baseline without meta-learning: one model for all tasks' points at once.
 
     g = grad L_(support and query)(theta); adaptation then starts from it as from any initialization.
@@ -328,6 +421,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         ANIL(),
         FirstOrderMetaSGD(),
         MetaSGD(),
+        FirstOrderMetaCurvature(),
+        MetaCurvature(),
         RidgeHead(),
         FirstOrderRidgeHead(),
         Joint(),

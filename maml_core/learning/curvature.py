@@ -12,13 +12,12 @@ from maml_core.learning.tasks import TaskBatch, seeded
 def curvature(start: Initialization, tasks: TaskBatch, *, iterations: int = 20) -> Tensor:
     """The largest eigenvalue of each task's Hessian at the initialization, over what adapts: `[tasks]`.
 
-    By power iteration, v <- H v / |H v|, with H v as the gradient of the slope along v; where rates are learned,
-    of their factors times H. A step of gradient descent overshoots along that direction where inner_lr times the
-    eigenvalue is above 1, and moves away from the minimum where it is above 2.
+    By power iteration, v <- H v / |H v|, with H v as the gradient of the slope along v; where it is learned what a step
+    makes of a gradient, of that times H. A step of gradient descent overshoots along that direction where inner_lr
+    times the eigenvalue is above 1, and moves away from the minimum where it is above 2.
     """
     theta, loss = start.theta, Loss(start.model, start.problem)
     adapts = start.algorithm.begin(theta).parameters
-    rates = start.algorithm.rates(theta)
     generator = seeded("curvature")
     first = {name: torch.randn(value.shape, generator=generator) for name, value in adapts.items()}
 
@@ -31,7 +30,7 @@ def curvature(start: Initialization, tasks: TaskBatch, *, iterations: int = 20) 
         for _ in range(iterations):
             size = _norm(along).clamp(min=1e-30)
             along = grad(slope)(adapts, {name: value / size for name, value in along.items()})
-            along = {name: value * rates[name] if rates else value for name, value in along.items()}
+            along = start.algorithm.move(theta, along, 1.0)
         return _norm(along)
 
     return vmap(largest)(tasks.support_x, tasks.support_y)

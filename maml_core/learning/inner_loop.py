@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from maml_core.learning.binding import bound, call
@@ -122,6 +123,14 @@ class Algorithm(ABC):
     def rates(self, theta: Theta) -> Parameters:
         """The factors of inner_lr that are learned, by parameter; empty where none is."""
         return {}
+
+    def transforms(self, shapes: Mapping[str, torch.Size]) -> int:
+        """How many multiplications an inner step takes beside its gradient, for parameters of these shapes."""
+        return 0
+
+    def move(self, theta: Theta, gradient: Parameters, lr: float | Tensor) -> Parameters:
+        """How far an inner step goes against the gradient of the support loss; linear in it."""
+        return {name: lr * value for name, value in gradient.items()}
 
     @abstractmethod
     def begin(self, theta: Theta) -> Phi:

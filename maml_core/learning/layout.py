@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,14 @@ class Flat:
         return torch.cat([tensors[name].reshape(-1) for name in self._shapes])
 
 
+class Size(NamedTuple):
+    """How large what a run learns is."""
+
+    parameters: int = 0  # numbers of the network
+    beside: int = 0  # numbers that the algorithm learns beside them
+    transforms: int = 0  # multiplications of an inner step beside its gradient
+
+
 class Layout(Flat):
     """Where each learned number lies in one flat vector: the parameters, then what is learned beside."""
 
@@ -47,6 +56,11 @@ class Layout(Flat):
         self._algorithm = algorithm
         self.parameter_count = sum(shape.numel() for shape in self.shapes.values())
         super().__init__(self.shapes | self.extra_shapes)
+
+    @property
+    def measured(self) -> Size:
+        """How large it is."""
+        return Size(self.parameter_count, self.size - self.parameter_count, self._algorithm.transforms(self.shapes))
 
     def start(self, model: nn.Module) -> Tensor:
         """The vector `[P]` before training: the model's own values, and what the algorithm begins with beside them."""

@@ -293,6 +293,10 @@ def adapt(model, x, y, extras, inner_steps=INNER_STEPS):
         gradients = torch.autograd.grad(loss, list(adapted.values()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(adapted.items(), gradients):
+                for dim in range(gradient.dim()):
+                    if f"curvature:{{dim}}:{{name}}" in extras:
+                        product = torch.tensordot(extras[f"curvature:{{dim}}:{{name}}"], gradient, ([1], [dim]))
+                        gradient = product.movedim(0, dim)
                 back = PULL * (parameter - start[name])
                 parameter -= INNER_LR * extras.get("inner_lr:" + name, 1.0) * gradient + back
     return model

@@ -29,6 +29,7 @@ from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import InnerLoop
+from maml_core.learning.layout import Layout
 from maml_core.learning.own_model import OwnModel, brief, set_buffers
 from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import ShardedStream, TaskBatch, TaskStream
@@ -313,9 +314,9 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     config.tasks.check(config.shots + config.query_shots)
     model = trainer.model if trainer else config.structure()
     device = _device_of(config, model)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    config.check_memory(parameters)  # that of a user's own module is known only now
-    seconds = config.seconds_estimate(parameters, sum(1 for _ in model.parameters()))
+    size = Layout(model, config.method).measured
+    config.check_memory(size)  # that of a user's own module is known only now
+    seconds = config.seconds_estimate(size, sum(1 for _ in model.parameters()))
     seconds /= trainer.group.size if trainer else 1
     if device.type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
@@ -373,9 +374,9 @@ def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
         return resolve_device(config.device, 0)
     if config.engine == "vectorized":
         return resolve_device(config.device, math.inf)
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    sequences = max(1, len(sizes)) * (config.inner_steps + 1)
-    return resolve_device(config.device, config.multiplications(sum(sizes)) / sequences)
+    sequences = max(1, len(list(model.parameters()))) * (config.inner_steps + 1)
+    size = Layout(model, config.method).measured
+    return resolve_device(config.device, config.multiplications(size) / sequences)
 
 
 def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) -> Engine:
@@ -389,7 +390,7 @@ def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) ->
     try:
         if config.engine == "native" or _is_worth_compiling(config):
             native = NativeEngine(model, **parts)
-            native.threads = threads_for(config.multiplications(sum(p.numel() for p in model.parameters())))
+            native.threads = threads_for(config.multiplications(Layout(model, config.method).measured))
     except EngineError:
         if config.engine == "native":
             raise
@@ -400,7 +401,7 @@ def _is_worth_compiling(config: RunConfig) -> bool:
     """Whether the whole run would take the vectorized engine longer than making the native loop takes."""
     if config.tasks.problem.calls > 1:
         return False
-    return config.seconds_estimate(config.parameter_count()) * config.meta_iterations > WORTH_SECONDS
+    return config.seconds_estimate(config.size()) * config.meta_iterations > WORTH_SECONDS
 
 
 def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:

@@ -44,7 +44,7 @@ def setup(family: TaskFamily | None = None) -> tuple[nn.Module, TaskBatch]:
 def adapted_losses(
     model: nn.Module,
     start: list[Tensor],
-    rates: list[Tensor],
+    move: Callable[[int, Tensor], Tensor],
     batch: TaskBatch,
     steps: int,
     *,
@@ -61,7 +61,7 @@ def adapted_losses(
         for _ in range(steps):
             loss = judge(functional_call(model, dict(zip(names, phi, strict=True)), (sx,)), sy)
             inner = torch.autograd.grad(loss, phi, create_graph=not first_order, retain_graph=True)
-            phi = [value - rates[i] * inner[i] if i in moving else value for i, value in enumerate(phi)]
+            phi = [value - move(i, inner[i]) if i in moving else value for i, value in enumerate(phi)]
         found.append((phi, judge(functional_call(model, dict(zip(names, phi, strict=True)), (qx,)), qy)))
     return found
 
@@ -72,6 +72,8 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
         return bilevel_by_hand(model, flat, batch, steps, judge)
     if algorithm.solves:
         return ridge_by_hand(model, flat, batch, judge, first_order=algorithm.is_first_order)
+    if "meta-curvature" in name:
+        return curvature_by_hand(model, flat, batch, steps, judge, first_order=algorithm.is_first_order)
     sizes = [parameter.numel() for parameter in model.parameters()]
     pieces = flat.split(sizes * (2 if "meta-sgd" in name else 1))
     shaped = [
@@ -80,7 +82,14 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
     fixed = torch.tensor(INNER_LR, dtype=torch.float64)
     start, rates = shaped[: len(sizes)], [fixed * factor for factor in shaped[len(sizes) :]] or [fixed] * len(sizes)
     tasks = adapted_losses(
-        model, start, rates, batch, steps, first_order=algorithm.is_first_order, only_head="anil" in name, judge=judge
+        model,
+        start,
+        lambda i, gradient: rates[i] * gradient,
+        batch,
+        steps,
+        first_order=algorithm.is_first_order,
+        only_head="anil" in name,
+        judge=judge,
     )
     total = torch.zeros_like(flat)
     for i, (phi, loss) in enumerate(tasks):
@@ -103,6 +112,34 @@ def by_hand(name: str, model: nn.Module, flat: Tensor, batch: TaskBatch, steps: 
                 parts = list(torch.autograd.grad(loss, shaped, allow_unused=True, retain_graph=True))
         total += torch.cat([part.detach().reshape(-1) for part in parts]) / len(tasks)
     return total
+
+
+def curvature_by_hand(
+    model: nn.Module,
+    flat: Tensor,
+    batch: TaskBatch,
+    steps: int,
+    judge: Callable[[Tensor, Tensor], Tensor],
+    *,
+    first_order: bool,
+) -> Tensor:
+    """Weights `[out, in]` move by M0 G M1', biases by M g; to first order the inner gradients have no graph."""
+    shapes = [parameter.shape for parameter in model.parameters()]
+    squares = [torch.Size((size, size)) for shape in shapes for size in shape]
+    pieces = flat.split([shape.numel() for shape in (*shapes, *squares)])
+    learned = [p.reshape(s).clone().requires_grad_() for p, s in zip(pieces, (*shapes, *squares), strict=True)]
+    left = iter(learned[len(shapes) :])
+    matrices = [[next(left) for _ in shape] for shape in shapes]
+
+    def move(i: int, gradient: Tensor) -> Tensor:
+        moved = (INNER_LR * matrices[i][0]).mm(gradient.reshape(len(gradient), -1))
+        return moved.mm(matrices[i][1].T) if len(matrices[i]) == 2 else moved.reshape(-1)
+
+    tasks = adapted_losses(
+        model, learned[: len(shapes)], move, batch, steps, first_order=first_order, only_head=False, judge=judge
+    )
+    gradients = [torch.autograd.grad(loss, learned, retain_graph=True) for _, loss in tasks]
+    return torch.stack([torch.cat([part.reshape(-1) for part in parts]) for parts in gradients]).mean(0)
 
 
 def bilevel_by_hand(
@@ -215,8 +252,9 @@ def test_meta_gradient_equals_one_derived_with_autograd_alone(
     )
     state = initial_state(model, algorithm)
     generator = torch.Generator().manual_seed(1)
-    state = type(state)(  # rates that differ, so that a mix-up of them shows
-        state.parameters * (1 + 0.2 * torch.rand(state.parameters.shape, generator=generator).double()),
+    noise = torch.rand(2, *state.parameters.shape, generator=generator).double()
+    state = type(state)(  # rates that differ, and matrices that are not symmetric, so that a mix-up of them shows
+        state.parameters * (1 + 0.2 * noise[0]) + 0.02 * noise[1],
         state.exp_avg,
         state.exp_avg_sq,
     )

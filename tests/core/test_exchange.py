@@ -266,13 +266,15 @@ def test_export_and_import_on_the_command_line(
         assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("algorithm", ["fomaml", "fo-anil", "fo-meta-sgd", "ridge-head", "fo-b-maml"])
+@pytest.mark.parametrize(
+    "algorithm", ["fomaml", "fo-anil", "fo-meta-sgd", "fo-meta-curvature", "ridge-head", "fo-b-maml"]
+)
 def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm: str) -> None:
     config = PRESETS["sine"].config.with_settings(
         {"algorithm": algorithm, "model.kind": "fourier-mlp", "model.activation": "sine", "inner_steps": 3}
     )
     layout = config.layout()
-    flat = layout.start(config.network(seed=1)) * 1.1
+    flat = layout.start(config.network(seed=1)) * 1.1 + 0.01 * torch.linspace(-1, 1, layout.size)
     save_file(
         {name: value.contiguous() for name, value in layout.to_file(flat).items()}, tmp_path / "weights.safetensors"
     )
@@ -289,10 +291,11 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
     assert found == pytest.approx(trajectory.predictions[-1, 0, :, 0].tolist(), rel=1e-4, abs=1e-5)
 
 
-def test_a_run_with_learned_rates_is_imported_whatever_its_size(store: Store) -> None:
-    """Learned rates double every vector: the limits of an import know that."""
+@pytest.mark.parametrize("algorithm", ["fo-meta-sgd", "fo-meta-curvature"])
+def test_a_run_with_learned_rates_is_imported_whatever_its_size(store: Store, algorithm: str) -> None:
+    """What is learned beside lengthens every vector: the limits of an import know that."""
     config = PRESETS["sine"].config.with_settings(
-        {"algorithm": "fo-meta-sgd", "model.hidden_sizes": [150, 150], "meta_iterations": 2, "engine": "vectorized"}
+        {"algorithm": algorithm, "model.hidden_sizes": [150, 150], "meta_iterations": 2, "engine": "vectorized"}
     )
     run_id = trained(store, config).id
     copy = store.run(import_run(store, export_run(store, run_id)))
