@@ -8,6 +8,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -290,6 +291,18 @@ class TaskStream:
         points = meta_batch_size * family.points_of(shots + query_shots)
         self.block_size = max(1, min(256, 2**19 // (points * family.numbers)))  # at most 8 MiB of float64, of a curve
         self._cached: tuple[int, TaskBatch] | None = None
+        self._drawer: ThreadPoolExecutor | None = None
+        self._drawn_ahead: tuple[int, Future[TaskBatch]] | None = None
+
+    def draw_ahead(self) -> None:
+        """From now on, have a thread draw the block after the one that is read: the same tasks, sooner at hand."""
+        self._drawer = self._drawer or ThreadPoolExecutor(1, "tasks")
+
+    def close(self) -> None:
+        """End the thread that draws ahead, if there is one; the stream can still be read."""
+        if self._drawer:
+            self._drawer.shutdown(cancel_futures=True)
+        self._drawer = self._drawn_ahead = None
 
     def take(self, start: int, count: int) -> TaskBatch:
         """The meta-batches of iterations `start` to `start + count`: `[count, tasks, points, features]`."""
@@ -303,17 +316,23 @@ class TaskStream:
 
     def _block(self, number: int) -> TaskBatch:
         if self._cached is None or self._cached[0] != number:
-            batch = self.family.sample_batch(
-                (self.block_size, self.meta_batch_size),
-                self.shots,
-                self.query_shots,
-                seeded(f"{self._seed}:{number}"),
-                self.device,
-                self.dtype,
-                task_set=self._task_set,
-            )
+            ahead = self._drawn_ahead
+            batch = ahead[1].result() if ahead and ahead[0] == number else self._draw(number)
             self._cached = number, batch
+            if self._drawer:
+                self._drawn_ahead = number + 1, self._drawer.submit(self._draw, number + 1)
         return self._cached[1]
+
+    def _draw(self, number: int) -> TaskBatch:
+        return self.family.sample_batch(
+            (self.block_size, self.meta_batch_size),
+            self.shots,
+            self.query_shots,
+            seeded(f"{self._seed}:{number}"),
+            self.device,
+            self.dtype,
+            task_set=self._task_set,
+        )
 
 
 class ShardedStream:
@@ -322,6 +341,11 @@ class ShardedStream:
     def __init__(self, streams: Sequence[TaskStream]) -> None:
         """Those of the shards that are wanted, in order."""
         self._streams = streams
+
+    def close(self) -> None:
+        """Close them all."""
+        for stream in self._streams:
+            stream.close()
 
     def take(self, start: int, count: int) -> TaskBatch:
         """As `TaskStream.take`, with the tasks of one shard after those of another."""

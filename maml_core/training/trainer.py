@@ -105,6 +105,9 @@ class Trainer:
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device, self.group)
+        is_native = self.device.type == "cpu" and isinstance(self.engine, NativeEngine | AutoEngine)
+        if is_native and isinstance(self._stream, TaskStream):
+            self._stream.draw_ahead()  # while the native loop runs; the others would have to wait for Python
         costly = config.tasks.is_costly
         count = held_out_count(config.meta_iterations, is_costly=costly)
         self._held_out = held_out_tasks(config, count, self.device)
@@ -177,6 +180,7 @@ class Trainer:
     def close(self) -> None:
         """Release background resources."""
         self.engine.close()
+        self._stream.close()
 
     def _make_judge(self) -> Engine:
         """What measures the held-out loss: the vectorized engine wherever it can, since it is many times faster."""

@@ -132,8 +132,10 @@ def curvature_by_hand(
     matrices = [[next(left) for _ in shape] for shape in shapes]
 
     def move(i: int, gradient: Tensor) -> Tensor:
-        moved = (INNER_LR * matrices[i][0]).mm(gradient.reshape(len(gradient), -1))
-        return moved.mm(matrices[i][1].T) if len(matrices[i]) == 2 else moved.reshape(-1)
+        moved: Tensor = INNER_LR * matrices[i][0] @ gradient
+        if len(matrices[i]) == 2:
+            moved = moved @ matrices[i][1].T
+        return moved
 
     tasks = adapted_losses(
         model, learned[: len(shapes)], move, batch, steps, first_order=first_order, only_head=False, judge=judge

@@ -410,7 +410,7 @@ def test_threads_that_keep_find_and_forget_tables_do_not_disturb_each_other(monk
 
     def act(number: int) -> None:
         try:
-            for turn in range(200):
+            for turn in range(40):
                 table = keep(tables[(number + turn) % 8])
                 with contextlib.suppress(ConfigError):  # another thread has forgotten it
                     assert find(table.id) is table

@@ -1,4 +1,7 @@
+import itertools
 import math
+import threading
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from maml_core.learning.generated import FunctionFamily
 from maml_core.learning.tasks import (
     FAMILIES,
     Normal,
+    TaskBatch,
     TaskFamily,
     TaskSet,
     TaskStream,
@@ -103,3 +107,39 @@ def test_streams_differ_by_seed_and_set() -> None:
     assert not torch.equal(first, stream(Sine(), seed=1).take(0, 1).support_x)
     assert not torch.equal(first, stream(Sine(), task_set=TaskSet.VALIDATION).take(0, 1).support_x)
     assert not torch.equal(first, stream(Sine()).take(1, 1).support_x)
+
+
+def test_what_is_drawn_ahead_is_what_would_have_been_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawers: set[str] = set()
+    draw = Sine.sample_batch
+
+    def noted(*args: Any, **options: Any) -> TaskBatch:
+        drawers.add(threading.current_thread().name)
+        return draw(*args, **options)
+
+    monkeypatch.setattr(Sine, "sample_batch", noted)
+    plain, ahead = stream(Sine()), stream(Sine())
+    ahead.draw_ahead()
+    size = plain.block_size
+    for start, count in ((0, 3), (3, size), (size + 3, size), (5 * size, 2), (1, 1)):  # on, on again, far ahead, back
+        for one, other in zip(plain.take(start, count), ahead.take(start, count), strict=True):
+            assert torch.equal(one, other)
+    ahead.close()
+    assert any(name.startswith("tasks") for name in drawers)
+    assert torch.equal(ahead.take(9 * size, 1).query_y, plain.take(9 * size, 1).query_y)
+
+
+def test_what_cannot_be_drawn_is_said_when_it_is_asked_for_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, draw, count = stream(Sine()), Sine.sample_batch, itertools.count()
+
+    def ends(*args: Any, **options: Any) -> TaskBatch:
+        if next(count) > 0:
+            raise ConfigError("no further tasks")
+        return draw(*args, **options)
+
+    monkeypatch.setattr(Sine, "sample_batch", ends)
+    reader.draw_ahead()
+    reader.take(0, reader.block_size)
+    with pytest.raises(ConfigError, match="no further tasks"):
+        reader.take(reader.block_size, 1)
+    reader.close()

@@ -6,6 +6,7 @@ from maml_core.evaluation.of_runs import measure
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from pages.components.frame import PAGES
+from tests.levels import levels
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained_run
 
@@ -16,7 +17,7 @@ def classes(store: Store) -> Run:
     return trained_run(store, "spiral", settings)
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", levels(PAGES, ["pages/1_Adapt.py", "pages/2_Runs.py"], PAGES))
 def test_every_page_takes_a_run_on_classes(path: str, classes: Run) -> None:
     page = open_page(path, run=classes.id)
     assert not page.error

@@ -6,6 +6,7 @@ from maml_core.evaluation.of_runs import measure
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from pages.components.frame import PAGES
+from tests.levels import levels
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained_run
 
@@ -24,7 +25,7 @@ def control(store: Store) -> Run:
     return trained_run(store, "navigation", SMALL)
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", levels(PAGES, ["app.py", "pages/1_Adapt.py"], PAGES))
 def test_every_page_takes_a_run_on_control(path: str, control: Run) -> None:
     page = open_page(path, run=control.id)
     assert not page.error

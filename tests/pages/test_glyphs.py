@@ -11,6 +11,7 @@ from maml_core.store.run import Run
 from maml_core.store.store import Store
 from pages.components.frame import PAGES
 from tests.core.test_glyphs import TEXT
+from tests.levels import levels
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained_run
 
@@ -29,7 +30,7 @@ def images(store: Store) -> Run:
     return trained_run(store, "glyphs", SETTINGS)
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", levels(PAGES, ["app.py", "pages/3_Gradients.py"], PAGES))
 def test_every_page_takes_a_run_on_images(path: str, images: Run) -> None:
     assert not open_page(path, run=images.id).error
 

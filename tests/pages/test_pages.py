@@ -23,6 +23,7 @@ from maml_core.training.worker import train_run
 from pages.components.frame import PAGES, training_session
 from tests.conftest import PATIENCE, ROOT, wait_for
 from tests.core.test_fields import Everything
+from tests.levels import levels
 from tests.trained import trained
 
 
@@ -46,6 +47,7 @@ def finished(store: Store) -> Run:
 
 
 FOLDS = ("Tasks", "Training", "Exact numbers")
+SOME_PRESETS = ("linear", "best-5-shot", "ridge-random-frequency", "spiral-tight", "navigation", "glyphs")
 """Parts of the form that are drawn when they are opened."""
 
 
@@ -110,7 +112,7 @@ def test_the_form_has_every_field_with_its_bounds() -> None:
         assert page.selectbox(key=f"form.{name}").options
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", levels(PRESETS, SOME_PRESETS, PRESETS))
 def test_a_preset_fills_the_form(preset: str) -> None:
     page = open_page("app.py")
     page.selectbox(key="form.preset").select(preset).run()
@@ -491,7 +493,7 @@ def test_gradients_page_without_runs_still_has_the_toy(store: Store) -> None:
 
 
 def test_the_update_rule_of_the_chosen_algorithm_is_shown() -> None:
-    rule = "Meta-SGD, first-order: its update rule"
+    rule = "Meta-Curvature, first-order: its update rule"
     page = open_page("app.py", preset="best-5-shot", folds=(*FOLDS, rule))
     assert rule in [expander.label for expander in page.expander]
     assert len(page.latex) == 2  # the update rule, and the family's formula above its ranges
