@@ -31,12 +31,35 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
             table: dict[Any, Callable[..., Any]] = {
                 target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
             }
+            table[aten.native_group_norm.default] = _group_norm
             pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
             module = tracing.trace(pure, *inputs, decompositions=table).module
     unknown = _unknown(module)
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
         raise UnsupportedError(f"The operation {(asked or unknown)[0]} is not in the native engine's table.")
     return module
+
+
+def _group_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    count: int,
+    channels: int,
+    points: int,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """aten.native_group_norm; torch's own rule for it writes in place."""
+    parts = x.reshape(count, groups, -1)
+    mean = parts.mean(-1, keepdim=True)
+    rate = ((parts - mean).square().mean(-1, keepdim=True) + eps).rsqrt()
+    found = ((parts - mean) * rate).reshape(count, channels, points)
+    if weight is not None:
+        found = found * weight[:, None]
+    if bias is not None:
+        found = found + bias[:, None]
+    return found.reshape(x.shape), mean[:, :, 0], rate[:, :, 0]
 
 
 def _is_known(target: Any) -> bool:
