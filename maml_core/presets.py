@@ -234,10 +234,10 @@ PRESETS: dict[str, Preset] = {
     "best-5-shot": _paper(
         5,
         "Best first-order recipe",
-        "First-order Meta-Curvature: matrices that multiply each inner gradient are learned too. Five inner steps, "
+        "First-order Meta-Curvature: matrices that multiply each inner gradient are learned too. Three inner steps, "
         "clipping, a cosine schedule, averaging.",
-        **_BEST,
-        reached=Reached(5, (0.0, 0.0, 0.0)),
+        **(_BEST | {"inner_steps": 3}),
+        reached=Reached(3, (0.126, 0.0919, 0.128)),
     ),
     "best-10-shot": _paper(
         10,
@@ -245,7 +245,7 @@ PRESETS: dict[str, Preset] = {
         "First-order Meta-Curvature: matrices that multiply each inner gradient are learned too. Five inner steps, "
         "clipping, a cosine schedule, averaging.",
         **_BEST,
-        reached=Reached(5, (0.0, 0.0, 0.0)),
+        reached=Reached(5, (0.015, 0.0151, 0.0126)),
     ),
     "best-random-frequency": _paper(
         10,
