@@ -94,10 +94,11 @@ def comparison(config: RunConfig, result: Evaluation) -> str:
     steps = min(config.inner_steps, len(result.learned.error) - 1)
     mine = _with_interval(result.after(steps))
     rows.append((_part(config), mine, f"this run: {config.algorithm}", f"{on_these}, after {counted_steps(steps)}"))
-    lines = [f"{'error':>17}  {'method':<24}  source, {config.shots} shots"]
+    wide = max(len(method) for _, _, method, _ in rows)
+    lines = [f"{'error':>17}  {'method':<{wide}}  source, {config.shots} shots"]
     for part in PARTS:
         lines.append(part)
-        lines += [f"{error:>17}  {method:<24}  {source}" for which, error, method, source in rows if which == part]
+        lines += [f"{error:>17}  {method:<{wide}}  {source}" for which, error, method, source in rows if which == part]
     return "\n".join([*lines, *textwrap.wrap(PROTOCOL, 100)])
 
 

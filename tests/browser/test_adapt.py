@@ -100,7 +100,8 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     assert tab.complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_link_opens_the_same_picture_in_a_fresh_browser(
     server: Server, new_tab: NewTab, run_id: str, scheme: str
 ) -> None:

@@ -42,7 +42,8 @@ CONTRAST = """element => {
 """How many to one a text is lighter, or darker, than its page (WCAG 2.1, 1.4.3)."""
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_whole_story_is_in_sight_without_scrolling_and_can_be_read(
     server: Server, new_tab: NewTab, run_id: str, scheme: str
 ) -> None:

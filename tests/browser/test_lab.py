@@ -102,7 +102,8 @@ def test_fullscreen_survives_updates(server: Server, new_tab: NewTab) -> None:
     tab.status("stopped")
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_theme_reaches_the_charts(server: Server, new_tab: NewTab, scheme: str) -> None:
     tab = new_tab(color_scheme=scheme)
     tab.open(server.url)

@@ -107,13 +107,8 @@ def test_an_address_that_the_provider_has_not_checked_makes_nobody_its_owner(
     store.close()
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[auth", "secrets cannot be read"),
-        pytest.param("[auth]", "missing or empty", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("text", "said"), [("[auth", "secrets cannot be read"), ("[auth]", "missing or empty")])
 def test_a_slip_in_the_secrets_does_not_open_the_lab_to_everybody(
     tmp_path: Path, new_tab: Callable[..., Tab], text: str, said: str
 ) -> None:

@@ -179,6 +179,7 @@ def test_divergence_exits_1_and_says_what_to_try(store_url: str, capsys: pytest.
     assert "Diverged at iteration 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "maml_core", "train", "--preset", "linear", "--set", "meta_iterations=5", "--json"],

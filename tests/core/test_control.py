@@ -334,6 +334,7 @@ def test_a_goal_is_put_where_sliders_reach() -> None:
     assert aimed(Steering(), 1.0, 1.0) == {}
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_without_a_script_and_comes_back(store: Store) -> None:
     run_id = trained(store, CONFIG).id
     other = import_run(store, export_run(store, run_id))

@@ -26,6 +26,7 @@ from tests.core.starts import FOMAML
 from tests.levels import levels
 
 INNER_LR = 0.01
+OTHERS = [name for name in ENGINES if name != "higher"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -127,8 +128,8 @@ def test_meta_gradient_equals_one_written_by_hand(
     assert all(part.abs().sum() > 0 for part in engine.layout.unflatten(found).parameters.values())
 
 
-@pytest.mark.parametrize("name", [name for name in ENGINES if name != "higher"])
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("clip_norm", levels([None, 0.5], [None], [0.5]))
 def test_same_curve_as_the_reference_over_50_iterations(name: str, clip_norm: float | None) -> None:
     """Rounding differences grow along a chaotic path; over 50 iterations they stay below 1e-4 relative."""
     curves = []
@@ -164,7 +165,7 @@ def test_same_bits_twice_and_in_any_chunks(name: str) -> None:
         assert torch.equal(metrics, more)
 
 
-@pytest.mark.parametrize("name", [name for name in ENGINES if name != "higher"])
+@pytest.mark.parametrize("name", levels(OTHERS, ["vectorized"], OTHERS))
 def test_the_average_is_that_of_the_reference_and_changes_nothing_else(name: str) -> None:
     ends = {}
     for cls, averages in ((ReferenceEngine, True), (ENGINES[name], True), (ENGINES[name], False)):

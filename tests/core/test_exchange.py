@@ -72,7 +72,7 @@ def other(tmp_path: Path) -> Store:
     return Store(f"sqlite:///{tmp_path / 'other.db'}")
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("ema_decay", levels([None, 0.9], [0.9], [None]))
 def test_a_run_arrives_whole(store: Store, other: Store, small_config: RunConfig, ema_decay: float | None) -> None:
     small_config = small_config.with_settings({"ema_decay": ema_decay})
     run_id = store.create_run(small_config, preset="sine", name="wave")

@@ -1,6 +1,7 @@
 """Every family: finite, the same function for support and query, and its own moments."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,10 @@ def test_every_family_trains(name: str) -> None:
     assert last < 1.2 * first
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("activation", ["relu", pytest.param("sine", marks=pytest.mark.slow)])
+EVERY_MODEL = list(product(MODELS, ("relu", "sine")))
+
+
+@pytest.mark.parametrize(("kind", "activation"), levels(EVERY_MODEL, [("mlp", "relu")], EVERY_MODEL))
 def test_every_model_trains(kind: str, activation: str) -> None:
     model = {"kind": kind} | ({"activation": activation} if "activation" in MODELS[kind].model_fields else {})
     settings = {"engine": "vectorized", "meta_iterations": 40, "meta_lr": 0.01}

@@ -352,7 +352,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
 
 
 def test_wrong_arguments_and_too_large_ones_are_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    for argument, said in (("depth=3", "cannot be made with model.arguments (TypeError"), ("width=9999999", "GiB")):
+    for argument, said in (("depth=3", "cannot be made with model.arguments (TypeError"), ("width=1999999", "GiB")):
         kind = ["--set", f"model.kind={HERE}:Wide", "--set", f"model.arguments.{argument}"]
         assert cli.main(["train", *kind]) == 2
         assert said in capsys.readouterr().err

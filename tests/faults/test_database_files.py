@@ -192,6 +192,7 @@ def test_a_migration_that_fails_changes_nothing(sound: bytes, tmp_path: Path, mo
     assert path.read_bytes() == old
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_badly_leaves_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "maml.db"
     path.write_bytes(b"my notes\n" * 500)

@@ -297,6 +297,7 @@ def archive_of(data: bytes) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_nothing_hostile_takes_much_memory(tmp_path: Path) -> None:
     """Each is tried in a process that may not grow."""
     bombs = {

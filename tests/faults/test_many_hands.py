@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from maml_core.errors import RunBusyError
 from maml_core.presets import PRESETS
 from maml_core.training.session import TrainingSession
@@ -24,6 +26,7 @@ LEGAL = {
 }
 
 
+@pytest.mark.slow
 def test_eight_threads_at_once(store_url: str) -> None:
     session = TrainingSession(store_url, limit=1)
     store = session.store

@@ -92,6 +92,7 @@ def test_a_grid_that_breaks_a_rule_gets_a_sentence(several: list[Run]) -> None:
     assert not start.disabled
 
 
+@pytest.mark.slow
 def test_a_search_is_asked_for_watched_and_compared(store: Store, several: list[Run]) -> None:
     page = open_page("pages/5_Compare.py")
     page.session_state["sweep-way"] = "Search by Optuna"

@@ -397,7 +397,7 @@ def test_a_run_of_a_users_own_module_is_shown_but_never_loaded(path: str, store:
         drawn_until(page, lambda: any("which only the command line loads" in error.value for error in page.error))
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", levels(PAGES, ["app.py", "pages/1_Adapt.py"], PAGES))
 def test_a_page_whose_store_is_taken_away_says_so_and_comes_back(path: str, store: Store, finished: Run) -> None:
     page = open_page(path, run=finished.id)
     before = [error.value for error in page.error]
@@ -648,7 +648,9 @@ def test_a_field_of_an_unknown_kind_stops_no_page() -> None:
     assert page.session_state["answer"] == 2.5
 
 
-@pytest.mark.parametrize(("inner_lr", "inner_steps"), [(20.0, 1), (0.01, 300), (1e38, 1)])
+@pytest.mark.parametrize(
+    ("inner_lr", "inner_steps"), levels([(20.0, 1), (0.01, 300), (1e38, 1)], [(20.0, 1)], [(0.01, 300), (1e38, 1)])
+)
 def test_adapt_opens_a_run_whatever_its_settings(store: Store, inner_lr: float, inner_steps: int) -> None:
     """Its inputs are bounded by the run's own fields, not by bounds of the page."""
     config = PRESETS["linear"].config.with_settings(
@@ -675,7 +677,7 @@ def test_a_link_to_a_filter_of_an_earlier_version_is_followed(finished: Run, ear
     assert page.session_state["filter"] == shown
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", levels(LESSONS, ["first-order", "images"], LESSONS))
 def test_a_lesson_asks_first_then_trains_then_tells(name: str, store: Store) -> None:
     lesson = LESSONS[name]
     page = open_page("app.py", lesson=name)
