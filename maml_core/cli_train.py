@@ -81,8 +81,8 @@ def _begun(store: Store, config: RunConfig, job: str) -> Run | None:
 def _say_beforehand(trainer: Trainer) -> None:
     """What whoever waits for a run should know before it begins: how long it takes, and what may spoil it."""
     config = trainer.config
-    size = Layout(trainer.model, config.method).measured
-    each = config.seconds_estimate(size, len(list(trainer.model.parameters())))
+    sizes = Layout(trainer.model, config.method).sizes
+    each = config.seconds_estimate(sizes, len(list(trainer.model.parameters())))
     if config.engine in ("higher", "vectorized") or config.uses_own_model:  # the native loop is many times faster
         total = each * config.meta_iterations
         if total > LONG_SECONDS:

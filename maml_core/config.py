@@ -16,7 +16,7 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.families import Sine
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import Algorithm
-from maml_core.learning.layout import Layout, Size
+from maml_core.learning.layout import Layout, Sizes
 from maml_core.learning.models import MLP, ModelSpec, build_model, build_structure
 from maml_core.learning.own_model import OwnModel, parse_model, set_buffers
 from maml_core.learning.tasks import TaskFamily, parse_family
@@ -33,8 +33,8 @@ MOST_ITERATIONS = 10_000_000
 
 
 @functools.lru_cache(maxsize=1024)  # a list of two thousand runs asks it of each of them
-def _size(spec: ModelSpec, input_size: int, output_size: int, algorithm: str) -> Size:
-    return Layout(build_structure(spec, 0, input_size, output_size), ALGORITHMS[algorithm]).measured
+def _sizes(spec: ModelSpec, input_size: int, output_size: int, algorithm: str) -> Sizes:
+    return Layout(build_structure(spec, 0, input_size, output_size), ALGORITHMS[algorithm]).sizes
 
 
 class RunConfig(Spec):
@@ -214,23 +214,23 @@ class RunConfig(Spec):
     @model_validator(mode="after")
     def _fits_in_memory(self) -> Self:
         try:
-            self.check_memory(self.size())
+            self.check_memory(self.sizes())
         except ConfigError as error:
             raise explained(str(error)) from None
         return self
 
-    def check_memory(self, size: Size) -> None:
+    def check_memory(self, sizes: Sizes) -> None:
         """Raise ConfigError if a run that learns so much would need more than `MEMORY_LIMIT`."""
-        needed = self.memory_estimate(size)
+        needed = self.memory_estimate(sizes)
         if needed > MEMORY_LIMIT:
-            by = f" and algorithm = {self.algorithm}" if size.beside > size.parameters else ""
+            by = f" and algorithm = {self.algorithm}" if sizes.beside > sizes.parameters else ""
             raise ConfigError(
                 f"model = {shown(self.model)} would need about {needed / GIB:,.1f} GiB with "
                 f"{self.meta_batch_size} tasks per meta-batch{by}: at most {MEMORY_LIMIT // GIB} GiB is allowed; "
                 "make the hidden layers or the meta-batch smaller."
             )
 
-    def memory_estimate(self, size: Size) -> int:
+    def memory_estimate(self, sizes: Sizes) -> int:
         """Bytes a run needs at its peak, within a factor of two: parameters, their copies, activations, tasks.
 
         Counted for the vectorized engine, which holds a copy of the parameters and their gradient per task;
@@ -240,13 +240,14 @@ class RunConfig(Spec):
         calls = self.tasks.problem.calls
         points = self.tasks.points_of(max(self.shots, self.query_shots)) * calls
         kept = 1 if self.method.is_first_order else self.inner_steps + 1
-        sizes = self.tasks.input_size + self.tasks.output_size
-        activations = 3 * kept * in_flight * points * (sizes + self.model.hidden_numbers(self.tasks.input_size))
-        numbers = max(size.parameters, size.beside)  # their sum would refuse what earlier versions have trained
-        tasks = 2 * sizes * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots) * calls
-        return 4 * (numbers * (5 + 3 * kept * in_flight) + activations + tasks)
+        features = self.tasks.input_size + self.tasks.output_size
+        activations = 3 * kept * in_flight * points * (features + self.model.hidden_numbers(self.tasks.input_size))
+        tasks = 2 * features * self.meta_batch_size * self.tasks.points_of(self.shots + self.query_shots) * calls
+        beside = max(0, sizes.beside - sizes.parameters)  # as many as there are parameters were never counted
+        numbers = sizes.parameters * (5 + 3 * kept * in_flight) + beside * (5 + 3 * in_flight)
+        return 4 * (numbers + activations + tasks)
 
-    def seconds_estimate(self, size: Size, tensors: int = 6) -> float:
+    def seconds_estimate(self, sizes: Sizes, tensors: int = 6) -> float:
         """Seconds of one meta-iteration on one CPU core, within a factor of three.
 
         Work at 40 GFLOP/s, the adapted parameters moved at 10 GB/s, and 0.1 ms for each of the network's `tensors` at
@@ -254,8 +255,8 @@ class RunConfig(Spec):
         rollout every step is such a call.
         """
         tasks = self.meta_batch_size
-        work = 2 * self.multiplications(size)
-        moved = 24 * size.parameters * tasks * (self.inner_steps + 1)
+        work = 2 * self.multiplications(sizes)
+        moved = 24 * tasks * (sizes.parameters * (self.inner_steps + 1) + sizes.beside)
         sequences = tasks if self.engine == "higher" else self.shards
         calls = (self.inner_steps + 1) * sequences * self.tasks.problem.calls
         return work / 40e9 + moved / 10e9 + 1e-4 * tensors * calls
@@ -285,15 +286,11 @@ class RunConfig(Spec):
         query_shots = self.tasks.least_shots if self.tasks.most_points else self.query_shots
         self.with_settings({"shots": shots, "query_shots": query_shots})
 
-    def size(self) -> Size:
-        """How large what it learns is; nothing, of a user's own module, which is not loaded here."""
+    def sizes(self) -> Sizes:
+        """How large what it learns is, without allocating it; of a user's own module, not loaded here, nothing."""
         if isinstance(self.model, OwnModel):
-            return Size()
-        return _size(self.model, self.tasks.input_size, self.tasks.output_size, self.algorithm)
-
-    def parameter_count(self) -> int:
-        """How many parameters the network has, without allocating them; 0 for a user's own, not loaded here."""
-        return self.model.parameter_count(self.tasks.input_size, self.tasks.output_size)
+            return Sizes()
+        return _sizes(self.model, self.tasks.input_size, self.tasks.output_size, self.algorithm)
 
     def network(self, seed: int | None = None) -> nn.Module:
         """The network, freshly initialized from the run's seed, or from another."""
@@ -345,11 +342,11 @@ class RunConfig(Spec):
         model = self.network(seed)
         return self.initialization(Layout(model, self.method).start(model))
 
-    def multiplications(self, size: Size) -> float:
+    def multiplications(self, sizes: Sizes) -> float:
         """About how many one meta-iteration takes."""
         points = self.inner_steps * self.tasks.points_of(self.shots) + 4 / 3 * self.tasks.points_of(self.query_shots)
-        each = self.model.multiplications(size.parameters, self.tasks.input_size)
-        transforms = (self.inner_steps + 2) * size.transforms * self.meta_batch_size
+        each = self.model.multiplications(sizes.parameters, self.tasks.input_size)
+        transforms = (self.inner_steps + 2) * sizes.transforms * self.meta_batch_size
         return 3 * each * self.meta_batch_size * points * self.tasks.problem.calls + transforms
 
     def to_json(self, indent: int | None = None) -> str:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A worker for each core, four at most; for the slow tests, which wait for pages and leases, twice as many."""
     workers = min(4, os.cpu_count() or 1)
-    return workers if config.option.markexpr.startswith("not slow") else 2 * workers
+    return 2 * workers if config.option.markexpr.startswith("slow") else workers
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,7 @@ class TrainingState:
 
 
 def initial_state(model: nn.Module, algorithm: Algorithm, *, averages: bool = False) -> TrainingState:
-    """The state before the first meta-iteration, on the model's device; factors of inner_lr start at one."""
+    """The state before the first meta-iteration, on the model's device; what is learned beside changes nothing yet."""
     flat = Layout(model, algorithm).start(model)
     return TrainingState(flat, torch.zeros_like(flat), torch.zeros_like(flat), flat.clone() if averages else None)
 

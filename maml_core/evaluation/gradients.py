@@ -125,7 +125,7 @@ def compare_engines(config: RunConfig, start: Initialization, turn: Turn = nullc
 def gradients_seconds(config: RunConfig) -> float:
     """About how long `compare_engines` takes, most of it in `higher`."""
     by_higher = config.with_settings({"engine": "higher", "algorithm": "fomaml"})
-    return by_higher.seconds_estimate(config.size())
+    return by_higher.seconds_estimate(by_higher.sizes())
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Initialization:
         return Theta(self.parameters, self.extras)
 
     def at_rate(self, inner_lr: float) -> "Initialization":
-        """The same starting point, adapted with another step size; learned rates are scaled with it."""
+        """The same starting point, adapted with another step size; learned rates and matrices are scaled with it."""
         return replace(self, inner_lr=inner_lr)
 
     @torch.no_grad()

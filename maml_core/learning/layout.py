@@ -37,7 +37,7 @@ class Flat:
         return torch.cat([tensors[name].reshape(-1) for name in self._shapes])
 
 
-class Size(NamedTuple):
+class Sizes(NamedTuple):
     """How large what a run learns is."""
 
     parameters: int = 0  # numbers of the network
@@ -52,15 +52,16 @@ class Layout(Flat):
         """Read the names and shapes of the model's parameters. No value is kept, so a model without any will do."""
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        self.extra_shapes = {name: value.shape for name, value in algorithm.extras(parameters).items()}
+        shapes_only = {name: torch.empty_like(value, device="meta") for name, value in parameters.items()}
+        self.extra_shapes = {name: value.shape for name, value in algorithm.extras(shapes_only).items()}
         self._algorithm = algorithm
         self.parameter_count = sum(shape.numel() for shape in self.shapes.values())
         super().__init__(self.shapes | self.extra_shapes)
 
     @property
-    def measured(self) -> Size:
+    def sizes(self) -> Sizes:
         """How large it is."""
-        return Size(self.parameter_count, self.size - self.parameter_count, self._algorithm.transforms(self.shapes))
+        return Sizes(self.parameter_count, self.size - self.parameter_count, self._algorithm.transforms(self.shapes))
 
     def start(self, model: nn.Module) -> Tensor:
         """The vector `[P]` before training: the model's own values, and what the algorithm begins with beside them."""

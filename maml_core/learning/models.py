@@ -4,7 +4,6 @@ A model is one class: its fields are its hyperparameters, its `layers` the netwo
 line follow from the fields.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -82,16 +81,6 @@ class ModelSpec(Spec):
     def layers(self, input_size: int, output_size: int) -> nn.Module:
         """The network, freshly initialized from torch's global generator."""
         raise NotImplementedError
-
-    def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:
-        """How many parameters the network has; counted without allocating them."""
-        return _parameter_count(self, input_size, output_size)
-
-
-@functools.lru_cache(maxsize=1024)  # a list of two thousand runs asks it of each of them
-def _parameter_count(spec: ModelSpec, input_size: int, output_size: int) -> int:
-    structure = build_structure(spec, 0, input_size, output_size)
-    return sum(parameter.numel() for parameter in structure.parameters())
 
 
 MODELS: dict[str, type[ModelSpec]] = {}

@@ -48,10 +48,6 @@ class OwnModel(ModelSpec):
         json_schema_extra={"rule": "a list of names of layers or parameters"},
     )
 
-    def parameter_count(self, input_size: int = 1, output_size: int = 1) -> int:
-        """0: unknown before it is loaded, which reading a configuration must not do."""
-        return 0
-
     def check_loadable(self) -> None:
         """Raise ConfigError where this process may not load classes."""
         if not own_models_allowed():

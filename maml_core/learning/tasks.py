@@ -8,7 +8,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -293,10 +293,14 @@ class TaskStream:
         self._cached: tuple[int, TaskBatch] | None = None
         self._drawer: ThreadPoolExecutor | None = None
         self._drawn_ahead: tuple[int, Future[TaskBatch]] | None = None
+        self._until = 0
 
-    def draw_ahead(self) -> None:
-        """From now on, have a thread draw the block after the one that is read: the same tasks, sooner at hand."""
-        self._drawer = self._drawer or ThreadPoolExecutor(1, "tasks")
+    def draw_ahead(self, until: int) -> None:
+        """From now on, have a thread draw the block after the one that is read, for iterations before `until`.
+
+        The same tasks, sooner at hand; a trouble in drawing them is raised where they are taken.
+        """
+        self._drawer, self._until = self._drawer or ThreadPoolExecutor(1, "tasks"), until
 
     def close(self) -> None:
         """End the thread that draws ahead, if there is one; the stream can still be read."""
@@ -316,10 +320,12 @@ class TaskStream:
 
     def _block(self, number: int) -> TaskBatch:
         if self._cached is None or self._cached[0] != number:
-            ahead = self._drawn_ahead
+            ahead, self._drawn_ahead = self._drawn_ahead, None
+            if ahead and ahead[0] != number and not ahead[1].cancel():
+                wait([ahead[1]])  # a family is never asked by two threads at once
             batch = ahead[1].result() if ahead and ahead[0] == number else self._draw(number)
             self._cached = number, batch
-            if self._drawer:
+            if self._drawer and (number + 1) * self.block_size < self._until:
                 self._drawn_ahead = number + 1, self._drawer.submit(self._draw, number + 1)
         return self._cached[1]
 

@@ -123,9 +123,10 @@ def _read(file: bytes) -> ImportedRun:
 def _layout(config: RunConfig, manifest: Manifest) -> Flat:
     """The shapes that were learned: as the configuration has them, or of a class of the user's own, as stated."""
     if not isinstance(config.model, OwnModel):
-        if 4 * config.parameter_count() > SIZE_LIMIT:
+        layout: Flat = config.layout()
+        if 4 * layout.size > SIZE_LIMIT:
             raise _refused("its model is too large")
-        return config.layout()
+        return layout
     if config.model.kind.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
         raise _refused(f"model.kind = {config.model.kind!r} is no class of a user's own")
     layout = Flat(manifest.shapes or {})

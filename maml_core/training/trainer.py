@@ -83,6 +83,7 @@ class Trainer:
         processes shares out the run's shards; without one they are all this process's.
 
         Raises:
+            ConfigError: the run would need too much memory.
             DeviceError: the chosen device is not on this machine.
             EngineError: the chosen engine cannot take the model, or the shards cannot be shared out evenly.
         """
@@ -90,6 +91,7 @@ class Trainer:
         self.config = config
         self.model = config.network()
         set_buffers(self.model, buffers or {})
+        config.check_memory(Layout(self.model, config.method).sizes)  # a user's own module is known only now
         self.device = _device_of(config, self.model)
         self.model.to(self.device)
         self.engine = _training_engine(config, self.model, self.group)
@@ -105,9 +107,6 @@ class Trainer:
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device, self.group)
-        is_native = self.device.type == "cpu" and isinstance(self.engine, NativeEngine | AutoEngine)
-        if is_native and isinstance(self._stream, TaskStream):
-            self._stream.draw_ahead()  # while the native loop runs; the others would have to wait for Python
         costly = config.tasks.is_costly
         count = held_out_count(config.meta_iterations, is_costly=costly)
         self._held_out = held_out_tasks(config, count, self.device)
@@ -179,8 +178,8 @@ class Trainer:
 
     def close(self) -> None:
         """Release background resources."""
-        self.engine.close()
         self._stream.close()
+        self.engine.close()
 
     def _make_judge(self) -> Engine:
         """What measures the held-out loss: the vectorized engine wherever it can, since it is many times faster."""
@@ -204,6 +203,8 @@ class Trainer:
 
     def _advance(self, count: int) -> Progress:
         began = time.perf_counter()
+        if self.engine.status is EngineStatus.NATIVE and isinstance(self._stream, TaskStream):
+            self._stream.draw_ahead(self._end())  # while the loop runs; the other engines would wait for Python
         tasks = self._stream.take(self.state.iteration, count)
         state, metrics = self.engine.run(self.state, tasks)
         rows = metrics.double().cpu()
@@ -318,9 +319,9 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     config.tasks.check(config.shots + config.query_shots)
     model = trainer.model if trainer else config.structure()
     device = _device_of(config, model)
-    size = Layout(model, config.method).measured
-    config.check_memory(size)  # that of a user's own module is known only now
-    seconds = config.seconds_estimate(size, sum(1 for _ in model.parameters()))
+    sizes = Layout(model, config.method).sizes
+    config.check_memory(sizes)
+    seconds = config.seconds_estimate(sizes, sum(1 for _ in model.parameters()))
     seconds /= trainer.group.size if trainer else 1
     if device.type == "cpu" and seconds > SECONDS_LIMIT:
         raise ConfigError(
@@ -379,8 +380,8 @@ def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
     if config.engine == "vectorized":
         return resolve_device(config.device, math.inf)
     sequences = max(1, len(list(model.parameters()))) * (config.inner_steps + 1)
-    size = Layout(model, config.method).measured
-    return resolve_device(config.device, config.multiplications(size) / sequences)
+    sizes = Layout(model, config.method).sizes
+    return resolve_device(config.device, config.multiplications(sizes) / sequences)
 
 
 def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) -> Engine:
@@ -394,7 +395,7 @@ def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) ->
     try:
         if config.engine == "native" or _is_worth_compiling(config):
             native = NativeEngine(model, **parts)
-            native.threads = threads_for(config.multiplications(Layout(model, config.method).measured))
+            native.threads = threads_for(config.multiplications(Layout(model, config.method).sizes))
     except EngineError:
         if config.engine == "native":
             raise
@@ -405,7 +406,7 @@ def _is_worth_compiling(config: RunConfig) -> bool:
     """Whether the whole run would take the vectorized engine longer than making the native loop takes."""
     if config.tasks.problem.calls > 1:
         return False
-    return config.seconds_estimate(config.size()) * config.meta_iterations > WORTH_SECONDS
+    return config.seconds_estimate(config.sizes()) * config.meta_iterations > WORTH_SECONDS
 
 
 def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:
@@ -475,10 +476,12 @@ def train(config: RunConfig) -> Initialization:
         EngineError: the chosen engine cannot take the model.
     """
     trainer = Trainer(config)
-    check_startable(config, trainer)
-    best, learned = math.inf, trainer.state.learned
-    for progress in trainer.run():
-        if progress.snapshot is not None and progress.held_out is not None and progress.held_out < best:
-            best, learned = progress.held_out, progress.snapshot.learned
-    trainer.close()
+    try:
+        check_startable(config, trainer)
+        best, learned = math.inf, trainer.state.learned
+        for progress in trainer.run():
+            if progress.snapshot is not None and progress.held_out is not None and progress.held_out < best:
+                best, learned = progress.held_out, progress.snapshot.learned
+    finally:
+        trainer.close()
     return config.initialization(learned.cpu())

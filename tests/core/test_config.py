@@ -119,6 +119,10 @@ def test_null_is_refused_where_it_means_nothing(name: str) -> None:
         ({"model.hidden_sizes": [0]}, ["model.hidden_sizes", "1 to 65,536"]),
         ({"model.hidden_sizes": "wide"}, ["model.hidden_sizes", "'wide'"]),
         ({"model.hidden_sizes": [65536, 65536]}, ["model", "GiB", "at most 2 GiB"]),
+        (
+            {"model.hidden_sizes": [9000], "algorithm": "fo-meta-curvature"},
+            ["model", "tasks per meta-batch and algorithm = fo-meta-curvature", "at most 2 GiB"],
+        ),
         ({"wings": 2}, ["wings is not a field", "inner_lr"]),
         ({"tasks.wings": 2}, ["tasks.wings is not a field", "amplitude"]),
         ({"schedule": "sometimes"}, ["schedule", "constant, cosine"]),
@@ -176,3 +180,17 @@ def test_json_is_plain() -> None:
     data = json.loads(PRESETS["sine"].config.to_json())
     assert data["tasks"]["amplitude"] == [0.0, 5.0]
     assert choices(RunConfig.model_fields["algorithm"]) == tuple(ALGORITHMS)
+
+
+def test_what_is_learned_beside_counts() -> None:
+    plain = RunConfig(model=MLP(hidden_sizes=(8,)))
+    rates, matrices = (plain.with_settings({"algorithm": name}) for name in ("fo-meta-sgd", "fo-meta-curvature"))
+    assert plain.sizes() == (8 + 8 + 8 + 1, 0, 0)
+    assert rates.sizes() == (25, 25, 0)
+    squares = (64 + 1) + 64 + (1 + 64) + 1  # of the weights 8 x 1, their biases, the weights 1 x 8, their bias
+    products = 8 * (8 + 1) + 8 * 8 + 8 * (1 + 8) + 1 * 1
+    assert matrices.sizes() == (25, squares, products)
+    assert rates.memory_estimate(rates.sizes()) == plain.memory_estimate(plain.sizes())
+    more = matrices.memory_estimate(matrices.sizes()) - plain.memory_estimate(plain.sizes())
+    assert more == 4 * (squares - 25) * (5 + 3 * 25)
+    assert matrices.multiplications(matrices.sizes()) - plain.multiplications(plain.sizes()) == 3 * products * 25

@@ -1,5 +1,6 @@
 """Each fault is found in a run made to have it, its remedy mends it, and presets have none."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from maml_core.config import RunConfig
 from maml_core.evaluation.diagnosis import diagnose
 from maml_core.learning.curvature import curvature
+from maml_core.learning.layout import Flat
 from maml_core.presets import PRESETS
 from maml_core.store.store import Store
 from tests.levels import levels
@@ -54,21 +56,28 @@ def test_presets_have_no_fault(preset: str, store: Store) -> None:
     assert diagnose(store, trained(store, config)) is None
 
 
-@pytest.mark.parametrize("algorithm", levels(["fomaml", "anil", "meta-sgd"], ["anil"], ["fomaml", "meta-sgd"]))
+LEARNED = ("fo-meta-sgd", "fo-meta-curvature")
+
+
+@pytest.mark.parametrize("algorithm", levels(["fomaml", "anil", *LEARNED], ["anil", *LEARNED], ["fomaml"]))
 def test_curvature_is_the_largest_eigenvalue_of_what_adapts(algorithm: str) -> None:
     config = RunConfig.from_dict({"model": {"kind": "mlp", "hidden_sizes": [5], "activation": "tanh"}})
     config = config.with_settings({"algorithm": algorithm})
-    start = config.untrained()
+    untrained, generator = config.untrained(), torch.Generator().manual_seed(1)
+    learned = {k: v + 0.3 * torch.rand(v.shape, generator=generator) for k, v in untrained.extras.items()}
+    start = replace(untrained, extras=learned)
     tasks = config.tasks.held_out(tasks=3, shots=10, query_shots=1)
     adapts = start.algorithm.begin(start.theta).parameters
+    shaped = Flat({name: value.shape for name, value in adapts.items()})
     for found, x, y in zip(curvature(start, tasks, iterations=400), tasks.support_x, tasks.support_y, strict=True):
 
         def loss(flat: torch.Tensor, x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
-            parts = flat.split([value.numel() for value in adapts.values()])
-            values = {name: part.reshape(adapts[name].shape) for name, part in zip(adapts, parts, strict=True)}
+            values = shaped.to_file(flat)
             predicted: torch.Tensor = functional_call(start.model, {**start.parameters, **values}, (x,))
             return (predicted - y).square().mean()
 
-        flat = torch.cat([value.reshape(-1) for value in adapts.values()])
-        largest = torch.linalg.eigvalsh(hessian(loss, flat)).abs().max()
+        directions = torch.eye(shaped.size).unbind()
+        moves = [start.algorithm.move(start.theta, shaped.to_file(each), 1.0) for each in directions]
+        transform = torch.stack([shaped.from_file(move) for move in moves], dim=1)
+        largest = torch.linalg.eigvals(transform @ hessian(loss, shaped.from_file(adapts))).abs().max()
         torch.testing.assert_close(found, largest, rtol=1e-2, atol=1e-4)

@@ -292,7 +292,7 @@ def test_the_standalone_script_adapts_as_the_lab_does(tmp_path: Path, algorithm:
 
 
 @pytest.mark.parametrize("algorithm", ["fo-meta-sgd", "fo-meta-curvature"])
-def test_a_run_with_learned_rates_is_imported_whatever_its_size(store: Store, algorithm: str) -> None:
+def test_a_run_with_much_learned_beside_is_imported(store: Store, algorithm: str) -> None:
     """What is learned beside lengthens every vector: the limits of an import know that."""
     config = PRESETS["sine"].config.with_settings(
         {"algorithm": algorithm, "model.hidden_sizes": [150, 150], "meta_iterations": 2, "engine": "vectorized"}

@@ -352,9 +352,13 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
 
 
 def test_wrong_arguments_and_too_large_ones_are_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    for argument, said in (("depth=3", "cannot be made with model.arguments (TypeError"), ("width=1999999", "GiB")):
+    for argument, said, algorithm in (
+        ("depth=3", "cannot be made with model.arguments (TypeError", "fomaml"),
+        ("width=1999999", "GiB", "fomaml"),
+        ("width=99999", "GiB with 25 tasks per meta-batch and algorithm = fo-meta-curvature", "fo-meta-curvature"),
+    ):
         kind = ["--set", f"model.kind={HERE}:Wide", "--set", f"model.arguments.{argument}"]
-        assert cli.main(["train", *kind]) == 2
+        assert cli.main(["train", *kind, "--set", f"algorithm={algorithm}"]) == 2
         assert said in capsys.readouterr().err
 
 

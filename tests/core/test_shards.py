@@ -13,7 +13,7 @@ from maml_core.config import RunConfig
 from maml_core.engines import Alone, TrainingState, shards_of
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.image_tables import signs
-from maml_core.learning.layout import Size
+from maml_core.learning.layout import Sizes
 from maml_core.learning.table import keep
 from maml_core.presets import config_for_images
 from maml_core.processes import this_process
@@ -153,8 +153,8 @@ def test_shards_that_cannot_be_shared_out_are_refused_in_one_sentence() -> None:
 
 
 def test_shards_cost_the_memory_of_one_and_a_run_without_reads_as_before() -> None:
-    whole, size = CONFIG.with_settings({"shards": 1}), Size(parameters=10**6)
-    assert CONFIG.memory_estimate(size) < whole.memory_estimate(size) / 2
+    whole, sizes = CONFIG.with_settings({"shards": 1}), Sizes(parameters=10**6)
+    assert CONFIG.memory_estimate(sizes) < whole.memory_estimate(sizes) / 2
     assert "shards" not in whole.to_json()
     assert RunConfig.from_json(whole.to_json()) == whole
     assert RunConfig.from_json(CONFIG.to_json()) == CONFIG

@@ -310,7 +310,7 @@ def test_a_run_is_the_same_whatever_the_order_of_columns() -> None:
 
 def test_a_table_that_nobody_has_is_said() -> None:
     config = RunConfig.from_dict({"tasks": {"family": "table", "table": "0" * 64}})  # listed, and shown, all the same
-    assert config.parameter_count() > 0
+    assert config.sizes().parameters > 0
     with pytest.raises(ConfigError, match="is not in this store: add its file"):
         config.tasks.check(20)
 

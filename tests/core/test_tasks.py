@@ -110,22 +110,25 @@ def test_streams_differ_by_seed_and_set() -> None:
 
 
 def test_what_is_drawn_ahead_is_what_would_have_been_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawers: set[str] = set()
+    drawers: list[str] = []
     draw = Sine.sample_batch
 
     def noted(*args: Any, **options: Any) -> TaskBatch:
-        drawers.add(threading.current_thread().name)
+        drawers.append(threading.current_thread().name)
         return draw(*args, **options)
 
     monkeypatch.setattr(Sine, "sample_batch", noted)
     plain, ahead = stream(Sine()), stream(Sine())
-    ahead.draw_ahead()
     size = plain.block_size
-    for start, count in ((0, 3), (3, size), (size + 3, size), (5 * size, 2), (1, 1)):  # on, on again, far ahead, back
-        for one, other in zip(plain.take(start, count), ahead.take(start, count), strict=True):
-            assert torch.equal(one, other)
+    ahead.draw_ahead(until=3 * size)
+    expected = [plain.take(start, size) for start in (0, size, 2 * size)]
+    drawers.clear()
+    for number, batch in enumerate(expected):
+        assert all(map(torch.equal, batch, ahead.take(number * size, size)))
+    assert [name.rpartition("_")[0] for name in drawers] == ["", "tasks", "tasks"]  # once each, and none beyond the end
+    for start, count in ((3, size), (5 * size, 2), (1, 1), (0, 3 * size)):  # back, beyond the end, back, all of it
+        assert all(map(torch.equal, plain.take(start, count), ahead.take(start, count)))
     ahead.close()
-    assert any(name.startswith("tasks") for name in drawers)
     assert torch.equal(ahead.take(9 * size, 1).query_y, plain.take(9 * size, 1).query_y)
 
 
@@ -138,7 +141,7 @@ def test_what_cannot_be_drawn_is_said_when_it_is_asked_for_not_before(monkeypatc
         return draw(*args, **options)
 
     monkeypatch.setattr(Sine, "sample_batch", ends)
-    reader.draw_ahead()
+    reader.draw_ahead(until=10**6)
     reader.take(0, reader.block_size)
     with pytest.raises(ConfigError, match="no further tasks"):
         reader.take(reader.block_size, 1)

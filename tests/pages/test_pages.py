@@ -47,8 +47,10 @@ def finished(store: Store) -> Run:
 
 
 FOLDS = ("Tasks", "Training", "Exact numbers")
-SOME_PRESETS = ("linear", "best-5-shot", "ridge-random-frequency", "spiral-tight", "navigation", "glyphs")
 """Parts of the form that are drawn when they are opened."""
+
+SOME_PRESETS = ("linear", "best-5-shot", "ridge-random-frequency", "spiral-tight", "navigation", "glyphs")
+"""One of each kind."""
 
 
 def open_page(path: str, *, folds: Iterable[str] = FOLDS, **query: str) -> AppTest:

@@ -206,7 +206,7 @@ class NativeEngine(Engine):
 
 
 def threads_for(multiplications: float) -> int:
-    """How many threads a run of so many multiplications per meta-iteration gets: the cores, less one for the screen."""
+    """How many threads a run of so many multiplications per meta-iteration gets: the cores, less one for all else."""
     cores = os.cpu_count() or 1
     with contextlib.suppress(AttributeError):
         cores = len(os.sched_getaffinity(0))
