@@ -23,9 +23,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core, four at most; for the slow tests, which wait for pages and leases, twice as many."""
+    """A worker for each core, four at most; for the slow tests, which wait for pages and leases, half as many more."""
     workers = min(4, os.cpu_count() or 1)
-    return 2 * workers if config.option.markexpr.startswith("slow") else workers
+    return workers + workers // 2 if config.option.markexpr.startswith("slow") else workers
 
 
 @pytest.fixture(autouse=True)

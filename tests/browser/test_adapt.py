@@ -10,6 +10,7 @@ import pytest
 
 from maml_core.store.store import Store
 from tests.lab import Server, Tab
+from tests.levels import levels
 from tests.trained import trained_run
 
 NewTab = Callable[..., Tab]
@@ -100,8 +101,7 @@ def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: Ne
     assert tab.complaints == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", levels(["light", "dark"], [], ["dark"]))
 def test_a_link_opens_the_same_picture_in_a_fresh_browser(
     server: Server, new_tab: NewTab, run_id: str, scheme: str
 ) -> None:

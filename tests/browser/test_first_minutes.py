@@ -9,6 +9,7 @@ import pytest
 from maml_core.presets import PRESETS
 from maml_core.store.store import Store
 from tests.lab import Server, Tab
+from tests.levels import levels
 from tests.trained import trained
 
 NewTab = Callable[..., Tab]
@@ -42,8 +43,7 @@ CONTRAST = """element => {
 """How many to one a text is lighter, or darker, than its page (WCAG 2.1, 1.4.3)."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", levels(["light", "dark"], [], ["dark"]))
 def test_the_whole_story_is_in_sight_without_scrolling_and_can_be_read(
     server: Server, new_tab: NewTab, run_id: str, scheme: str
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from maml_core.store.store import Store
 from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
+from tests.levels import levels
 
 NewTab = Callable[..., Tab]
 LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"  # with a metric row a second at least
@@ -102,8 +103,7 @@ def test_fullscreen_survives_updates(server: Server, new_tab: NewTab) -> None:
     tab.status("stopped")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", levels(["light", "dark"], [], ["dark"]))
 def test_a_theme_reaches_the_charts(server: Server, new_tab: NewTab, scheme: str) -> None:
     tab = new_tab(color_scheme=scheme)
     tab.open(server.url)

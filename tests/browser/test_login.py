@@ -11,6 +11,7 @@ from maml_core.processes import this_process
 from maml_core.store.people import Person
 from maml_core.store.store import Store
 from tests.lab import PATIENCE, Server, Tab, free_port, start_server, stop_server
+from tests.levels import levels
 from tests.oidc import provider
 
 
@@ -85,7 +86,7 @@ def test_each_run_says_who_started_it_and_only_they_or_an_admin_stop_and_delete_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["mallory", "eve"])
+@pytest.mark.parametrize("who", ["mallory", pytest.param("eve", marks=pytest.mark.nightly)])
 def test_an_address_that_the_provider_has_not_checked_makes_nobody_its_owner(
     shared: Server, new_tab: Callable[..., Tab], who: str
 ) -> None:
@@ -107,8 +108,10 @@ def test_an_address_that_the_provider_has_not_checked_makes_nobody_its_owner(
     store.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("text", "said"), [("[auth", "secrets cannot be read"), ("[auth]", "missing or empty")])
+SLIPS = [("[auth", "secrets cannot be read"), ("[auth]", "missing or empty")]
+
+
+@pytest.mark.parametrize(("text", "said"), levels(SLIPS, [], SLIPS[:1]))
 def test_a_slip_in_the_secrets_does_not_open_the_lab_to_everybody(
     tmp_path: Path, new_tab: Callable[..., Tab], text: str, said: str
 ) -> None:

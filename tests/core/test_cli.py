@@ -15,6 +15,7 @@ from maml_core.presets import PRESETS
 from maml_core.store.checkpoint import load_checkpoint, load_initialization
 from maml_core.store.store import Store
 from tests.conftest import ROOT
+from tests.levels import levels
 
 SMALL = ["--set", "meta_iterations=30", "--set", "model.hidden_sizes=[8]"]
 
@@ -193,10 +194,7 @@ def test_as_a_module_progress_goes_to_stderr(store_url: str) -> None:
     assert "5/5" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp437"))]
-)
+@pytest.mark.parametrize("encoding", levels(["ascii", "latin-1", "cp437"], [], ["ascii"]))
 def test_a_terminal_of_another_alphabet_gets_what_it_can_show(store_url: str, encoding: str) -> None:
     store = Store(store_url)
     store.create_run(PRESETS["sine"].config, name="größer → 日本 📈")

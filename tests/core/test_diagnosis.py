@@ -31,7 +31,7 @@ FAULTS: dict[str, tuple[str, RunConfig, dict[str, Any]]] = {
 }  # fmt: skip  # one fault a line
 
 
-@pytest.mark.parametrize("fault", levels(FAULTS, [], ["clipped", "diverged", "flat", "inner rate too small"]))
+@pytest.mark.parametrize("fault", levels(FAULTS, [], ["diverged", "inner rate too small"]))
 def test_a_fault_is_found_and_its_remedy_mends_it(fault: str, store: Store) -> None:
     kind, base, settings = FAULTS[fault]
     config = base.with_settings(settings)
@@ -50,7 +50,7 @@ def test_a_run_that_has_just_begun_is_not_judged(store: Store) -> None:
     assert diagnose(store, store.run(store.create_run(FIRST))) is None
 
 
-@pytest.mark.parametrize("preset", levels(PRESETS, [], ["first-run", "linear"]))
+@pytest.mark.parametrize("preset", levels(PRESETS, [], ["linear"]))
 def test_presets_have_no_fault(preset: str, store: Store) -> None:
     config = PRESETS[preset].config
     assert diagnose(store, trained(store, config)) is None

@@ -95,7 +95,7 @@ def test_drawn_parameters_keep_to_the_declared_ranges_and_moments(name: str, dat
         assert float(values.std()) == pytest.approx(std, abs=0.08 * std + tolerance)
 
 
-@pytest.mark.parametrize("name", levels(FAMILIES, ["sine", "circles", "table"], FAMILIES))
+@pytest.mark.parametrize("name", levels(FAMILIES, ["sine", "circles", "table"], ["navigation", "glyphs", "images"]))
 def test_every_family_trains(name: str) -> None:
     settings = {"engine": "vectorized", "meta_iterations": 60, "meta_lr": 0.01, "clip_norm": 10.0}
     if FAMILIES[name].problem.calls > 1:
@@ -112,7 +112,10 @@ def test_every_family_trains(name: str) -> None:
 EVERY_MODEL = list(product(MODELS, ("relu", "sine")))
 
 
-@pytest.mark.parametrize(("kind", "activation"), levels(EVERY_MODEL, [("mlp", "relu")], EVERY_MODEL))
+@pytest.mark.parametrize(
+    ("kind", "activation"),
+    levels(EVERY_MODEL, [("mlp", "relu")], [("conv", "relu"), ("fourier-mlp", "sine"), ("policy", "relu")]),
+)
 def test_every_model_trains(kind: str, activation: str) -> None:
     model = {"kind": kind} | ({"activation": activation} if "activation" in MODELS[kind].model_fields else {})
     settings = {"engine": "vectorized", "meta_iterations": 40, "meta_lr": 0.01}

@@ -332,16 +332,12 @@ def test_a_convolution_is_refused_by_name() -> None:
         engines(Convolved(), 1)
 
 
-WIDE = ("fomaml", "maml", "meta-sgd", "ridge-head")
-"""Algorithms that are tried with several inputs and outputs each time; the presets' test has others each time."""
-
-
 @pytest.mark.parametrize(
     ("algorithm", "features", "outputs"),
     levels(
         [("fomaml", 3, 1), ("fomaml", 1, 2), *((name, 4, 3) for name in ALGORITHMS)],
         [("maml", 4, 3)],
-        [("fomaml", 3, 1), ("fomaml", 1, 2), *((name, 4, 3) for name in WIDE)],
+        [("fomaml", 1, 2), ("ridge-head", 4, 3)],
     ),
 )
 def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs: int) -> None:
@@ -369,10 +365,7 @@ ONE_OF_EACH = {
 
 @pytest.mark.parametrize(
     "preset",
-    [
-        pytest.param(preset, marks=pytest.mark.nightly if algorithm in WIDE and kind == "mlp" else pytest.mark.slow)
-        for (algorithm, kind), preset in ONE_OF_EACH.items()
-    ],
+    levels(ONE_OF_EACH.values(), [], [ONE_OF_EACH["reptile", "mlp"], ONE_OF_EACH["fo-meta-curvature", "mlp"]]),
 )
 def test_presets_start_as_in_the_vectorized_engine(preset: str) -> None:
     config = PRESETS[preset].config

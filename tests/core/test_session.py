@@ -63,7 +63,7 @@ def test_a_killed_worker_leaves_a_run_that_resumes_exactly(session: TrainingSess
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGTERM, marks=pytest.mark.nightly), signal.SIGKILL])
 def test_no_worker_outlives_its_server(store_url: str, signal_number: signal.Signals) -> None:
     server = subprocess.Popen(
         [sys.executable, "-c", _SERVER, store_url], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}

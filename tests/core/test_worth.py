@@ -42,7 +42,7 @@ def measured(outputs: int = 1) -> tuple[RunConfig, Initialization, Worth]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("outputs", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_errors_are_those_of_a_naive_loop_over_tasks(outputs: int) -> None:
     config, start, found = measured(outputs)
     rows = config.tasks.rows  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ def test_with_a_linear_model_and_one_slope_for_all_the_answer_is_known() -> None
     ("file", "at_most"),
     [
         pytest.param("milk_protein.csv", 0.26, marks=pytest.mark.nightly),
-        pytest.param("chick_weight.csv", 17.0, marks=pytest.mark.slow),
+        pytest.param("chick_weight.csv", 17.0, marks=pytest.mark.nightly),
     ],
 )
 def test_real_tables_reach_their_figures(file: str, at_most: float) -> None:

@@ -340,7 +340,7 @@ def host() -> Iterator[Host]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_killed", [False, True], ids=["cut off", "killed"])
+@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["cut off", "killed"])
 def test_a_run_of_a_host_that_cannot_be_reached_goes_on_elsewhere(host: Host, straight: str, is_killed: bool) -> None:
     with closing(Postgres(address=host.address_here)) as server, closing(Store(server.new_database())) as store:
         run_id = store.create_run(CONFIG)

@@ -126,7 +126,7 @@ def test_a_list_of_a_million_files_is_not_read() -> None:
     assert "lists too many files" in refused(lambda: read_images(larger, "a.zip"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_thousand_classes_are_refused() -> None:
     files = [(f"things/{number}/{i}.png", png_of_number(number, i)) for number in range(10_000) for i in range(2)]
     assert f"more than {MOST_CLASSES:,} classes" in refused(lambda: read_named(files))

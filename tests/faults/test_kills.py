@@ -70,7 +70,7 @@ def finish(store: Store, run_id: str) -> str:
     ("engine", "wanted"),
     [
         pytest.param("native", 4, marks=pytest.mark.slow),
-        pytest.param("vectorized", 4, marks=pytest.mark.slow),
+        pytest.param("vectorized", 4, marks=pytest.mark.nightly),
         pytest.param("higher", 5, marks=pytest.mark.nightly),
         *(pytest.param(engine, 30, marks=pytest.mark.nightly) for engine in ("higher", "vectorized", "native")),
     ],
@@ -206,7 +206,7 @@ def export_until(url: str, run_id: str, file: str, when: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.nightly)])
 def test_killed_at_the_rename_of_an_export_there_is_the_old_file_or_the_new(
     store: Store, tmp_path: Path, when: str
 ) -> None:

@@ -114,7 +114,7 @@ def test_the_form_has_every_field_with_its_bounds() -> None:
         assert page.selectbox(key=f"form.{name}").options
 
 
-@pytest.mark.parametrize("preset", levels(PRESETS, SOME_PRESETS, PRESETS))
+@pytest.mark.parametrize("preset", levels(PRESETS, SOME_PRESETS))
 def test_a_preset_fills_the_form(preset: str) -> None:
     page = open_page("app.py")
     page.selectbox(key="form.preset").select(preset).run()
@@ -399,7 +399,7 @@ def test_a_run_of_a_users_own_module_is_shown_but_never_loaded(path: str, store:
         drawn_until(page, lambda: any("which only the command line loads" in error.value for error in page.error))
 
 
-@pytest.mark.parametrize("path", levels(PAGES, ["app.py", "pages/1_Adapt.py"], PAGES))
+@pytest.mark.parametrize("path", levels(PAGES, ["app.py", "pages/1_Adapt.py"], ["pages/3_Gradients.py"]))
 def test_a_page_whose_store_is_taken_away_says_so_and_comes_back(path: str, store: Store, finished: Run) -> None:
     page = open_page(path, run=finished.id)
     before = [error.value for error in page.error]
