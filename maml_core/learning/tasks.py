@@ -258,6 +258,10 @@ def parse_family(data: Any) -> TaskFamily:
     return family
 
 
+MOST_AHEAD = 32
+"""Blocks that are drawn before they are asked for: 64 MiB of float32 at most."""
+
+
 class TaskStream:
     """The endless stream of meta-batches of one run, addressed by iteration.
 
@@ -292,11 +296,11 @@ class TaskStream:
         self.block_size = max(1, min(256, 2**19 // (points * family.numbers)))  # at most 8 MiB of float64, of a curve
         self._cached: tuple[int, TaskBatch] | None = None
         self._drawer: ThreadPoolExecutor | None = None
-        self._drawn_ahead: tuple[int, Future[TaskBatch]] | None = None
+        self._ahead: dict[int, Future[TaskBatch]] = {}  # by number of the block
         self._until = 0
 
     def draw_ahead(self, until: int) -> None:
-        """From now on, have a thread draw the block after the one that is read, for iterations before `until`.
+        """From now on, have a thread draw as much again as was taken last, for iterations before `until`.
 
         The same tasks, sooner at hand; a trouble in drawing them is raised where they are taken.
         """
@@ -306,27 +310,34 @@ class TaskStream:
         """End the thread that draws ahead, if there is one; the stream can still be read."""
         if self._drawer:
             self._drawer.shutdown(cancel_futures=True)
-        self._drawer = self._drawn_ahead = None
+        self._drawer = None
+        self._ahead.clear()
 
     def take(self, start: int, count: int) -> TaskBatch:
         """The meta-batches of iterations `start` to `start + count`: `[count, tasks, points, features]`."""
-        parts = []
+        first, parts = start // self.block_size, []
         while count > 0:
             block, offset = divmod(start, self.block_size)
             length = min(count, self.block_size - offset)
             parts.append(self._block(block).at(slice(offset, offset + length)))
             start, count = start + length, count - length
+        last = (start - 1) // self.block_size
+        self._draw_on(last + 1, 1 + last - first)
         return TaskBatch.joined(parts)
+
+    def _draw_on(self, block: int, count: int) -> None:
+        for number in range(block, block + count):
+            is_wanted = number * self.block_size < self._until and number not in self._ahead
+            if self._drawer and is_wanted and len(self._ahead) < MOST_AHEAD:
+                self._ahead[number] = self._drawer.submit(self._draw, number)
 
     def _block(self, number: int) -> TaskBatch:
         if self._cached is None or self._cached[0] != number:
-            ahead, self._drawn_ahead = self._drawn_ahead, None
-            if ahead and ahead[0] != number and not ahead[1].cancel():
-                wait([ahead[1]])  # a family is never asked by two threads at once
-            batch = ahead[1].result() if ahead and ahead[0] == number else self._draw(number)
-            self._cached = number, batch
-            if self._drawer and (number + 1) * self.block_size < self._until:
-                self._drawn_ahead = number + 1, self._drawer.submit(self._draw, number + 1)
+            drawn = self._ahead.pop(number, None)
+            if drawn is None:  # the reader has jumped; a family is never asked by two threads at once
+                wait([future for future in self._ahead.values() if not future.cancel()])
+                self._ahead.clear()
+            self._cached = number, drawn.result() if drawn else self._draw(number)
         return self._cached[1]
 
     def _draw(self, number: int) -> TaskBatch:
