@@ -376,10 +376,10 @@ class FirstOrderMetaCurvature(_LearnsCurvature, _FirstOrderOfMove):
     name: ClassVar[str] = "fo-meta-curvature"
     title: ClassVar[str] = "Meta-Curvature, first-order"
     formula: ClassVar[str] = (
-        r"\varphi_{i} = \varphi_{i-1} - \alpha\, M_0\, g_i\, M_1^\top,\ "
+        r"\varphi_{i} = \varphi_{i-1} - \alpha M_0 g_i M_1^\top,\ "
         r"g_i = \nabla L_{\text{support}}(\varphi_{i-1}),\qquad "
-        r"g_\theta = \nabla L_{\text{query}}(\varphi_k),\ "
-        r"g_M = -\alpha\,\nabla_M \langle g_\theta,\, M_0\, \textstyle\sum_i g_i\, M_1^\top\rangle"
+        r"g_\theta = \nabla L_{\text{query}}(\varphi_k),\ s = \textstyle\sum_i g_i,\ "
+        r"g_M = -\alpha\nabla_{\!M}\, g_\theta \cdot M_0 s M_1^\top"
     )
     source: ClassVar[str] = "arXiv:1902.03356, section 3.2"
 

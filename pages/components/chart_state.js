@@ -287,6 +287,15 @@ export function sketch(figure, width, height) {
 }
 
 /**
+ * Whether a chart is in sight after all that an observer tells at once: a busy browser tells several moments together.
+ * @param {{isIntersecting: boolean}[]} moments
+ * @returns {boolean}
+ */
+export function isInSight(moments) {
+  return moments[moments.length - 1].isIntersecting;
+}
+
+/**
  * An array as it travels: plain, or base64 of 32-bit floats.
  * @param {any} values
  * @returns {ArrayLike<number>}

@@ -2,7 +2,7 @@
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
 // What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
-import { atFrame, csv, current, edited, frameAt, framed, held, home, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
+import { atFrame, csv, current, edited, frameAt, framed, held, home, isInSight, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
 
 /**
  * What the server sends: ChartData in live_chart.py.
@@ -417,8 +417,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
       seen = now;
     };
     const timer = setInterval(look, 250);
-    const sight = new IntersectionObserver(([place]) => {
-      chart.isNear = place.isIntersecting;
+    const sight = new IntersectionObserver((moments) => {
+      chart.isNear = isInSight(moments);
       if (chart.isNear && chart.isLate) draw();
     }, { rootMargin: "200px" });
     sight.observe(host);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, between, csv, current, edited, frameAt, framed, held, home, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, csv, current, edited, frameAt, framed, held, home, isInSight, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -169,4 +169,9 @@ test("points that were sent last are the ones that the next press changes, until
   assert.deepEqual(current([], sent, 1000), [[0.9, -0.72]]);  // the server still shows what was before
   assert.deepEqual(current([[0.9001, -0.72, 3]], sent, 1000), [[0.9001, -0.72, 3]]);  // it has answered, with a class
   assert.deepEqual(current([], sent, 2001), []);  // it has refused them, or the reader has cleared them
+});
+
+test("of several moments that are told at once the last one holds", () => {
+  const [out, seen] = [{ isIntersecting: false }, { isIntersecting: true }];
+  assert.deepEqual([[out, seen], [seen, out], [seen]].map(isInSight), [true, false, true]);
 });
