@@ -11,7 +11,6 @@ from maml_core.cli_tables import refuse_roles, table_config
 from maml_core.config import RunConfig, parse_settings
 from maml_core.errors import ConfigError, MamlError
 from maml_core.evaluation.compare import LAST_ROWS, figures
-from maml_core.learning.layout import Layout
 from maml_core.learning.own_model import brief
 from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, get_preset
@@ -81,7 +80,7 @@ def _begun(store: Store, config: RunConfig, job: str) -> Run | None:
 def _say_beforehand(trainer: Trainer) -> None:
     """What whoever waits for a run should know before it begins: how long it takes, and what may spoil it."""
     config = trainer.config
-    sizes = Layout(trainer.model, config.method).sizes
+    sizes = config.sizes(trainer.model)
     each = config.seconds_estimate(sizes, len(list(trainer.model.parameters())))
     if config.engine in ("higher", "vectorized") or config.uses_own_model:  # the native loop is many times faster
         total = each * config.meta_iterations

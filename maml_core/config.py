@@ -286,8 +286,10 @@ class RunConfig(Spec):
         query_shots = self.tasks.least_shots if self.tasks.most_points else self.query_shots
         self.with_settings({"shots": shots, "query_shots": query_shots})
 
-    def sizes(self) -> Sizes:
-        """How large what it learns is, without allocating it; of a user's own module, not loaded here, nothing."""
+    def sizes(self, model: nn.Module | None = None) -> Sizes:
+        """How large what it learns is, without allocating it; of a user's own module that is not given, nothing."""
+        if model is not None:
+            return Layout(model, self.method).sizes
         if isinstance(self.model, OwnModel):
             return Sizes()
         return _sizes(self.model, self.tasks.input_size, self.tasks.output_size, self.algorithm)

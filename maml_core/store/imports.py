@@ -122,16 +122,15 @@ def _read(file: bytes) -> ImportedRun:
 
 def _layout(config: RunConfig, manifest: Manifest) -> Flat:
     """The shapes that were learned: as the configuration has them, or of a class of the user's own, as stated."""
+    layout: Flat
     if not isinstance(config.model, OwnModel):
-        layout: Flat = config.layout()
-        if 4 * layout.size > SIZE_LIMIT:
-            raise _refused("its model is too large")
-        return layout
-    if config.model.kind.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        layout = config.layout()
+    elif config.model.kind.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
         raise _refused(f"model.kind = {config.model.kind!r} is no class of a user's own")
-    layout = Flat(manifest.shapes or {})
-    if not layout.size:
-        raise _refused("it does not state the shapes of what its class has learned")
+    else:
+        layout = Flat(manifest.shapes or {})
+        if not layout.size:
+            raise _refused("it does not state the shapes of what its class has learned")
     if 4 * layout.size > SIZE_LIMIT:
         raise _refused("its model is too large")
     return layout

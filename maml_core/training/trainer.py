@@ -29,7 +29,6 @@ from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import InnerLoop
-from maml_core.learning.layout import Layout
 from maml_core.learning.own_model import OwnModel, brief, set_buffers
 from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import ShardedStream, TaskBatch, TaskStream
@@ -91,7 +90,7 @@ class Trainer:
         self.config = config
         self.model = config.network()
         set_buffers(self.model, buffers or {})
-        config.check_memory(Layout(self.model, config.method).sizes)  # a user's own module is known only now
+        config.check_memory(config.sizes(self.model))  # a user's own module is known only now
         self.device = _device_of(config, self.model)
         self.model.to(self.device)
         self.engine = _training_engine(config, self.model, self.group)
@@ -319,7 +318,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     config.tasks.check(config.shots + config.query_shots)
     model = trainer.model if trainer else config.structure()
     device = _device_of(config, model)
-    sizes = Layout(model, config.method).sizes
+    sizes = config.sizes(model)
     config.check_memory(sizes)
     seconds = config.seconds_estimate(sizes, sum(1 for _ in model.parameters()))
     seconds /= trainer.group.size if trainer else 1
@@ -380,7 +379,7 @@ def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
     if config.engine == "vectorized":
         return resolve_device(config.device, math.inf)
     sequences = max(1, len(list(model.parameters()))) * (config.inner_steps + 1)
-    sizes = Layout(model, config.method).sizes
+    sizes = config.sizes(model)
     return resolve_device(config.device, config.multiplications(sizes) / sequences)
 
 
@@ -395,7 +394,7 @@ def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) ->
     try:
         if config.engine == "native" or _is_worth_compiling(config):
             native = NativeEngine(model, **parts)
-            native.threads = threads_for(config.multiplications(Layout(model, config.method).sizes))
+            native.threads = threads_for(config.multiplications(config.sizes(model)))
     except EngineError:
         if config.engine == "native":
             raise
