@@ -19,8 +19,10 @@ from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwrig
 
 ROOT = Path(__file__).parent.parent
 
-PATIENCE = 120
+PATIENCE = 300
 """Seconds to wait for something that is bound to happen: a slow machine fails no test."""
+
+_BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")  # lightest first
 
 _FLAGS = [
     "--no-sandbox",
@@ -75,7 +77,8 @@ def start_server(store_url: str, *options: str, port: int | None = None) -> Serv
         stderr=output,
     )
     url = f"http://127.0.0.1:{port}"
-    for _ in range(1200):
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
                 return Server(url, store_url, process, output)
@@ -97,7 +100,7 @@ def stop_server(server: Server, signal_number: signal.Signals = signal.SIGINT) -
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if path is None:
         reason = "no Chromium or Chrome on this machine"
         if os.environ.get("CI"):

@@ -12,6 +12,7 @@ from maml_core.processes import this_process
 from maml_core.store.exchange import export_run
 from maml_core.store.store import Store
 from maml_core.training.worker import train_run
+from tests.conftest import wait_for
 from tests.lab import Server, start_server, stop_server
 from tests.visitors import Visitor, crowd, tour
 
@@ -35,7 +36,7 @@ def test_twenty_visitors_three_of_them_training_see_no_error(lab: Server) -> Non
     runs = store.all_runs()
     assert len(runs) == 3
     assert {run.status for run in runs} <= {"queued", "running"}
-    assert max(run.iteration for run in runs) > 0
+    wait_for(lambda: max(run.iteration for run in store.all_runs()) > 0)
     store.close()
 
 

@@ -25,7 +25,7 @@ from tests.trained import trained
 SETTINGS = {"shards": 4, "meta_batch_size": 8, "meta_iterations": 300, "engine": "vectorized"}
 CONFIG = PRESETS["sine"].config.with_settings(SETTINGS)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @contextmanager
