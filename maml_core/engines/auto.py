@@ -49,6 +49,10 @@ class AutoEngine(Engine):
         """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
         return self._settled(tasks).meta_gradient(parameters, tasks)
 
+    def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
+        """As `Engine.query_loss`, by the engine that was chosen, if one has been."""
+        return (self._chosen or self._vectorized).query_loss(parameters, tasks)
+
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
         """As `Engine.run`, by the engine that was chosen."""
         return self._settled(tasks.at(0)).run(state, tasks)

@@ -142,6 +142,10 @@ class Engine(ABC):
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:
         """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
 
+    def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
+        """The mean query loss after adaptation, a scalar, at flat `parameters` `[P]` on `[tasks, points, features]`."""
+        return self.meta_gradient(parameters, tasks).post_loss
+
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
         """Do one meta-iteration per leading entry of `tasks` `[iterations, tasks, points, features]`.
 

@@ -105,6 +105,10 @@ class ShardedEngine(Engine):
         mean = total / len(rows)
         return MetaGradient(mean[:-2], mean[-2], mean[-1])
 
+    def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
+        """As `Engine.query_loss`, by this process alone."""
+        return self._engine.query_loss(parameters, tasks)
+
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
         """As `Engine.run`, together with the other processes, on this one's part of the tasks."""
         self._group.lead(state, tasks.support_x.shape[0])

@@ -20,7 +20,7 @@ from maml_core.engines.cuda_graph import CapturedIteration
 from maml_core.engines.meta_optimizer import Vectors
 from maml_core.engines.tracing import trace
 from maml_core.errors import EngineError
-from maml_core.learning.inner_loop import Algorithm, Loss, Phi, Theta
+from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Theta
 from maml_core.learning.tasks import TaskBatch
 
 LOG = logging.getLogger(__name__)
@@ -71,10 +71,30 @@ class VectorizedEngine(Engine):
         flat = self.layout.flatten(Theta(*({name: value.mean(0) for name, value in part.items()} for part in gradient)))
         return flat, before.mean(), after.mean()
 
+    def judge(self, parameters: Tensor, adapted: Phi | None, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """Mean query loss after adaptation."""
+        theta = self.layout.unflatten(parameters)
+        phi = self.algorithm.begin(theta) if adapted is None else adapted
+
+        def task_loss(values: Parameters, x: Tensor, y: Tensor) -> Tensor:
+            return self.loss(theta.parameters | values, x, y)
+
+        return vmap(task_loss, (None if adapted is None else 0, 0, 0))(phi.parameters, query_x, query_y).mean()
+
     @torch.no_grad()
     def meta_gradient(self, parameters: Tensor, tasks: TaskBatch) -> MetaGradient:
         """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
         return self.compose(parameters, tasks, self._replay)
+
+    @torch.no_grad()
+    def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
+        """As `Engine.query_loss`, without a meta-gradient."""
+        adapted = None
+        if self.inner.steps:
+            adapted = self._replay(self.first_step, parameters, tasks.support_x, tasks.support_y)
+            adapted = self.further_steps(parameters, adapted, tasks, self._replay)
+        found: Tensor = self._replay(self.judge, parameters, adapted, tasks.query_x, tasks.query_y)
+        return found
 
     @torch.no_grad()
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:

@@ -93,7 +93,11 @@ class Trainer:
         config.check_memory(config.sizes(self.model))  # a user's own module is known only now
         self.device = _device_of(config, self.model)
         self.model.to(self.device)
-        self.engine = _training_engine(config, self.model, self.group)
+        costly = config.tasks.is_costly
+        self._held_out = held_out_tasks(config, held_out_count(config.meta_iterations, is_costly=costly), self.device)
+        self._snapshots = snapshot_iterations(config.meta_iterations, is_costly=costly)
+        self.engine = _training_engine(config, self.model, self.group, self._held_out.query_x.shape[1])
+        self._judge = self._make_judge()
         self._resumed_at = state.iteration if state is not None else 0
         self._engine_before = engine_before
         self.state = (
@@ -106,11 +110,6 @@ class Trainer:
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device, self.group)
-        costly = config.tasks.is_costly
-        count = held_out_count(config.meta_iterations, is_costly=costly)
-        self._held_out = held_out_tasks(config, count, self.device)
-        self._judge = self._make_judge()
-        self._snapshots = snapshot_iterations(config.meta_iterations, is_costly=costly)
         self._seconds_each = 0.0
 
     def run(self) -> Iterator[Progress]:
@@ -120,9 +119,11 @@ class Trainer:
         that iteration. Neither changes the numbers, nor does how often the caller looks.
         """
         unjudged = [self.state] if self.state.iteration in self._snapshots else []
-        while not self.engine.is_ready(self.state.iteration, self._stream.take(self.state.iteration, 1)):
+        first = self._stream.take(self.state.iteration, 1)
+        while not self.engine.is_ready(self.state.iteration, first):
             time.sleep(0.05)
             yield Progress(self.state, self.pending)
+        self.engine.prepare(first.at(0))
         due = time.perf_counter()
         while self.state.iteration < self._end():
             if self.pace:
@@ -181,7 +182,9 @@ class Trainer:
         self.engine.close()
 
     def _make_judge(self) -> Engine:
-        """What measures the held-out loss: the vectorized engine wherever it can, since it is many times faster."""
+        """What measures the held-out loss: the engine that trains, but not task by task where that can be helped."""
+        if self.engine.status is not EngineStatus.HIGHER:
+            return self.engine
         try:
             return make_engine(self.config, self.model, "vectorized")
         except EngineError:
@@ -237,17 +240,16 @@ class Trainer:
 
     def _record(self, state: TrainingState, rows: Tensor, diverged: str | None = None) -> Progress:
         self.state = state
-        first = state.iteration - rows.shape[0] + 1
         finished_rows = []
-        waiting = list(self.pending)
-        for iteration, row in enumerate(rows, start=first):
-            waiting.append(row)
+        waiting = torch.cat([self.pending, rows])
+        are_finite = bool(torch.isfinite(waiting).all())
+        for iteration in range(state.iteration - len(rows) + 1, state.iteration + 1):
             if ends_row(iteration, self.config.meta_iterations):
-                row_of = torch.stack(waiting)
-                row_of = row_of[torch.isfinite(row_of).all(dim=1)]
+                row_of, waiting = waiting.tensor_split([len(waiting) - (state.iteration - iteration)])
+                if not are_finite:
+                    row_of = row_of[torch.isfinite(row_of).all(dim=1)]
                 finished_rows.append(MetricRow(iteration, *row_of.mean(0).tolist()))
-                waiting = []
-        self.pending = torch.stack(waiting) if waiting else NO_PENDING
+        self.pending = waiting.clone()  # a part alone would keep the whole chunk in memory
         return Progress(
             state,
             self.pending,
@@ -299,7 +301,7 @@ class Trainer:
         total = 0.0
         for start in range(0, count, at_once):
             tasks = self._held_out.at(slice(start, start + at_once))
-            part = float(self._judge.meta_gradient(state.learned, tasks).post_loss)
+            part = float(self._judge.query_loss(state.learned, tasks))
             total += part * len(tasks.support_x) / count
         return total if math.isfinite(total) else math.inf
 
@@ -383,7 +385,7 @@ def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
     return resolve_device(config.device, config.multiplications(sizes) / sequences)
 
 
-def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) -> Engine:
+def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group, judged_points: int) -> Engine:
     """As `make_engine`, but `auto` chooses, the native loop gets the threads that pay, and a group the shards."""
     if config.shards > 1 or group.size > 1:
         return ShardedEngine(make_engine(config, model), config.shards, group)
@@ -394,6 +396,7 @@ def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group) ->
     try:
         if config.engine == "native" or _is_worth_compiling(config):
             native = NativeEngine(model, **parts)
+            native.judged_points = judged_points
             native.threads = threads_for(config.multiplications(config.sizes(model)))
     except EngineError:
         if config.engine == "native":

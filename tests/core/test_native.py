@@ -355,6 +355,48 @@ def test_any_number_of_inputs_and_outputs(algorithm: str, features: int, outputs
     )
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "steps"),
+    levels(
+        [
+            (name, steps)
+            for name in ALGORITHMS
+            for steps in (0, 1, 4)
+            if not (ALGORITHMS[name].needs_steps and not steps)
+        ],
+        [("fomaml", 4), ("maml", 1)],
+        [("fomaml", 0), ("ridge-head", 1), ("fo-meta-curvature", 4), ("anil", 4)],
+    ),
+)
+def test_tasks_are_judged_as_by_a_whole_meta_gradient_on_any_number_of_points(algorithm: str, steps: int) -> None:
+    torch.manual_seed(1)
+    model = stack(nn.Tanh(), nn.Linear(12, 12), nn.Tanh())
+    native, vectorized = engines(model, steps, algorithm)
+    native.judged_points = 9
+    native.prepare(some_tasks().at(0))
+    start = initial_state(model, ALGORITHMS[algorithm]).parameters
+    shapes = [(7, points, 1) for points in (6, 6, 9, 9)]
+    judged = TaskBatch(*(numbers(shape, seed, torch.float32) for seed, shape in enumerate(shapes)))
+    expected = vectorized.meta_gradient(start, judged).post_loss
+    torch.testing.assert_close(vectorized.query_loss(start, judged), expected, rtol=1e-6, atol=0)
+    found = native.query_loss(start, judged)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    native.threads = 3
+    assert torch.equal(native.query_loss(start, judged), found)
+    native.close()
+
+
+def test_a_loop_judges_no_tasks_that_it_was_not_made_for() -> None:
+    native, _ = engines(stack(nn.Tanh()), 1)
+    start, judged = initial_state(native.model, FOMAML).parameters, some_tasks(iterations=1).at(0)
+    with pytest.raises(EngineError, match="not made for judging such tasks"):
+        native.query_loss(start, judged)
+    native.prepare(judged)
+    assert native.query_loss(start, judged).isfinite()
+    with pytest.raises(EngineError, match="not made for judging such tasks"):
+        native.query_loss(start, judged._replace(query_x=judged.query_x[:, :3], query_y=judged.query_y[:, :3]))
+
+
 ONE_OF_EACH = {
     (preset.config.algorithm, preset.config.model.kind): name
     for name, preset in PRESETS.items()

@@ -64,6 +64,25 @@ def test_resuming_at_any_iteration_gives_the_same_bits(
         assert [row for report in before + after for row in report.rows] == rows
 
 
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_run_is_judged_alike_in_every_engine(small_config: RunConfig, ema_decay: float | None) -> None:
+    held_out = {}
+    for engine in ENGINES:
+        config = small_config.with_settings({"engine": engine, "ema_decay": ema_decay})
+        held_out[engine] = [r.held_out for r in finish(Trainer(config)) if r.held_out is not None]
+    assert len(held_out["higher"]) > 10
+    for engine in ENGINES:
+        assert held_out[engine] == pytest.approx(held_out["higher"], rel=1e-4)
+
+
+def test_a_run_that_ended_unjudged_is_judged_by_a_loop_that_has_run_nothing_yet(small_config: RunConfig) -> None:
+    config = small_config.with_settings({"engine": "native"})
+    reports = finish(Trainer(config))
+    (last,) = finish(Trainer(config, reports[-1].state, reports[-1].pending))
+    assert last.finished
+    assert last.held_out == reports[-1].held_out
+
+
 def test_the_judge_works_in_turns_and_judges_the_average(
     small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

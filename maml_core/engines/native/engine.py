@@ -53,6 +53,8 @@ class NativeEngine(Engine):
     def _set_up(self) -> None:
         self.threads = 1
         """How many threads share a meta-batch; the bits do not depend on it."""
+        self.judged_points: int | None = None
+        """Query points of the tasks that `query_loss` will be asked for, where not as many as those trained on."""
         self._shapes: tuple[Any, ...] | None = None
         self._build: Build | None = None
         self._program: Program | None = None
@@ -83,7 +85,11 @@ class NativeEngine(Engine):
         parts = model, self.algorithm, self.problem, self.inner, self.meta_optimizer
         try:
             self._program = make_program(
-                *parts, tasks.to(self._precision), self._precision, rounds=self._precision != dtype
+                *parts,
+                tasks.to(self._precision),
+                self._precision,
+                judged_points=self.judged_points,
+                rounds=self._precision != dtype,
             )
         except EngineError:
             raise
@@ -131,6 +137,25 @@ class NativeEngine(Engine):
         return MetaGradient(gradient, rows[0, 0], rows[0, 1])
 
     @torch.no_grad()
+    def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
+        """As `Engine.query_loss`, once the loop is ready, on tasks of `judged_points` query points.
+
+        Raises:
+            EngineError: it is not ready, or made for other tasks.
+        """
+        shapes = [shape[1:] for shape, _ in self._shapes or ()]
+        if self._library is None or [tensor.shape[1:] for tensor in tasks] != [
+            *shapes[:2],
+            *(torch.Size([self.judged_points or shape[0], *shape[1:]]) for shape in shapes[2:]),
+        ]:
+            raise EngineError("The native loop was not made for judging such tasks.")
+        count = tasks.support_x.shape[0]
+        losses = parameters.new_empty(count, dtype=self._precision)
+        inputs = parameters.new_tensor(self.inner.lr), *tasks, parameters
+        self._call("judge", count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), losses])
+        return losses.mean().to(parameters.dtype)
+
+    @torch.no_grad()
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
         """As `Engine.run`, in one call of the loop."""
         self.prepare(tasks.at(0))
@@ -140,7 +165,7 @@ class NativeEngine(Engine):
         inputs = like.new_tensor(self.inner.lr), rates, *tasks
         vectors = [vector.to(self._precision, copy=True) for vector in state.vectors]
         metrics = like.new_empty(count, 3, dtype=self._precision)
-        self._call(count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), *vectors, metrics])
+        self._call("run", count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), *vectors, metrics])
         after = TrainingState.of([vector.to(like.dtype) for vector in vectors], state.iteration + count)
         return after, metrics.to(like.dtype)
 
@@ -152,8 +177,8 @@ class NativeEngine(Engine):
             self._pool.shutdown()
         self._build = self._library = self._program = self._pool = self._shapes = None
 
-    def _call(self, count: int, tensors: Sequence[Tensor]) -> None:
-        """Run the loop; Python is free for other threads meanwhile."""
+    def _call(self, name: str, count: int, tensors: Sequence[Tensor]) -> None:
+        """Run one of the program's loops; Python is free for other threads meanwhile."""
         assert self._library is not None
         assert self._program is not None
         threads = max(1, min(self.threads, self._program.groups))
@@ -161,7 +186,7 @@ class NativeEngine(Engine):
         own = tensors[-1].new_empty(max(1, threads * self._program.work_each))
         sync = torch.zeros(32, dtype=torch.int32)
         addresses = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (*tensors, work, own)]
-        loop = self._library.run
+        loop = getattr(self._library, name)
         loop.restype = None
 
         def share(thread: int) -> None:

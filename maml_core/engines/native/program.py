@@ -1,11 +1,12 @@
 """The whole program of a run: what a task does, what the meta-optimizer does, and the loop around them.
 
-Four functions are lowered, each from the definitions in `learning` and nothing else: `first` and `step` take an inner
-step, `finish` gives a task's meta-gradient, `update` is the meta-optimizer. Inner steps are a loop in C++, so one and
-two hundred compile equally fast; only second-order algorithms are unrolled. Tasks are summed in a fixed number of
-groups, so that any number of threads gives the same bits.
+Five functions are lowered, each from the definitions in `learning` and nothing else: `first` and `step` take an inner
+step, `finish` gives a task's meta-gradient, `assess` its query loss alone, `update` is the meta-optimizer. Inner steps
+are a loop in C++, so one and two hundred compile equally fast; only second-order meta-gradients are unrolled. Tasks are
+summed in a fixed number of groups, so that any number of threads gives the same bits.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,16 +73,21 @@ def make_program(
     tasks: TaskBatch,
     dtype: torch.dtype,
     *,
+    judged_points: int | None = None,
     rounds: bool = False,
 ) -> Program:
     """The program for meta-batches of these shapes `[tasks, points, features]`.
+
+    It also judges tasks of `judged_points` query points, where that is another number than in training.
 
     With `rounds` the state is rounded to float32 after every meta-iteration, so that a chunk may end anywhere.
 
     Raises:
         UnsupportedError: the model, or the problem, does something that cannot be lowered.
     """
-    return _Builder(model, algorithm, problem, inner, meta_optimizer, tasks, dtype, rounds).program()
+    return _Builder(
+        model, algorithm, problem, inner, meta_optimizer, tasks, dtype, judged_points or tasks.query_x.shape[1], rounds
+    ).program()
 
 
 class _Builder:
@@ -94,6 +100,7 @@ class _Builder:
         meta_optimizer: MetaOptimizer,
         tasks: TaskBatch,
         dtype: torch.dtype,
+        judged_points: int,
         rounds: bool,
     ) -> None:
         self.algorithm, self.inner, self.meta_optimizer = algorithm, inner, meta_optimizer
@@ -105,7 +112,8 @@ class _Builder:
         self.phi = _Pack([{name: value.shape for name, value in part.items()} for part in begun])
         self.dtype, self.rounds = dtype, rounds
         self.count = tasks.support_x.shape[0]
-        self.task = [torch.linspace(-0.9, 0.8, t[0].numel(), dtype=dtype).reshape(t[0].shape) for t in tasks]
+        self.task = [_spread(t.shape[1:], dtype) for t in tasks]
+        self.judged = [_spread((judged_points, *t.shape[2:]), dtype) for t in tasks[2:]]
         self.lr = torch.full((), 0.01, dtype=dtype)
         self.steps_are_taken = algorithm.is_first_order and inner.steps > 0
         self.vectors = 3 + (meta_optimizer.ema_decay is not None)
@@ -113,11 +121,11 @@ class _Builder:
 
     def program(self) -> Program:
         functions = []
-        if self.steps_are_taken:
+        if self.inner.steps:
             functions.append(self._step("first"))
-            if self.inner.steps > 1:
-                functions.append(self._step("step"))
-        functions += [self._finish(), self._update()]
+        if self.inner.steps > 1:
+            functions.append(self._step("step"))
+        functions += [self._finish(), self._assess(), self._update()]
         write, type_name = self.write, "float" if self.dtype == torch.float32 else "double"
         prologue = _function("prologue", "const T* __restrict theta, T* __restrict shared", "\n  ".join(write.prologue))
         headers = ["kernels.h", *(["maths.h"] if write.uses_maths else [])]
@@ -187,6 +195,25 @@ class _Builder:
         outputs = ["gradient", "after", "before", "heap"]
         return _function("finish", _signature(["theta", "shared", "phi", *names], outputs), self.write.body())
 
+    def _assess(self) -> str:
+        """A task's query loss after adaptation."""
+        theta_count = len(self.theta.shapes)
+
+        def function(*given: Tensor) -> list[Tensor]:
+            theta = Theta(*self.theta.named(given[:theta_count]))
+            *own, x, y = given[theta_count:]
+            phi = Phi(*self.phi.named(own)) if self.inner.steps else self.algorithm.begin(theta)
+            return [self.loss(theta.parameters | phi.parameters, x, y)]
+
+        examples = [*self.theta.examples(self.dtype), *self.phi.examples(self.dtype), *self.judged]
+        names = ["x", "y"]
+        inputs = [*self._shared_theta(), *self._values(self.phi.buffers("phi"))]
+        inputs += self._values([Buffer.at(n, t.shape) for n, t in zip(names, self.judged, strict=True)])
+        self.write.begin()
+        (after,) = lower(self.write, trace(function, examples), inputs)
+        self.write.store_into(after, Buffer.at("after", ()))
+        return _function("assess", _signature(["theta", "shared", "phi", *names], ["after", "heap"]), self.write.body())
+
     def _update(self) -> str:
         """The meta-optimizer's step, from the sum of the tasks' gradients."""
 
@@ -223,15 +250,15 @@ class _Builder:
         size, group, adapting = padded(self.size), self._group_size(), padded(self.phi.size)
         states = [f"state{k}" for k in range(self.vectors)]
         support, query = f"sx + t * {sx}, sy + t * {sy}", f"qx + t * {qx}, qy + t * {qy}"
-        steps, last = "", 0
-        if self.steps_are_taken:
-            last = (self.inner.steps - 1) & 1
+        steps, last = "", max(0, self.inner.steps - 1) & 1
+        if self.inner.steps:
             steps = f"first(theta, shared, {support}, lr, phi[0], heap);"
-            if self.inner.steps > 1:
-                steps += (
-                    f"\n        for (int s = 1; s < {self.inner.steps}; s++) "
-                    f"step(theta, shared, phi[(s + 1) & 1], {support}, lr, phi[s & 1], heap);"
-                )
+        if self.inner.steps > 1:
+            steps += (
+                f"\n        for (int s = 1; s < {self.inner.steps}; s++) "
+                f"step(theta, shared, phi[(s + 1) & 1], {support}, lr, phi[s & 1], heap);"
+            )
+        judged_x, judged_y = (f"{name} + t * {t.numel()}" for name, t in zip(("qx", "qy"), self.judged, strict=True))
         old = ", ".join(f"now[{k}]" for k in range(self.vectors))
         new = ", ".join(f"next[{k}]" for k in range(self.vectors))
         return _LOOP.format(
@@ -247,7 +274,9 @@ class _Builder:
             adapting=adapting,
             each=2 * adapting + padded(self.write.heap_size),
             states=", ".join(states),
-            steps=steps,
+            steps=steps if self.steps_are_taken else "",
+            adaptation=steps,
+            assess=f"assess(theta, shared, phi[{last}], {judged_x}, {judged_y}, losses + t, heap)",
             finish=f"finish(theta, shared, phi[{last}], {support}, {query}, lr, sum, &after, &before, heap)",
             old=old,
             new=new,
@@ -259,6 +288,11 @@ class _Builder:
             qx=self.count * qx,
             qy=self.count * qy,
         )
+
+
+def _spread(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An example of a task's points to trace with."""
+    return torch.linspace(-0.9, 0.8, math.prod(shape), dtype=dtype).reshape(tuple(shape))
 
 
 def _flat(parts: Sequence[Parameters]) -> list[Tensor]:
@@ -289,6 +323,19 @@ static void meet(int* sync, int threads) {{
     if (looks < 4000) asm volatile("" ::: "memory"); else sched_yield();
   }}
 }}
+#ifdef __SSE__
+static void set_mode(unsigned mode) {{ __builtin_ia32_ldmxcsr(mode); }}
+static unsigned mode_now() {{ return __builtin_ia32_stmxcsr(); }}
+#else
+static void set_mode(unsigned) {{}}
+static unsigned mode_now() {{ return 0; }}
+#endif
+// From here on numbers too small to be normal count as zero: they are a hundred times slower. Returns the mode before.
+static unsigned hasten() {{
+  const unsigned mode = mode_now();
+  set_mode(mode | 0x8040);
+  return mode;
+}}
 // `count` meta-iterations, by this thread's share of the groups. The state is left in place of what was given.
 extern "C" void run(long count, const T* lr, const T* rates, const T* sx, const T* sy, const T* qx, const T* qy,
                     {arguments}, T* metrics, T* work, T* own, int thread, int threads, int* sync) {{
@@ -298,11 +345,7 @@ extern "C" void run(long count, const T* lr, const T* rates, const T* sx, const 
   T* now[{vectors}] = {{{states}}};
   T* next[{vectors}];
   for (int v = 0; v < {vectors}; v++) next[v] = other + v * {size};
-#ifdef __SSE__
-  const unsigned mode = __builtin_ia32_stmxcsr();
-  // Numbers too small to be normal count as zero: they are a hundred times slower.
-  __builtin_ia32_ldmxcsr(mode | 0x8040);
-#endif
+  const unsigned mode = hasten();
   for (long it = 0; it < count; it++) {{
     const T* theta = now[0];
     if (thread == 0) prologue(theta, shared);
@@ -334,10 +377,21 @@ extern "C" void run(long count, const T* lr, const T* rates, const T* sx, const 
     for (int v = 0; v < {vectors}; v++) {{ T* s = now[v]; now[v] = next[v]; next[v] = s; }}
     sx += {sx}; sy += {sy}; qx += {qx}; qy += {qy};
   }}
-#ifdef __SSE__
-  __builtin_ia32_ldmxcsr(mode);
-#endif
+  set_mode(mode);
   if (thread == 0 && now[0] != state0)
     for (int v = 0; v < {vectors}; v++) __builtin_memcpy(next[v], now[v], {parameters} * sizeof(T));
+}}
+// The query loss after adaptation of each of `count` tasks, by this thread's share of them.
+extern "C" void judge(long count, const T* lr, const T* sx, const T* sy, const T* qx, const T* qy, const T* theta,
+                      T* losses, T* work, T* own, int thread, int threads, int* sync) {{
+  T *shared = work, *mine = own + thread * {each}, *phi[2] = {{mine, mine + {adapting}}}, *heap = mine + 2 * {adapting};
+  const unsigned mode = hasten();
+  if (thread == 0) prologue(theta, shared);
+  meet(sync, threads);
+  for (long t = thread; t < count; t += threads) {{
+        {adaptation}
+        {assess};
+  }}
+  set_mode(mode);
 }}
 """
