@@ -1,5 +1,6 @@
 """Pictures of tasks: one, many, and one being adapted to step by step."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ from maml_core.learning.path_fits import PathFit
 from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.plane_fits import PlaneFit
 from maml_core.words import counted_steps
+
+CORNER = 14
+"""Letters in a line of the words in a corner: a phone has room for no more."""
 
 _SQUARES: dict[type[TaskFit], Squares[Any]] = {PlaneFit: Fields(), PathFit: Arena(), BoardFit: Boards()}
 """How fits are drawn whose tasks lie in the plane; all others are curves."""
@@ -171,21 +175,18 @@ def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
     layout["hovermode"] = "closest"
     low, high = float(main.x[0]), float(main.x[-1])
     room = 0.04 * (high - low) if main.rows is not None else 0.0
-    layout["xaxis"] |= {"domain": [0, 0.62], "range": [low - room, high + room]}
+    layout["xaxis"] |= {"domain": [0, 0.59], "range": [low - room, high + room]}
+    layout["xaxis"]["title"]["font"] = {"size": 13}
     layout["yaxis"]["range"] = value_range(main)
     layout["xaxis2"] = {
-        "domain": [0.7, 1],
+        "domain": [0.71, 1],
         "anchor": "y2",
-        "title": {"text": "adaptation step", "standoff": 6},
+        "title": {"text": "step", "standoff": 6, "font": {"size": 13}},
         "zeroline": False,
         "range": [-0.03 * max(steps, 1), 1.04 * max(steps, 1)],
     }
-    layout["yaxis2"] = {
-        "anchor": "x2",
-        **log_scale(*(fit.query_loss for fit in fits.values())),
-        "zeroline": False,
-        "title": {"text": plain(main.error_name), "standoff": 4},
-    }
+    layout["yaxis2"] = {"anchor": "x2", **log_scale(*(fit.query_loss for fit in fits.values())), "zeroline": False}
+    layout["annotations"] = [_in_the_corner(main.error_name)]
 
     def said(meaning: str, step: int) -> str:
         losses = fits[meaning].query_loss
@@ -196,6 +197,22 @@ def replay_figure(found: Mapping[str, TaskFit]) -> Figure:
         "data": traces,
         "layout": layout,
         "replay": {"steps": frames, "moving": moving, "ghosts": ghosts, "labels": labels},
+    }
+
+
+def _in_the_corner(words: str) -> dict[str, Any]:
+    """What the right picture shows, where errors that fall leave room: beside the axis it would lie on the left one."""
+    return {
+        "x": 0.04,
+        "y": 0.03,
+        "xref": "x2 domain",
+        "yref": "y2 domain",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "align": "left",
+        "showarrow": False,
+        "text": "<br>".join(plain(line) for line in textwrap.wrap(words, CORNER)),
+        "font": {"size": 12},
     }
 
 
