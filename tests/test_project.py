@@ -132,11 +132,13 @@ def test_every_room_has_a_floor() -> None:
     assert rooms - {"__init__"} <= set().union(*FLOORS)
 
 
-def test_the_trainer_knows_no_store_and_no_screen() -> None:
+def test_the_trainer_knows_no_store_and_no_screen_and_no_command_waits_for_torchs_compiler() -> None:
     loaded = "[m for m in sys.modules if m.startswith(('maml_core.store', 'streamlit'))]"
-    code = f"import sys, maml_core.training.trainer; print({loaded})"
+    code = (
+        f"import sys, maml_core.training.trainer; print({loaded}); import maml_core.cli; print('sympy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "False"]
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if "maml_core" in path.parts], ids=name_of)

@@ -41,9 +41,9 @@ class _LearnsRates(Algorithm):
     _PREFIX: ClassVar[str] = "inner_lr:"
     """What a file writes before a parameter's name for its factor."""
 
-    def extras(self, parameters: Parameters) -> Parameters:
-        """The factors."""
-        return {self._PREFIX + name: torch.ones_like(value) for name, value in parameters.items()}
+    def extra_shapes(self, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+        """Those of the factors."""
+        return {self._PREFIX + name: shape for name, shape in shapes.items()}
 
     def rates(self, theta: Theta) -> Parameters:
         """The factors, by parameter."""
@@ -65,13 +65,17 @@ class _LearnsCurvature(Algorithm):
     _PREFIX: ClassVar[str] = "curvature:"
     """What a file writes before a matrix's dimension and the parameter's name: `curvature:0:layer.weight`."""
 
-    def extras(self, parameters: Parameters) -> Parameters:
-        """The matrices."""
+    def extra_shapes(self, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+        """Those of the matrices."""
         return {
-            f"{self._PREFIX}{dim}:{name}": torch.eye(size, dtype=value.dtype, device=value.device)
-            for name, value in parameters.items()
-            for dim, size in enumerate(value.shape)
+            f"{self._PREFIX}{dim}:{name}": torch.Size([size, size])
+            for name, shape in shapes.items()
+            for dim, size in enumerate(shape)
         }
+
+    def beginning(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """The identity."""
+        return torch.eye(shape[0], dtype=like.dtype, device=like.device)
 
     def transforms(self, shapes: Mapping[str, torch.Size]) -> int:
         """A product of matrices for each dimension."""

@@ -105,9 +105,19 @@ class Algorithm(ABC):
         """The name of the one layer that adapts."""
         return self.adapts[0] if self.adapts else head_name(parameters)
 
-    def extras(self, parameters: Parameters) -> Parameters:
-        """What is learned beside the parameters, as it is before training, by the names that a file gives it."""
+    def extra_shapes(self, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+        """Shapes of what is learned beside parameters of these `shapes`, by the names that a file gives it."""
         return {}
+
+    def beginning(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """What is learned beside the parameters, before training: in that shape, of `like`'s type and device."""
+        return like.new_ones(shape)
+
+    def extras(self, parameters: Parameters) -> Parameters:
+        """What is learned beside the parameters, as it is before training."""
+        like = next(iter(parameters.values()))
+        shapes = self.extra_shapes({name: value.shape for name, value in parameters.items()})
+        return {name: self.beginning(shape, like) for name, shape in shapes.items()}
 
     def check(self, model: nn.Module) -> None:  # noqa: B027
         """Find out from the model's structure whether it can be adapted so.

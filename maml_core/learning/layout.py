@@ -50,10 +50,8 @@ class Layout(Flat):
 
     def __init__(self, model: nn.Module, algorithm: Algorithm) -> None:
         """Read the names and shapes of the model's parameters. No value is kept, so a model without any will do."""
-        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        shapes_only = {name: torch.empty_like(value, device="meta") for name, value in parameters.items()}
-        self.extra_shapes = {name: value.shape for name, value in algorithm.extras(shapes_only).items()}
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.extra_shapes = algorithm.extra_shapes(self.shapes)
         self._algorithm = algorithm
         self.parameter_count = sum(shape.numel() for shape in self.shapes.values())
         super().__init__(self.shapes | self.extra_shapes)

@@ -9,6 +9,7 @@ initialization and lambda the penalty, both meta-learned, the head of the task i
 the mean of w when it is drawn around w0 and y is seen with noise. Its deviation gives the band of the predictions.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 import torch
@@ -62,10 +63,13 @@ class _Closed(Algorithm):
                 f"is {type(layer).__name__}; end the model with nn.Linear, or choose another algorithm."
             )
 
-    def extras(self, parameters: Parameters) -> Parameters:
+    def extra_shapes(self, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
         """Logarithms of the penalty and of the noise's variance."""
-        like = next(iter(parameters.values()))
-        return {name: like.new_full((), BEGINNING) for name in (PENALTY, NOISE)}
+        return {name: torch.Size() for name in (PENALTY, NOISE)}
+
+    def beginning(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """What both start with."""
+        return like.new_full(shape, BEGINNING)
 
     def begin(self, theta: Theta) -> Phi:
         """The head of the initialization, which is the prior's mean."""
