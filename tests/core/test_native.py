@@ -46,6 +46,9 @@ def numbers(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
 Case = tuple[Function, list[tuple[int, ...]]]
 OPERATION_CASES: dict[str, Case] = {
     "add": (lambda a, b: a + b, [(3, 5), (3, 5)]),
+    "add in place": (lambda a: (a * 2).add_(1), [(3, 5)]),
+    "add in place, seen twice": (lambda a: next(b.add_(1) * b for b in (a * 2,)), [(3, 5)]),
+    "add in place, through a view": (lambda a: next(b.t().add_(1).t() * b for b in (a * 2,)), [(3, 5)]),
     "add a row": (lambda a, b: a + b, [(3, 17), (17,)]),
     "add a column": (lambda a, b: a + b, [(3, 17), (3, 1)]),
     "add scaled": (lambda a, b: torch.add(a, b, alpha=3), [(4,), (4,)]),
@@ -276,6 +279,7 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     "bare parameters": Bare,
     "a layer used twice": Tied,
     "layer norm": lambda: stack(nn.LayerNorm(12), nn.SiLU()),
+    "rms norm": lambda: stack(nn.RMSNorm(12), nn.SiLU()),
     "group norm": lambda: stack(nn.GroupNorm(3, 12), nn.SiLU()),
     "weight norm": lambda: stack(weight_norm(nn.Linear(12, 12)), nn.Tanh()),
     "softplus": lambda: stack(nn.Softplus()),

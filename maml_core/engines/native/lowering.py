@@ -26,6 +26,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     """
     with torch.no_grad():
         module = tracing.trace(lambda *given: tuple(function(*given)), *inputs).module
+        _write_elsewhere(module)
         asked = _unknown(module)
         if asked or _writes(module):
             table: dict[Any, Callable[..., Any]] = {
@@ -73,11 +74,26 @@ def _unknown(module: fx.GraphModule) -> list[str]:
 
 def _writes(module: fx.GraphModule) -> bool:
     """Whether any operation changes a tensor in place."""
-    return any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for node in module.graph.nodes
-        if node.op == "call_function"
-    )
+    return any(_is_mutable(node.target) for node in module.graph.nodes)
+
+
+def _is_mutable(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def _write_elsewhere(module: fx.GraphModule) -> None:
+    """Let operations that change a tensor nobody else sees, such as the eps of RMSNorm, make a new one instead."""
+    for node in module.graph.nodes:
+        if not _is_mutable(node.target) or not isinstance(node.args[0], fx.Node):
+            continue
+        changed, target = node.args[0], node.target
+        is_own = isinstance(changed.target, torch._ops.OpOverload) and not any(
+            result.alias_info for result in changed.target._schema.returns
+        )
+        packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
+        if is_own and len(changed.users) == 1 and target._overloadname in (packet.overloads() if packet else ()):
+            node.target = getattr(packet, target._overloadname)
+    module.recompile()
 
 
 def lower(write: Writer, module: fx.GraphModule, inputs: Sequence[Value]) -> tuple[Value, ...]:
