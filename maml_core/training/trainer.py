@@ -344,7 +344,7 @@ def _try_out(trainer: Trainer) -> None:
     """A meta-gradient and a step of adaptation, so that what a user's own forward cannot do comes out at the start.
 
     Raises:
-        ConfigError: it fails in either.
+        ConfigError: it fails in either, or its engine cannot do what it does.
     """
     config = trainer.config
     if isinstance(config.model, OwnModel):
@@ -362,6 +362,11 @@ def _try_out(trainer: Trainer) -> None:
         theta = engine.layout.unflatten(flat)
         parts = trainer.model, theta.parameters, engine.algorithm, config.inner_lr, theta.extras, engine.problem
         Initialization(*parts).adapt(tasks, steps=1)
+    except EngineError as error:  # the native loop cannot be made: `auto` would have gone on without it
+        raise ConfigError(
+            f"{config.model.kind} cannot be trained with engine = {config.engine}: {error} Choose engine = auto, which "
+            "takes the vectorized one."
+        ) from None
     except Exception as error:  # whatever the user's own code, or torch on its behalf, raises
         raise ConfigError(
             f"{config.model.kind} cannot be trained with engine = {config.engine} ({brief(error)}). It is run for all "

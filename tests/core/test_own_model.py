@@ -50,6 +50,11 @@ class Wide(nn.Module):
         return scaled
 
 
+class Bessel(Wide):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.special.bessel_j0(x.detach()))
+
+
 class Summed(Wide):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).sum()
@@ -349,6 +354,19 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
     assert said in error
     assert error.count("\n") == 1
     assert not store.all_runs()
+
+
+def test_what_the_native_engine_has_no_operation_for_is_said_with_the_remedy_before_there_is_a_run(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--set", f"model.kind={HERE}:Bessel", "--set", "meta_iterations=5", "--set"]
+    assert cli.main([*train, "engine=native"]) == 2
+    assert capsys.readouterr().err == (
+        f"{HERE}:Bessel cannot be trained with engine = native: The operation aten.special_bessel_j0.default is not in "
+        "the native engine's table. Choose engine = auto, which takes the vectorized one.\n"
+    )
+    assert not store.all_runs()
+    assert cli.main([*train, "engine=auto"]) == 0
 
 
 def test_wrong_arguments_and_too_large_ones_are_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
