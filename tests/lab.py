@@ -83,6 +83,8 @@ def start_server(store_url: str, *options: str, port: int | None = None) -> Serv
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
                 return Server(url, store_url, process, output)
         except OSError:
+            if process.poll() is not None:
+                break
             time.sleep(0.1)
     process.kill()
     raise AssertionError(f"the server did not start: {Server(url, store_url, process, output).said()}")

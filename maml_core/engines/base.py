@@ -143,7 +143,11 @@ class Engine(ABC):
         """The meta-gradient at flat `parameters` `[P]` for one meta-batch `[tasks, points, features]`."""
 
     def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
-        """The mean query loss after adaptation, a scalar, at flat `parameters` `[P]` on `[tasks, points, features]`."""
+        """The mean query loss after adaptation, a scalar, at flat `parameters` `[P]` on `[tasks, points, features]`.
+
+        Raises:
+            EngineError: the engine must be prepared first, with a meta-batch, and is not.
+        """
         return self.meta_gradient(parameters, tasks).post_loss
 
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:

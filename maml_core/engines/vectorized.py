@@ -72,7 +72,7 @@ class VectorizedEngine(Engine):
         return flat, before.mean(), after.mean()
 
     def judge(self, parameters: Tensor, adapted: Phi | None, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """Mean query loss after adaptation."""
+        """Mean query loss after adaptation, on query points `[tasks, points, features]`."""
         theta = self.layout.unflatten(parameters)
         phi = self.algorithm.begin(theta) if adapted is None else adapted
 
@@ -89,12 +89,7 @@ class VectorizedEngine(Engine):
     @torch.no_grad()
     def query_loss(self, parameters: Tensor, tasks: TaskBatch) -> Tensor:
         """As `Engine.query_loss`, without a meta-gradient."""
-        adapted = None
-        if self.inner.steps:
-            adapted = self._replay(self.first_step, parameters, tasks.support_x, tasks.support_y)
-            adapted = self.further_steps(parameters, adapted, tasks, self._replay)
-        found: Tensor = self._replay(self.judge, parameters, adapted, tasks.query_x, tasks.query_y)
-        return found
+        return self.compose_loss(parameters, tasks, self._replay)
 
     @torch.no_grad()
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
@@ -127,6 +122,15 @@ class VectorizedEngine(Engine):
             adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
             adapted = self.further_steps(parameters, adapted, tasks, call)
         return MetaGradient(*call(self.finish, parameters, adapted, *tasks))
+
+    def compose_loss(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> Tensor:
+        """The one definition of a query loss from its pieces, as `compose` for a meta-gradient."""
+        adapted = None
+        if self.inner.steps:
+            adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
+            adapted = self.further_steps(parameters, adapted, tasks, call)
+        found: Tensor = call(self.judge, parameters, adapted, tasks.query_x, tasks.query_y)
+        return found
 
     def further_steps(self, parameters: Tensor, adapted: Phi, tasks: TaskBatch, call: Callable[..., Any]) -> Phi:
         """All inner steps after the first."""

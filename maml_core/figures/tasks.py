@@ -211,7 +211,7 @@ def _in_the_corner(words: str) -> dict[str, Any]:
         "yanchor": "bottom",
         "align": "left",
         "showarrow": False,
-        "text": "<br>".join(plain(line) for line in textwrap.wrap(words, CORNER)),
+        "text": "<br>".join(plain(line) for line in textwrap.wrap(words, CORNER, max_lines=3, placeholder=" …")),
         "font": {"size": 12},
     }
 

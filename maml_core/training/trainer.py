@@ -124,6 +124,7 @@ class Trainer:
             time.sleep(0.05)
             yield Progress(self.state, self.pending)
         self.engine.prepare(first.at(0))
+        del first  # a view: it would keep a whole block of tasks in memory
         due = time.perf_counter()
         while self.state.iteration < self._end():
             if self.pace:

@@ -1,5 +1,6 @@
 """The lab as a reader uses it, in a real browser."""
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
 from tests.levels import levels
 
 NewTab = Callable[..., Tab]
-LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"  # with a metric row a second at least
+LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"
+PACE = 300  # meta-iterations a second: two metric rows, and the processor is left to the browser
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,15 @@ def _leave_nothing_running(server: Server) -> Iterator[None]:
     for run in store.all_runs():
         if run.is_active:
             store.ask(run.id, "stop")
+    store.close()
+
+
+def train(server: Server, tab: Tab) -> None:
+    """Press Train, and let the run take its time."""
+    tab.press("Train")
+    tab.until(lambda: "run=" in tab.page.url, "the link names the run")
+    store = Store(server.store_url)
+    store.set_pace(re.findall(r"run=(\w+)", tab.page.url)[0], PACE)
     store.close()
 
 
@@ -35,7 +46,7 @@ def test_train_watch_zoom_leave_and_return(server: Server, new_tab: NewTab) -> N
     tab = new_tab()
     tab.open(server.url + "/" + LONG)
     tab.chart("task")  # an untrained initialization is shown before the first click
-    tab.press("Train")
+    train(server, tab)
     tab.wait_for_updates("loss", 2)
 
     box = tab.still(tab.page.locator('.live-chart[data-name="loss"] .nsewdrag'))
@@ -91,7 +102,7 @@ def test_a_run_from_the_command_line_is_seen_live(server: Server, new_tab: NewTa
 def test_fullscreen_survives_updates(server: Server, new_tab: NewTab) -> None:
     tab = new_tab()
     tab.open(server.url + "/" + LONG)
-    tab.press("Train")
+    train(server, tab)
     tab.wait_for_updates("loss", 1)
     tab.page.locator('.live-chart[data-name="loss"]').hover()
     tab.page.locator('.live-chart[data-name="loss"] [data-title="Fullscreen"]').click()

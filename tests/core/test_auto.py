@@ -33,6 +33,18 @@ def test_it_takes_the_native_loop_from_the_first_iteration_on(config: RunConfig)
     assert [row for r in reports for row in r.rows] == [row for r in others for row in r.rows]
 
 
+def test_it_judges_before_it_has_chosen_and_after(config: RunConfig) -> None:
+    engine = Trainer(config).engine
+    assert isinstance(engine, AutoEngine)
+    parameters = initial_state(engine.model, engine.algorithm).parameters
+    judged = config.tasks.validation(tasks=7, shots=config.shots, query_shots=config.query_shots)
+    assert engine.status == "compiling"
+    before = engine.query_loss(parameters, judged)
+    engine.run(initial_state(engine.model, engine.algorithm), training_stream(config).take(0, 1))
+    assert engine.status == "native"
+    torch.testing.assert_close(engine.query_loss(parameters, judged), before, rtol=1e-5, atol=0)
+
+
 def test_a_run_that_is_over_sooner_is_not_compiled(small_config: RunConfig) -> None:
     trainer, _ = first(small_config, 3)
     assert trainer.engine.status == "vectorized"

@@ -49,6 +49,9 @@ OPERATION_CASES: dict[str, Case] = {
     "add in place": (lambda a: (a * 2).add_(1), [(3, 5)]),
     "add in place, seen twice": (lambda a: next(b.add_(1) * b for b in (a * 2,)), [(3, 5)]),
     "add in place, through a view": (lambda a: next(b.t().add_(1).t() * b for b in (a * 2,)), [(3, 5)]),
+    "compare in place": (lambda a: (a * 2).gt_(0) + 1, [(3, 5)]),
+    "a number less a truth value": (lambda a: 1 - (a > 0).to(a.dtype) + (a > 1), [(3, 5)]),
+    "power in place": (lambda a: (a * 2).pow_(2), [(3, 5)]),
     "add a row": (lambda a, b: a + b, [(3, 17), (17,)]),
     "add a column": (lambda a, b: a + b, [(3, 17), (3, 1)]),
     "add scaled": (lambda a, b: torch.add(a, b, alpha=3), [(4,), (4,)]),
@@ -397,6 +400,7 @@ def test_a_loop_judges_no_tasks_that_it_was_not_made_for() -> None:
         native.query_loss(start, judged)
     native.prepare(judged)
     assert native.query_loss(start, judged).isfinite()
+    native.judged_points = 3
     with pytest.raises(EngineError, match="not made for judging such tasks"):
         native.query_loss(start, judged._replace(query_x=judged.query_x[:, :3], query_y=judged.query_y[:, :3]))
 

@@ -52,7 +52,7 @@ class Wide(nn.Module):
 
 class Bessel(Wide):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(torch.special.bessel_j0(x.detach()))
+        return super().forward(nn.functional.layer_norm(torch.special.bessel_j0(x.detach()), (1,)) + x)
 
 
 class Summed(Wide):

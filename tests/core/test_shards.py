@@ -83,6 +83,19 @@ def test_the_gradient_is_that_of_the_whole_meta_batch(settings: dict[str, object
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_snapshot_is_judged_without_asking_the_other_processes() -> None:
+    class Deaf(Alone):
+        def gather(self, rows: Tensor) -> Tensor:
+            raise AssertionError("the others are not there")
+
+    config = CONFIG.with_settings({"engine": "higher"})
+    trainer = Trainer(config, group=Deaf())
+    tasks = training_stream(config).take(3, 1).at(0)
+    found = trainer.engine.query_loss(trainer.state.parameters, tasks)
+    expected = make_engine(config, trainer.model).meta_gradient(trainer.state.parameters, tasks).post_loss
+    torch.testing.assert_close(found, expected)
+
+
 def test_every_shard_has_tasks_of_its_own() -> None:
     whole = training_stream(CONFIG).take(0, 2).support_x
     assert len({tuple(task.flatten().tolist()) for task in whole.flatten(0, 1)}) == 24

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maml_core.config import RunConfig
-from maml_core.engines import ENGINES, TrainingState
+from maml_core.engines import ENGINES, Engine, TrainingState
 from maml_core.errors import DeviceError
 from maml_core.learning.tasks import TaskBatch
 from maml_core.milestones import ends_row, held_out_count, snapshot_iterations
@@ -73,6 +73,28 @@ def test_a_run_is_judged_alike_in_every_engine(small_config: RunConfig, ema_deca
     assert len(held_out["higher"]) > 10
     for engine in ENGINES:
         assert held_out[engine] == pytest.approx(held_out["higher"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("engine", "judge"), [("native", "native"), ("higher", "vectorized")])
+def test_snapshots_are_judged_by_the_engine_that_trains_but_not_task_by_task(
+    small_config: RunConfig, monkeypatch: pytest.MonkeyPatch, engine: str, judge: str
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def watched(name: str) -> None:
+        judged = ENGINES[name].query_loss
+
+        def query_loss(self: Engine, parameters: Tensor, tasks: TaskBatch) -> Tensor:
+            asked.append((name, len(tasks.support_x)))
+            return judged(self, parameters, tasks)
+
+        monkeypatch.setattr(ENGINES[name], "query_loss", query_loss)
+
+    for name in ENGINES:
+        watched(name)
+    reports = finish(Trainer(small_config.with_settings({"engine": engine})))
+    judged = [report for report in reports if report.held_out is not None]
+    assert [each for each in asked if each[1] == 100] == [(judge, 100)] * len(judged)
 
 
 def test_a_run_that_ended_unjudged_is_judged_by_a_loop_that_has_run_nothing_yet(small_config: RunConfig) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -55,7 +55,7 @@ class NativeEngine(Engine):
         """How many threads share a meta-batch; the bits do not depend on it."""
         self.judged_points: int | None = None
         """Query points of the tasks that `query_loss` will be asked for, where not as many as those trained on."""
-        self._shapes: tuple[Any, ...] | None = None
+        self._shapes: tuple[Any, ...] | None = None  # of what the loop trains on, and of what it judges
         self._build: Build | None = None
         self._program: Program | None = None
         self._library: ctypes.CDLL | None = None
@@ -69,7 +69,7 @@ class NativeEngine(Engine):
         Raises:
             EngineError: something in the run cannot be lowered, or there is no compiler.
         """
-        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks)
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks), _task_shapes(self._judged_like(tasks))
         if self._shapes == shapes:
             return
         self.close()
@@ -143,13 +143,10 @@ class NativeEngine(Engine):
         Raises:
             EngineError: it is not ready, or made for other tasks.
         """
-        shapes = [shape[1:] for shape, _ in self._shapes or ()]
-        if self._library is None or [tensor.shape[1:] for tensor in tasks] != [
-            *shapes[:2],
-            *(torch.Size([self.judged_points or shape[0], *shape[1:]]) for shape in shapes[2:]),
-        ]:
-            raise EngineError("The native loop was not made for judging such tasks.")
         count = tasks.support_x.shape[0]
+        is_ready = self._library is not None and self._shapes is not None and self._shapes[1] == _task_shapes(tasks)
+        if not is_ready or any(len(tensor) != count for tensor in tasks) or len(parameters) != self.layout.size:
+            raise EngineError("The native loop was not made for judging such tasks.")
         losses = parameters.new_empty(count, dtype=self._precision)
         inputs = parameters.new_tensor(self.inner.lr), *tasks, parameters
         self._call("judge", count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), losses])
@@ -204,8 +201,14 @@ class NativeEngine(Engine):
         for other in others:
             other.result()
 
+    def _judged_like(self, tasks: TaskBatch) -> TaskBatch:
+        """Tasks with as many query points as `query_loss` will be asked for: theirs, over and over."""
+        points = tasks.query_x.shape[1]
+        chosen = torch.arange(self.judged_points or points) % points
+        return tasks._replace(query_x=tasks.query_x[:, chosen], query_y=tasks.query_y[:, chosen])
+
     def _try_out(self, tasks: TaskBatch) -> None:
-        """One meta-gradient beside that of the vectorized engine, so that no wrong loop ever trains a run.
+        """A meta-gradient and a query loss beside the vectorized engine's, so that no wrong loop ever trains a run.
 
         Raises:
             EngineError: they differ.
@@ -218,16 +221,29 @@ class NativeEngine(Engine):
         start = initial_state(self.model, self.algorithm).parameters if parameters.device.type == "cpu" else None
         if start is None:
             return
-        found = self.meta_gradient(start, tasks).gradient
+
+        def at_once(piece: Callable[..., Any], *inputs: Any) -> Any:
+            return piece(*inputs)  # a trace would serve this once only
+
+        judged = self._judged_like(tasks)
         with torch.no_grad():
-            expected = other.compose(start, tasks, lambda piece, *inputs: piece(*inputs)).gradient
-        if not (torch.isfinite(found).all() and torch.isfinite(expected).all()):
-            return  # a run that diverges at once does so in every engine
-        difference = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
-        if difference > TOLERANCE[parameters.dtype] * max(1, self.inner.steps):
-            raise EngineError(
-                f"The native loop disagrees with the vectorized engine (by {difference:.1g}), so it is not used."
+            pairs = (
+                (self.meta_gradient(start, tasks).gradient, other.compose(start, tasks, at_once).gradient),
+                (self.query_loss(start, judged), other.compose_loss(start, judged, at_once)),
             )
+        for found, expected in pairs:
+            if not (torch.isfinite(found).all() and torch.isfinite(expected).all()):
+                return  # a run that diverges at once does so in every engine
+            difference = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+            if difference > TOLERANCE[parameters.dtype] * max(1, self.inner.steps):
+                raise EngineError(
+                    f"The native loop disagrees with the vectorized engine (by {difference:.1g}), so it is not used."
+                )
+
+
+def _task_shapes(tasks: TaskBatch) -> tuple[torch.Size, ...]:
+    """Of one task's tensors."""
+    return tuple(tensor.shape[1:] for tensor in tasks)
 
 
 def threads_for(multiplications: float) -> int:

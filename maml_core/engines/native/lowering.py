@@ -37,7 +37,8 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
             module = tracing.trace(pure, *inputs, decompositions=table).module
     unknown = _unknown(module)
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
-        raise UnsupportedError(f"The operation {(asked or unknown)[0]} is not in the native engine's table.")
+        name = next((one for one in asked if one in unknown), (asked or unknown)[0])
+        raise UnsupportedError(f"The operation {name} is not in the native engine's table.")
     return module
 
 
@@ -81,6 +82,10 @@ def _is_mutable(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
+_ELSEWHERE = {aten.add_: aten.add, aten.sub_: aten.sub, aten.mul_: aten.mul, aten.div_: aten.div}
+"""What makes a new tensor of the same type instead; a comparison's would be a truth value."""
+
+
 def _write_elsewhere(module: fx.GraphModule) -> None:
     """Let operations that change a tensor nobody else sees, such as the eps of RMSNorm, make a new one instead."""
     for node in module.graph.nodes:
@@ -90,9 +95,9 @@ def _write_elsewhere(module: fx.GraphModule) -> None:
         is_own = isinstance(changed.target, torch._ops.OpOverload) and not any(
             result.alias_info for result in changed.target._schema.returns
         )
-        packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
-        if is_own and len(changed.users) == 1 and target._overloadname in (packet.overloads() if packet else ()):
-            node.target = getattr(packet, target._overloadname)
+        elsewhere = _ELSEWHERE.get(target.overloadpacket)
+        if is_own and len(changed.users) == 1 and elsewhere is not None:
+            node.target = getattr(elsewhere, target._overloadname)
     module.recompile()
 
 

@@ -61,12 +61,14 @@ def _enter(*targets: Any, is_view: bool = False) -> Callable[[Lowering], Lowerin
 
 @_enter(aten.add.Tensor, aten.add.Scalar, prims.add.default)
 def _add(write: Writer, a: Value, b: Any, alpha: float = 1) -> Value:
-    return write.pointwise(lambda x, y: f"({x} + {y})", a, _scaled(write, b, alpha))
+    if all(isinstance(x, Value) and x.is_boolean for x in (a, b)):
+        return write.pointwise(lambda x, y: f"({x} | {y})", a, b, is_boolean=True)
+    return write.pointwise(lambda x, y: f"({x} + {y})", _as_number(write, a), _scaled(write, b, alpha))
 
 
 @_enter(aten.sub.Tensor, aten.sub.Scalar, prims.sub.default)
 def _sub(write: Writer, a: Value, b: Any, alpha: float = 1) -> Value:
-    return write.pointwise(lambda x, y: f"({x} - {y})", a, _scaled(write, b, alpha))
+    return write.pointwise(lambda x, y: f"({x} - {y})", _as_number(write, a), _scaled(write, b, alpha))
 
 
 @_enter(aten.rsub.Scalar)
@@ -75,6 +77,7 @@ def _rsub(write: Writer, a: Value, b: Any, alpha: float = 1) -> Value:
 
 
 def _scaled(write: Writer, value: Any, factor: float) -> Any:
+    value = _as_number(write, value)
     return value if factor == 1 else write.pointwise(lambda x, y: f"({x} * {y})", value, factor)
 
 

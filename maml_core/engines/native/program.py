@@ -78,7 +78,7 @@ def make_program(
 ) -> Program:
     """The program for meta-batches of these shapes `[tasks, points, features]`.
 
-    It also judges tasks of `judged_points` query points, where that is another number than in training.
+    It also judges tasks of `judged_points` query points, by default as many as in training.
 
     With `rounds` the state is rounded to float32 after every meta-iteration, so that a chunk may end anywhere.
 
