@@ -82,7 +82,13 @@ def _is_mutable(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-_ELSEWHERE = {aten.add_: aten.add, aten.sub_: aten.sub, aten.mul_: aten.mul, aten.div_: aten.div}
+_ELSEWHERE = {
+    aten.add_: aten.add,
+    aten.sub_: aten.sub,
+    aten.mul_: aten.mul,
+    aten.div_: aten.div,
+    aten.fill_: aten.fill,
+}
 """What makes a new tensor of the same type instead; a comparison's would be a truth value."""
 
 
