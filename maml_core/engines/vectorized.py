@@ -117,23 +117,20 @@ class VectorizedEngine(Engine):
 
     def compose(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> MetaGradient:
         """The one definition of a meta-gradient from its pieces; `call(piece, ...)` decides how each is run."""
-        adapted = None
-        if self.inner.steps and self.algorithm.is_first_order:
-            adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
-            adapted = self.further_steps(parameters, adapted, tasks, call)
+        adapted = self._adapted(parameters, tasks, call) if self.algorithm.is_first_order else None
         return MetaGradient(*call(self.finish, parameters, adapted, *tasks))
 
     def compose_loss(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> Tensor:
         """The one definition of a query loss from its pieces, as `compose` for a meta-gradient."""
-        adapted = None
-        if self.inner.steps:
-            adapted = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
-            adapted = self.further_steps(parameters, adapted, tasks, call)
+        adapted = self._adapted(parameters, tasks, call)
         found: Tensor = call(self.judge, parameters, adapted, tasks.query_x, tasks.query_y)
         return found
 
-    def further_steps(self, parameters: Tensor, adapted: Phi, tasks: TaskBatch, call: Callable[..., Any]) -> Phi:
-        """All inner steps after the first."""
+    def _adapted(self, parameters: Tensor, tasks: TaskBatch, call: Callable[..., Any]) -> Phi | None:
+        """Each task's own parameters after all inner steps; None where none is taken."""
+        if not self.inner.steps:
+            return None
+        adapted: Phi = call(self.first_step, parameters, tasks.support_x, tasks.support_y)
         for _ in range(self.inner.steps - 1):
             adapted = call(self.next_step, parameters, adapted, tasks.support_x, tasks.support_y)
         return adapted
@@ -152,6 +149,11 @@ class VectorizedEngine(Engine):
         if key not in self._traced:
             self._traced[key] = trace(piece, *arguments)
         return self._traced[key](*arguments)
+
+
+def directly(piece: Callable[..., Any], *arguments: Any) -> Any:
+    """How `compose` runs a piece that is wanted once: a trace would serve nobody else."""
+    return piece(*arguments)
 
 
 def check_vectorizable(model: nn.Module, engine: str) -> None:

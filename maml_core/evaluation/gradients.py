@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from maml_core.config import RunConfig
 from maml_core.engines import Engine, MetaOptimizer, NativeEngine, ReferenceEngine, VectorizedEngine
+from maml_core.engines.vectorized import directly
 from maml_core.errors import EngineError
 from maml_core.evaluation.of_runs import learned_by
 from maml_core.learning.algorithms import ALGORITHMS
@@ -65,7 +66,7 @@ def _engine(cls: type[Engine], model: nn.Module, config: RunConfig, algorithm: s
 @torch.no_grad()
 def untraced(engine: VectorizedEngine, flat: Tensor, batch: TaskBatch) -> Tensor:
     """The meta-gradient `[P]` without the trace that only pays when it is run many times."""
-    return engine.compose(flat, batch, lambda piece, *inputs: piece(*inputs)).gradient
+    return engine.compose(flat, batch, directly).gradient
 
 
 class _Measured(NamedTuple):

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from maml_core.engines.base import Engine, MetaGradient, TrainingState, initial_
 from maml_core.engines.meta_optimizer import BETAS, MetaOptimizer
 from maml_core.engines.native.program import Program, make_program
 from maml_core.engines.native.toolchain import Build
-from maml_core.engines.vectorized import VectorizedEngine, check_vectorizable
+from maml_core.engines.vectorized import VectorizedEngine, check_vectorizable, directly
 from maml_core.errors import EngineError
 from maml_core.learning.inner_loop import Algorithm
 from maml_core.learning.tasks import TaskBatch
@@ -55,7 +55,8 @@ class NativeEngine(Engine):
         """How many threads share a meta-batch; the bits do not depend on it."""
         self.judged_points: int | None = None
         """Query points of the tasks that `query_loss` will be asked for, where not as many as those trained on."""
-        self._shapes: tuple[Any, ...] | None = None  # of what the loop trains on, and of what it judges
+        self._shapes: tuple[Any, ...] | None = None  # of what the loop trains on, and on how many points it judges
+        self._judged_shapes: tuple[torch.Size, ...] | None = None  # of each task that it judges
         self._build: Build | None = None
         self._program: Program | None = None
         self._library: ctypes.CDLL | None = None
@@ -69,7 +70,7 @@ class NativeEngine(Engine):
         Raises:
             EngineError: something in the run cannot be lowered, or there is no compiler.
         """
-        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks), _task_shapes(self._judged_like(tasks))
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tasks), self.judged_points
         if self._shapes == shapes:
             return
         self.close()
@@ -97,7 +98,7 @@ class NativeEngine(Engine):
             line = f"{type(error).__name__}: {error}".splitlines()[0][:160]
             raise EngineError(f"The native loop cannot be written for this model ({line}).") from error
         self._build = Build(self._program)
-        self._shapes = shapes
+        self._shapes, self._judged_shapes = shapes, _task_shapes(self._judged_like(tasks))
 
     def is_ready(self, iteration: int, tasks: TaskBatch) -> bool:
         """Whether training can begin; the first call starts the compiler.
@@ -144,7 +145,7 @@ class NativeEngine(Engine):
             EngineError: it is not ready, or made for other tasks.
         """
         count = tasks.support_x.shape[0]
-        is_ready = self._library is not None and self._shapes is not None and self._shapes[1] == _task_shapes(tasks)
+        is_ready = self._library is not None and self._judged_shapes == _task_shapes(tasks)
         if not is_ready or any(len(tensor) != count for tensor in tasks) or len(parameters) != self.layout.size:
             raise EngineError("The native loop was not made for judging such tasks.")
         losses = parameters.new_empty(count, dtype=self._precision)
@@ -221,15 +222,11 @@ class NativeEngine(Engine):
         start = initial_state(self.model, self.algorithm).parameters if parameters.device.type == "cpu" else None
         if start is None:
             return
-
-        def at_once(piece: Callable[..., Any], *inputs: Any) -> Any:
-            return piece(*inputs)  # a trace would serve this once only
-
         judged = self._judged_like(tasks)
         with torch.no_grad():
             pairs = (
-                (self.meta_gradient(start, tasks).gradient, other.compose(start, tasks, at_once).gradient),
-                (self.query_loss(start, judged), other.compose_loss(start, judged, at_once)),
+                (self.meta_gradient(start, tasks).gradient, other.compose(start, tasks, directly).gradient),
+                (self.query_loss(start, judged), other.compose_loss(start, judged, directly)),
             )
         for found, expected in pairs:
             if not (torch.isfinite(found).all() and torch.isfinite(expected).all()):
