@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
 
@@ -33,6 +34,12 @@ _FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def worker_processes(server: int) -> list[psutil.Process]:
+    """The processes that train for a server: copies of its nursery where it has one."""
+    below = psutil.Process(server).children(recursive=True)
+    return [one for one in below if one.name() == "maml-worker" or "maml_core.training.worker" in one.cmdline()]
 
 
 @dataclass

@@ -1,26 +1,23 @@
 """The background session: keeps worker processes for one server. The store, not this object, holds the truth.
 
-Nothing is lost when the object is: workers are found again as children of this process, so a second session (after
-a browser cleared the cache, say) takes over the same ones.
+Nothing is lost when the object is: the workers are this process's, so a second session (after a browser cleared the
+cache, say) takes over the same ones.
 """
 
 import atexit
 import copy
 import os
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-import psutil
 import torch
 
 from maml_core.config import RunConfig
 from maml_core.errors import ConfigError, DeviceError, StoreDamagedError
 from maml_core.logs import LOG, log_to
-from maml_core.processes import child_environment
 from maml_core.store.database import log_path, set_aside, store_url
 from maml_core.store.imports import import_run
 from maml_core.store.people import Person
@@ -31,6 +28,7 @@ from maml_core.training.driver import Driver
 from maml_core.training.search import Search, Span
 from maml_core.training.sweep import Sweep, open_sweep
 from maml_core.training.trainer import check_startable
+from maml_core.training.workers import Worker, start_worker, workers_of
 
 MOST_WORKERS = 1024
 
@@ -43,7 +41,6 @@ FLEET_END_SECONDS = 25.0
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _DRIVERS: dict[tuple[str, str, str], Driver] = {}  # of searches, by store, name and who has asked
-_STARTED: set[subprocess.Popen[bytes]] = set()  # kept so that ended ones are reaped
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
 atexit.register(_COMPUTING.acquire, timeout=1.0)
@@ -183,44 +180,19 @@ class TrainingSession:
         wanted = min(self.limit, max(1, self.store.count(*ACTIVE)))
         with _SPAWN_LOCK:
             for _ in range(wanted - len(self.workers())):
-                self._spawn()
+                start_worker(self.store.database.name, self.store.url, in_fleet=self.in_fleet)
 
-    def workers(self) -> list[psutil.Process]:
-        """The live worker processes of this server and store."""
-        found = []
-        for worker in list(_STARTED):
-            if worker.poll() is not None:
-                _STARTED.discard(worker)
-        for child in psutil.Process().children():
-            try:
-                command = child.cmdline()
-                if "maml_core.training.worker" in command and self.store.database.name in command:
-                    found.append(child)
-            except psutil.Error:
-                continue
-        return found
+    def workers(self) -> list[Worker]:
+        """The workers of this server and store, those among them that are still to come."""
+        return workers_of(self.store.database.name)
 
     def close(self) -> None:
         """End the workers; what one of them is training goes on from its last commit when it is resumed."""
         ended = self.workers()
         for worker in ended:
             worker.terminate()
-        for worker in psutil.wait_procs(ended, timeout=FLEET_END_SECONDS if self.in_fleet else END_SECONDS)[1]:
-            worker.kill()
-        self.workers()  # those that have ended are reaped
+        until = time.monotonic() + (FLEET_END_SECONDS if self.in_fleet else END_SECONDS)
+        for worker in ended:
+            if not worker.wait(until - time.monotonic()):
+                worker.kill()
         self.store.close()
-
-    def _spawn(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "maml_core.training.worker",
-            "--store",
-            self.store.database.name,
-            "--parent",
-            str(os.getpid()),
-            *(["--fleet"] if self.in_fleet else []),
-        ]
-        environment = child_environment() | {"MAML_STORE": self.store.url}
-        # A group of its own: Ctrl-C at the terminal goes to the server, whose end the worker then notices.
-        _STARTED.add(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))

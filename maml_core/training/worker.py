@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar, get_args
 
@@ -401,7 +401,7 @@ def _end(ending: threading.Event) -> None:
     os._exit(1)
 
 
-def main() -> None:
+def main(told: Sequence[str] | None = None) -> None:
     """Entry point of `python -m maml_core.training.worker`, which only a server or `work` should start.
 
     A password of the store stands in its environment, which others on the machine cannot read, and in no argument.
@@ -410,7 +410,7 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--parent", required=True, type=int)
     parser.add_argument("--fleet", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(told)
     url = os.environ.get("MAML_STORE", "")
     url = url if shown(url) == arguments.store else arguments.store
     ending = threading.Event()

@@ -136,7 +136,7 @@ def test_cold_deep_link_shows_the_whole_page_and_ctrl_c_ends_everything(tmp_path
         tab.open(server.url + "/" + LONG)
         tab.press("Train")
         tab.wait_for_updates("loss", 2)
-        workers = psutil.Process(server.process.pid).children()
+        workers = psutil.Process(server.process.pid).children(recursive=True)
         assert workers
         assert stop_server(server, signal.SIGINT) in (0, -signal.SIGINT, 130)
         _, alive = psutil.wait_procs(workers, timeout=PATIENCE)

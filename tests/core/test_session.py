@@ -17,6 +17,7 @@ from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
 from maml_core.training.worker import train_run
 from tests.conftest import PATIENCE, ROOT, wait_for
+from tests.lab import worker_processes
 
 
 def test_training_in_the_background_with_pause_resume_and_queue(session: TrainingSession) -> None:
@@ -39,9 +40,10 @@ def test_training_in_the_background_with_pause_resume_and_queue(session: Trainin
 
 
 def test_a_second_session_takes_over_the_same_worker(session: TrainingSession, small_config: RunConfig) -> None:
-    wait_for(lambda: len(session.workers()) == 1)
+    wait_for(lambda: all(worker.pid for worker in session.workers()))
     again = TrainingSession(session.store.url, limit=1)
-    assert [worker.pid for worker in again.workers()] == [worker.pid for worker in session.workers()]
+    assert len(session.workers()) == 1
+    assert again.workers() == session.workers()
     again.store.close()
 
 
@@ -70,8 +72,8 @@ def test_no_worker_outlives_its_server(store_url: str, signal_number: signal.Sig
     )
     store = Store(store_url)
     wait_for(lambda: any(run.iteration > 0 for run in store.all_runs()))
-    workers = psutil.Process(server.pid).children()
-    assert workers
+    workers = psutil.Process(server.pid).children(recursive=True)
+    assert worker_processes(server.pid)
     server.send_signal(signal_number)
     server.wait()
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE)

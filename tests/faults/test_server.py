@@ -16,15 +16,10 @@ from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.trainer import Trainer
 from tests.conftest import wait_for
-from tests.lab import PATIENCE, Server, Tab, start_server, stop_server
+from tests.lab import PATIENCE, Server, Tab, start_server, stop_server, worker_processes
 
 NewTab = Callable[..., Tab]
 CONFIG = PRESETS["sine"].config.with_settings({"engine": "vectorized", "meta_iterations": 200_000})
-
-
-def workers_of(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "maml_core.training.worker" in child.cmdline()]
 
 
 def newest(store: Store) -> Run:
@@ -47,7 +42,7 @@ def test_killed_servers_leave_no_process_and_runs_that_resume_exactly(
         tab.open(f"{server.url}/?run={run_id}")
         tab.press("Resume")
         wait_for(lambda: store.run(run_id).iteration > before + 10)  # noqa: B023
-        workers = workers_of(server)
+        workers = worker_processes(server.process.pid)
         assert len(workers) == 1
         server.process.send_signal(number)
         server.process.wait(timeout=PATIENCE)
@@ -80,7 +75,7 @@ def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab
         tab.press("Train")
         tab.chart("loss")
         run_id = newest(store).id
-        (worker,) = workers_of(server)
+        (worker,) = worker_processes(server.process.pid)
         owner = store.run(run_id).owner
         for _ in range(times):
             before = store.run(run_id).iteration
@@ -88,7 +83,7 @@ def test_a_browser_that_clears_the_cache_changes_nothing(tmp_path: Path, new_tab
             tab.page.get_by_role("dialog").get_by_role("button", name="Clear cache").click()
             tab.page.get_by_role("dialog").wait_for(state="hidden")
             wait_for(lambda: store.run(run_id).iteration > before)  # noqa: B023
-            assert [other.pid for other in workers_of(server)] == [worker.pid]
+            assert [other.pid for other in worker_processes(server.process.pid)] == [worker.pid]
             assert store.run(run_id).owner == owner
         assert len(store.all_runs()) == 1
     finally:
@@ -136,7 +131,7 @@ def test_a_long_run_with_a_page_polling_grows_nothing(tmp_path: Path, new_tab: N
     store = Store(url)
 
     def measure() -> tuple[float, int, int]:
-        found = [psutil.Process(server.process.pid), *workers_of(server)]
+        found = [psutil.Process(server.process.pid), *worker_processes(server.process.pid)]
         return (
             sum(process.memory_info().rss for process in found) / 2**20,
             sum(process.num_threads() for process in found),

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -20,6 +19,7 @@ from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.background import THREADS
 from maml_core.training.worker import train_run
+from maml_core.training.workers import workers_of
 from pages.components.frame import PAGES, training_session
 from tests.conftest import PATIENCE, ROOT, wait_for
 from tests.core.test_fields import Everything
@@ -34,9 +34,9 @@ def _fresh_server(store_url: str) -> Iterator[None]:
     for thread in threading.enumerate():  # torch traces in one thread at a time: the next test is to be alone
         if thread.name.startswith(THREADS):
             thread.join(PATIENCE)
-    for child in psutil.Process().children():
-        child.kill()
-    psutil.wait_procs(psutil.Process().children(), timeout=PATIENCE)
+    for worker in workers_of():
+        worker.kill()
+    wait_for(lambda: not workers_of())
     training_session.clear()
 
 

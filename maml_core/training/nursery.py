@@ -1,0 +1,83 @@
+"""A process that has imported all that a worker needs, and is copied whenever a server wants one.
+
+Importing torch, and what torch loads at its first gradient, takes seconds of a processor; a copy takes hundredths. It
+must never compute: what has run a gradient or touched a GPU cannot be copied. `workers` holds the server's side of it.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import torch._dynamo  # noqa: F401  (which `torch.func.grad` loads at its first call)
+
+from maml_core.training import worker
+
+LOOK_SECONDS = 1.0
+"""How often it looks whether its server has gone without closing the line, which a copy of the server may hold."""
+
+
+def named(name: str) -> None:
+    """Have `ps` and `top` tell this process from others of the same command line."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
+
+
+def main() -> None:
+    """Entry point of `python -m maml_core.training.nursery`, which only a server should start.
+
+    Its standard input is a socket. Each message is a byte with a file descriptor: one end of a worker's own line, on
+    which the order stands that `workers` writes, and which takes the worker's process id.
+    """
+    server, nursery = os.getppid(), os.getpid()
+    requests = socket.socket(fileno=os.dup(0))
+    requests.settimeout(LOOK_SECONDS)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    named("maml-nursery")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries ended workers
+    gc.collect()
+    gc.freeze()  # or the first collection in a copy would write to, and so duplicate, most of the memory they share
+    while os.getppid() == server:
+        with suppress(TimeoutError):
+            message, lines, *_ = socket.recv_fds(requests, 1, 1)
+            if not message:
+                return
+            if _fork() == 0:
+                requests.close()
+                _work(socket.socket(fileno=lines[0]), nursery)
+            os.close(lines[0])
+
+
+def _fork() -> int:
+    """The new process's id, and 0 in that process; where there can be none, its line is closed, which says so."""
+    with warnings.catch_warnings(), suppress(OSError):
+        # Threads are here, but those of allocators and of linear algebra, which know how to be copied.
+        warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+        return os.fork()
+    return -1
+
+
+def _work(line: socket.socket, nursery: int) -> None:
+    """Be a worker, as ordered, and never return."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        named("maml-worker")
+        told = line.makefile("rb").readline()
+        line.sendall(b"%d" % os.getpid())  # refused where the server has closed its end: it wants no worker any more
+        order = json.loads(told)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        with suppress(OSError):
+            os.chdir(order["folder"])
+        worker.main([*order["arguments"], "--parent", str(nursery)])
+    finally:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

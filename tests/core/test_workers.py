@@ -1,0 +1,121 @@
+"""Workers as copies of a nursery: ready at once, in today's surroundings, and none that nobody wants any more."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from maml_core.config import RunConfig
+from maml_core.presets import PRESETS
+from maml_core.training import workers
+from maml_core.training.session import TrainingSession
+from tests.conftest import wait_for
+from tests.lab import worker_processes
+
+LONG = PRESETS["sine"].config.with_settings({"meta_iterations": 100_000, "engine": "vectorized"})
+only_copies = pytest.mark.skipif(not workers.CAN_COPY, reason="processes are not copied on this system")
+
+
+def nursery_of(session: TrainingSession) -> psutil.Process:
+    wait_for(lambda: all(worker.pid for worker in session.workers()))
+    (worker,) = session.workers()
+    parent = psutil.Process(worker.pid).parent()
+    assert parent is not None
+    assert parent.name() == "maml-nursery"
+    return parent
+
+
+@only_copies
+def test_a_worker_that_nobody_wants_any_more_does_not_come(session: TrainingSession) -> None:
+    nursery = nursery_of(session)
+    (first,) = session.workers()
+    nursery.send_signal(signal.SIGSTOP)
+    try:
+        for end in ("terminate", "kill"):
+            workers.start_worker("nobody's", "sqlite:///nobodys.db", in_fleet=False)
+            (unwanted,) = workers.workers_of("nobody's")
+            assert unwanted.pid is None
+            assert not unwanted.has_ended()
+            getattr(unwanted, end)()
+            assert unwanted.has_ended()
+        assert workers.workers_of("nobody's") == []
+        session.limit = 2
+        session.store.create_run(LONG)
+        session.store.create_run(LONG)
+        session.ensure_workers()
+        session.ensure_workers()
+        assert len(session.workers()) == 2  # the one that is still to come counts
+    finally:
+        nursery.send_signal(signal.SIGCONT)
+    wait_for(lambda: all(worker.pid for worker in session.workers()))
+    second = next(worker for worker in session.workers() if worker is not first)
+    wait_for(lambda: {child.pid for child in nursery.children()} == {first.pid, second.pid})
+
+
+@only_copies
+def test_a_worker_lives_in_the_surroundings_of_its_order(
+    session: TrainingSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nursery_of(session)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("MAML_CACHE", str(tmp_path / "loops"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    session.limit = 2
+    for _ in range(2):
+        session.store.create_run(LONG)
+    session.ensure_workers()
+    wait_for((tmp_path / "loops").exists)
+    wait_for(lambda: all(worker.pid for worker in session.workers()))
+    folders = {psutil.Process(worker.pid).cwd() for worker in session.workers()}
+    assert str(tmp_path / "elsewhere") in folders
+
+
+@only_copies
+def test_a_nursery_that_is_killed_takes_its_workers_along_and_another_comes(
+    session: TrainingSession, small_config: RunConfig
+) -> None:
+    run_id = session.start(LONG)
+    wait_for(lambda: session.store.run(run_id).iteration > 0)
+    nursery = nursery_of(session)
+    nursery.kill()
+    wait_for(lambda: session.store.run(run_id).status == "interrupted")
+    wait_for(lambda: not session.workers())
+    other = session.start(small_config)
+    wait_for(lambda: session.store.run(other).status == "finished")
+    assert nursery_of(session).pid != nursery.pid
+
+
+@pytest.mark.slow
+def test_where_processes_are_not_copied_each_worker_is_started_anew(
+    store_url: str, small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "CAN_COPY", False)
+    session = TrainingSession(store_url, limit=1)
+    (worker,) = session.workers()
+    assert worker.pid in [process.pid for process in worker_processes(psutil.Process().pid)]
+    run_id = session.start(small_config)
+    wait_for(lambda: session.store.run(run_id).status == "finished")
+    session.close()
+    assert worker.has_ended()
+    assert session.workers() == []
+
+
+@pytest.mark.slow
+def test_the_nursery_loads_all_that_a_first_gradient_needs_and_computes_nothing() -> None:
+    said = subprocess.run([sys.executable, "-c", _LOADS], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "[]"]
+
+
+_LOADS = """
+import sys
+import torch
+import maml_core.training.nursery
+from maml_core.training.worker import _warm_up
+print(torch.cuda.is_initialized())
+before = set(sys.modules)
+_warm_up()
+print(sorted(set(sys.modules) - before))
+"""
