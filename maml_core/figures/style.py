@@ -42,6 +42,13 @@ class Replay(TypedDict):
     autoplay: NotRequired[bool]  # play whenever there is something new, until the reader takes over
 
 
+class Narrow(TypedDict):
+    """What becomes of a figure where it is as narrow as on a phone."""
+
+    layout: dict[str, Any]  # entries that take the place of the figure's own
+    taller: float  # how many times as high it is
+
+
 class Figure(TypedDict):
     """A Plotly figure, and what the live chart adds to it. The browser's half of this contract is in chart_state.js."""
 
@@ -49,6 +56,7 @@ class Figure(TypedDict):
     layout: dict[str, Any]
     replay: NotRequired[Replay]
     handle: NotRequired[int]  # the trace whose one point the reader may drag
+    narrow: NotRequired[Narrow]
 
 
 COLORS = {

@@ -16,6 +16,7 @@ from maml_core.figures.style import (
     Figure,
     Ghost,
     Moving,
+    Narrow,
     Trace,
     base_layout,
     frames_of,
@@ -71,10 +72,13 @@ def task_figure(fit: TaskFit, trained_steps: int) -> Figure:
     }
 
 
-def task_grid(fits: Sequence[TaskFit], *, columns: int = 3, mark_ends: bool = False) -> Figure:
+def task_grid(
+    fits: Sequence[TaskFit], *, columns: int = 3, narrow_columns: int | None = None, mark_ends: bool = False
+) -> Figure:
     """Many small tasks, before and after adaptation, each titled with its two losses; best and worst if asked for.
 
-    Each trace carries its task's seed in `customdata`, so that a click tells which task it was.
+    Each trace carries its task's seed in `customdata`, so that a click tells which task it was. On a phone there are
+    `narrow_columns` in a row.
     """
     best, worst = ends(fits) if mark_ends else (-1, -1)
     marks = {worst: "worst: ", best: "best: "}
@@ -98,7 +102,21 @@ def task_grid(fits: Sequence[TaskFit], *, columns: int = 3, mark_ends: bool = Fa
         layout["yaxis" + suffix] = y_axis | up
         traces += [trace | {"customdata": [fit.seed]} for trace in small]
         layout["annotations"].append(title | {"text": marks.get(i, "") + said})
-    return {"data": traces, "layout": layout}
+    figure: Figure = {"data": traces, "layout": layout}
+    if narrow_columns is not None:
+        figure["narrow"] = _narrow(layout, len(fits), columns, narrow_columns)
+    return figure
+
+
+def _narrow(layout: dict[str, Any], count: int, columns: int, narrow_columns: int) -> Narrow:
+    """The same small pictures with fewer in a row."""
+    moved: dict[str, Any] = {"annotations": []}
+    for i, said in enumerate(layout["annotations"]):
+        suffix, x_axis, y_axis, title = small_axes(i, count, narrow_columns)
+        moved["xaxis" + suffix] = layout["xaxis" + suffix] | {"domain": x_axis["domain"], "nticks": 3}
+        moved["yaxis" + suffix] = layout["yaxis" + suffix] | {"domain": y_axis["domain"]}
+        moved["annotations"].append(said | {"x": title["x"], "y": title["y"]})
+    return {"layout": moved, "taller": -(-count // narrow_columns) / -(-count // columns)}
 
 
 GHOSTS = 8

@@ -7,7 +7,8 @@
  * @typedef {{trace: number, frame: number}} Ghost a trace that stays behind once its frame is over
  * @typedef {{steps: number[], moving: Moving[], ghosts: Ghost[], labels: string[], autoplay?: boolean}} Replay
  * @typedef {Record<string, any>} Trace
- * @typedef {{data: Trace[], layout: Record<string, any>, replay?: Replay, handle?: number}} Figure
+ * @typedef {{data: Trace[], layout: Record<string, any>, replay?: Replay, handle?: number, narrow?: Narrow}} Figure
+ * @typedef {{layout: Record<string, any>, taller: number}} Narrow
  * @typedef {{x: number, y: number}} Point
  * @typedef {number[]} Pair a point's x and y, and its class where it has one
  * @typedef {{text: string, background: string, font: string, grid: string, fullscreen: boolean}} Theme
@@ -130,6 +131,27 @@ export function atFrame(replay, position) {
     ghosts: replay.ghosts.map((ghost) => ghost.trace),
     visible: replay.ghosts.map((ghost) => ghost.frame < position),
   };
+}
+
+const PHONE = 480;
+
+/**
+ * Whether so many pixels across are those of a phone; none are those of a chart that is not on the screen yet.
+ * @param {number} width
+ */
+export function isNarrow(width) {
+  return width > 0 && width < PHONE;
+}
+
+/**
+ * A figure as it is drawn so many pixels wide, and how many times as high as elsewhere.
+ * @param {Figure} figure
+ * @param {number} width
+ * @returns {{figure: Figure, taller: number}}
+ */
+export function fitted(figure, width) {
+  if (!figure.narrow || !isNarrow(width)) return { figure, taller: 1 };
+  return { figure: { ...figure, layout: { ...figure.layout, ...figure.narrow.layout } }, taller: figure.narrow.taller };
 }
 
 /**

@@ -2,7 +2,7 @@
 // One Plotly chart that is updated in place. st.plotly_chart mounts a new one at every change of its data, which
 // loses the reader's zoom, hover and fullscreen; Plotly.react on the same element keeps all three.
 // What is decided stands in chart_state.js; this file holds the element, the listeners and the clock.
-import { atFrame, csv, current, edited, frameAt, framed, held, home, isInSight, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
+import { atFrame, csv, current, edited, fitted, frameAt, framed, held, home, isInSight, isNarrow, near, pathOf, plain, seconds, sketch, themed, within } from "./chart_state.js";
 
 /**
  * What the server sends: ChartData in live_chart.py.
@@ -11,7 +11,7 @@ import { atFrame, csv, current, edited, frameAt, framed, held, home, isInSight, 
  * @typedef {import("./chart_state.js").Pair} Pair
  * @typedef {{figure: string, plotly: string, name: string, alt: string, revision: string, height: number,
  *   picks: boolean, drags: boolean, edits: Pair[] | null}} ChartData
- * @typedef {{figure: Figure, source: string, revision: string, picks: boolean, drags: boolean, edits: Pair[] | null}} Latest
+ * @typedef {{figure: Figure, source: string, revision: string, height: number, picks: boolean, drags: boolean, edits: Pair[] | null}} Latest
  * @typedef {(name: string, value: unknown) => void} Send
  * @typedef {HTMLElement & {
  *   latest: Latest, send: Send, paint: (plotly?: any) => Promise<void>, stop?: () => void, answered?: () => void,
@@ -329,7 +329,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
   const figure = JSON.parse(data.figure);
   const paint = async (Plotly = page.Plotly) => {
     if (!chart.isConnected) return;
-    const shown = framed(held(chart.latest.figure, chart.held), chart.frame, chart.playing);
+    const { figure } = fitted(chart.latest.figure, chart.clientWidth);
+    const shown = framed(held(figure, chart.held), chart.frame, chart.playing);
     await Plotly.react(chart, shown.data, { ...themed(shown.layout, theme(host)), uirevision: chart.latest.revision }, {
       displaylogo: false,
       responsive: true,
@@ -342,7 +343,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   };
   const draw = async () => {
     if (!page.Plotly && !chart.hasChildNodes()) {
-      chart.innerHTML = `<svg class="sketch" aria-hidden="true">${sketch(figure, chart.clientWidth, chart.clientHeight)}</svg>`;
+      chart.innerHTML = `<svg class="sketch" aria-hidden="true">${sketch(fitted(figure, chart.clientWidth).figure, chart.clientWidth, chart.clientHeight)}</svg>`;
     }
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
@@ -382,7 +383,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
     chart.frame = undefined;
     chart.taken = false;
   }
-  chart.latest = { figure, source: data.figure, revision: data.revision, picks: data.picks, edits: data.edits, drags: data.drags };
+  chart.latest = { figure, source: data.figure, revision: data.revision, height: data.height, picks: data.picks, edits: data.edits, drags: data.drags };
   chart.send = setTriggerValue;
   chart.style.touchAction = data.drags ? "none" : "";  // a finger moves the handle, not the page
   host.classList.toggle("edited", data.edits !== null);  // the next click places a point
@@ -400,8 +401,11 @@ export default function ({ parentElement, data, setTriggerValue }) {
       play(chart, host);
     };
   }
-  const height = `${data.height}px`;
-  if (host.style.height !== height) host.style.height = height;
+  const rise = () => {
+    const height = `${chart.latest.height * fitted(chart.latest.figure, chart.clientWidth).taller}px`;
+    if (host.style.height !== height) host.style.height = height;
+  };
+  rise();
   draw();
 
   if (!chart.watching) {
@@ -425,7 +429,10 @@ export default function ({ parentElement, data, setTriggerValue }) {
     // Plotly follows the window alone: a column that grows beside it, or a scroll bar that comes, it would not see.
     const size = new ResizeObserver(() => {
       const { width } = chart._fullLayout ?? {};
-      if (width && chart.clientWidth && Math.abs(chart.clientWidth - width) > 1) page.Plotly.Plots.resize(chart);
+      if (!width || !chart.clientWidth || Math.abs(chart.clientWidth - width) <= 1) return;
+      rise();
+      if (isNarrow(width) !== isNarrow(chart.clientWidth)) draw();
+      page.Plotly.Plots.resize(chart);
     });
     size.observe(chart);
     chart.stop = () => {

@@ -67,7 +67,12 @@ def pictures(session: TrainingSession, config: RunConfig, run: Run | None) -> No
             alt="A fresh task: what is true, support points, and the model as it adapts step by step",
         )
     live_chart(
-        _at_most_every(SMALL_SECONDS, f"{name}:{seed}", run, lambda: task_grid(small, columns=SMALL_TASKS)),
+        _at_most_every(
+            SMALL_SECONDS,
+            f"{name}:{seed}",
+            run,
+            lambda: task_grid(small, columns=SMALL_TASKS, narrow_columns=SMALL_TASKS // 2),
+        ),
         key="small-tasks",
         revision=f"{name}:{seed}",
         height=150,

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { atFrame, between, csv, current, edited, frameAt, framed, held, home, isInSight, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
+import { atFrame, between, csv, current, edited, fitted, frameAt, framed, held, home, isInSight, near, numbers, pathOf, plain, seconds, sketch, themed, within } from "../../pages/components/chart_state.js";
 
 const figure = () => ({
   data: [{ x: [9], y: [9] }, { x: [1], y: [2], name: "handle" }],
@@ -174,4 +174,11 @@ test("points that were sent last are the ones that the next press changes, until
 test("of several moments that are told at once the last one holds", () => {
   const [out, seen] = [{ isIntersecting: false }, { isIntersecting: true }];
   assert.deepEqual([[out, seen], [seen, out], [seen]].map(isInSight), [true, false, true]);
+});
+
+test("on a phone a figure takes its narrow layout and grows", () => {
+  const figure = { data: [], layout: { xaxis: { domain: [0, 0.1] }, height: 1 }, narrow: { layout: { xaxis: { domain: [0, 0.3] } }, taller: 2 } };
+  assert.deepEqual(fitted(figure, 390), { figure: { ...figure, layout: { xaxis: { domain: [0, 0.3] }, height: 1 } }, taller: 2 });
+  for (const width of [0, 480, 1280]) assert.deepEqual(fitted(figure, width), { figure, taller: 1 });  // 0: not on the screen yet
+  assert.deepEqual(fitted({ data: [], layout: {} }, 390).taller, 1);
 });

@@ -95,6 +95,21 @@ def test_grid_has_four_traces_a_task_each_on_its_axes(fits: list[CurveFit]) -> N
     assert {trace.get("xaxis", "x") for trace in figure["data"]} == {"x", "x2", "x3", "x4", "x5", "x6"}
 
 
+def test_on_a_phone_a_grid_has_fewer_pictures_in_a_row(fits: list[CurveFit]) -> None:
+    figure = task_grid(fits, columns=6, narrow_columns=3)
+    wide, narrow = figure["layout"], figure["narrow"]["layout"]
+    assert figure["narrow"]["taller"] == 2
+    assert "narrow" not in task_grid(fits)
+    assert set(narrow) == {name for name in wide if name.startswith(("xaxis", "yaxis"))} | {"annotations"}
+    assert narrow["xaxis4"]["domain"] == narrow["xaxis"]["domain"] != wide["xaxis"]["domain"]
+    assert narrow["yaxis4"]["domain"][1] < narrow["yaxis"]["domain"][0]
+    assert narrow["yaxis4"]["range"] == wide["yaxis4"]["range"]
+    for i, (far, near) in enumerate(zip(wide["annotations"], narrow["annotations"], strict=True)):
+        axis = narrow["xaxis" + (str(i + 1) if i else "")]
+        assert near["text"] == far["text"]
+        assert near["x"] == pytest.approx(sum(axis["domain"]) / 2)
+
+
 def test_smoothing_comes_before_thinning() -> None:
     long = frame(20_000)
     raw_before, smooth_before, _, smooth_after = loss_curve(long, smoothing=0.99)["data"]
