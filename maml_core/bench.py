@@ -26,7 +26,7 @@ from maml_core.engines.native import NativeEngine
 from maml_core.errors import EngineError
 from maml_core.peers import CHUNK, JaxLoop
 from maml_core.presets import get_preset
-from maml_core.training.trainer import make_engine, training_stream
+from maml_core.training.parts import make_engine, training_stream
 
 ENGINE_NAMES = ("higher", "vectorized", "native")
 ON_CUDA = "vectorized, CUDA"

@@ -4,36 +4,33 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.engines import (
-    ENGINES,
     Alone,
-    AutoEngine,
     Engine,
     EngineStatus,
     Group,
-    MetaOptimizer,
-    NativeEngine,
-    ShardedEngine,
     TrainingState,
-    VectorizedEngine,
     initial_state,
-    shards_of,
 )
-from maml_core.engines.native import threads_for
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.own_model import OwnModel, brief, set_buffers
 from maml_core.learning.scale import far_from_unit
-from maml_core.learning.tasks import ShardedStream, TaskBatch, TaskStream
+from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
-from maml_core.training.devices import resolve_device
+from maml_core.training.parts import (
+    device_of,
+    engine_class,
+    held_out_tasks,
+    make_engine,
+    training_engine,
+    training_stream,
+)
 
 CHUNK_SECONDS = 0.1
 """How long a chunk of meta-iterations should take: Stop, pace and live updates wait for no more than this."""
@@ -43,9 +40,6 @@ HELD_OUT_AT_ONCE = 100
 HELD_OUT_NUMBERS = 10**7
 HELD_OUT_HIDDEN = 2**26
 """Numbers in the hidden layers at once, of all points that are judged."""
-
-WORTH_SECONDS = 1.0
-"""What making the native loop costs: with `auto`, a run that would be over sooner is trained without."""
 
 NO_PENDING = torch.zeros(0, 3, dtype=torch.float64)
 
@@ -91,12 +85,12 @@ class Trainer:
         self.model = config.network()
         set_buffers(self.model, buffers or {})
         config.check_memory(config.sizes(self.model))  # a user's own module is known only now
-        self.device = _device_of(config, self.model)
+        self.device = device_of(config, self.model)
         self.model.to(self.device)
         costly = config.tasks.is_costly
         self._held_out = held_out_tasks(config, held_out_count(config.meta_iterations, is_costly=costly), self.device)
         self._snapshots = snapshot_iterations(config.meta_iterations, is_costly=costly)
-        self.engine = _training_engine(config, self.model, self.group, self._held_out.query_x.shape[1])
+        self.engine = training_engine(config, self.model, self.group, self._held_out.query_x.shape[1])
         self._judge = self._make_judge()
         self._resumed_at = state.iteration if state is not None else 0
         self._engine_before = engine_before
@@ -320,7 +314,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
     """
     config.tasks.check(config.shots + config.query_shots)
     model = trainer.model if trainer else config.structure()
-    device = _device_of(config, model)
+    device = device_of(config, model)
     sizes = config.sizes(model)
     config.check_memory(sizes)
     seconds = config.seconds_estimate(sizes, sum(1 for _ in model.parameters()))
@@ -336,7 +330,7 @@ def check_startable(config: RunConfig, trainer: Trainer | None = None) -> None:
             )
         )
     config.method.check(model)
-    _engine_class(config).check(model, config.method, device)
+    engine_class(config).check(model, config.method, device)
     if config.uses_own_model and trainer:
         _try_out(trainer)
 
@@ -374,98 +368,6 @@ def _try_out(trainer: Trainer) -> None:
             "tasks at once: its forward must work under torch.func.vmap, without changing tensors in place and without "
             "branches on values, and use every parameter. BatchNorm needs track_running_stats=False."
         ) from None
-
-
-def _device_of(config: RunConfig, model: torch.nn.Module) -> torch.device:
-    """The device that `config` names; `auto` is the CPU for engines whose place is there, and for small runs.
-
-    Raises:
-        DeviceError: the named device is not on this machine.
-    """
-    if config.engine in ("higher", "native"):  # task by task a GPU never pays; native code is the CPU's
-        return resolve_device(config.device, 0)
-    if config.engine == "vectorized":
-        return resolve_device(config.device, math.inf)
-    sequences = max(1, len(list(model.parameters()))) * (config.inner_steps + 1)
-    sizes = config.sizes(model)
-    return resolve_device(config.device, config.multiplications(sizes) / sequences)
-
-
-def _training_engine(config: RunConfig, model: torch.nn.Module, group: Group, judged_points: int) -> Engine:
-    """As `make_engine`, but `auto` chooses, the native loop gets the threads that pay, and a group the shards."""
-    if config.shards > 1 or group.size > 1:
-        return ShardedEngine(make_engine(config, model), config.shards, group)
-    parts = _engine_parts(config)
-    if config.engine not in ("auto", "native"):
-        return make_engine(config, model)
-    native: NativeEngine | None = None
-    try:
-        if config.engine == "native" or _is_worth_compiling(config):
-            native = NativeEngine(model, **parts)
-            native.judged_points = judged_points
-            native.threads = threads_for(config.multiplications(config.sizes(model)))
-    except EngineError:
-        if config.engine == "native":
-            raise
-    return native if native and config.engine == "native" else AutoEngine(VectorizedEngine(model, **parts), native)
-
-
-def _is_worth_compiling(config: RunConfig) -> bool:
-    """Whether the whole run would take the vectorized engine longer than making the native loop takes."""
-    if config.tasks.problem.calls > 1:
-        return False
-    return config.seconds_estimate(config.sizes()) * config.meta_iterations > WORTH_SECONDS
-
-
-def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:
-    """The engine of that name, or else the one that `config` names, for `model`.
-
-    Raises:
-        EngineError: the engine cannot take the model.
-    """
-    return _engine_class(config, name)(model, **_engine_parts(config))
-
-
-def _engine_class(config: RunConfig, name: str | None = None) -> type[Engine]:
-    return ENGINES[name or ("vectorized" if config.engine == "auto" else config.engine)]
-
-
-def _engine_parts(config: RunConfig) -> dict[str, Any]:
-    """What any engine is told of a run: numbers, not the configuration."""
-    return {
-        "algorithm": config.method,
-        "problem": config.tasks.problem,
-        "inner": InnerLoop(config.inner_lr, config.inner_steps, config.perturbation),
-        "meta_optimizer": MetaOptimizer(
-            config.meta_lr, config.clip_norm, config.schedule, config.meta_iterations, config.ema_decay
-        ),
-    }
-
-
-def training_stream(
-    config: RunConfig, device: torch.device | str = "cpu", group: Group | None = None
-) -> TaskStream | ShardedStream:
-    """The tasks that a run is trained on; in a group, those of this process's shards."""
-
-    def stream(shard: int | None) -> TaskStream:
-        return TaskStream(
-            config.tasks,
-            meta_batch_size=config.meta_batch_size // config.shards,
-            shots=config.shots,
-            query_shots=config.query_shots,
-            seed=config.seed,
-            shard=shard,
-            device=device,
-        )
-
-    if config.shards == 1:
-        return stream(None)
-    return ShardedStream([stream(shard) for shard in shards_of(group or Alone(), config.shards)])
-
-
-def held_out_tasks(config: RunConfig, count: int, device: torch.device | str = "cpu") -> TaskBatch:
-    """Tasks that no run of this family is trained on: `[count, points, features]`, the same for every seed."""
-    return config.tasks.validation(tasks=count, shots=config.shots, query_shots=config.query_shots).to(device)
 
 
 def train(config: RunConfig) -> Initialization:

@@ -8,7 +8,8 @@ from maml_core.config import RunConfig
 from maml_core.engines import AutoEngine, MetaOptimizer, NativeEngine, TrainingState, VectorizedEngine, initial_state
 from maml_core.errors import EngineError
 from maml_core.learning.inner_loop import InnerLoop
-from maml_core.training.trainer import Progress, Trainer, check_startable, make_engine, training_stream
+from maml_core.training.parts import make_engine, training_stream
+from maml_core.training.trainer import Progress, Trainer, check_startable
 from tests.core.starts import FOMAML
 
 

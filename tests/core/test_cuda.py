@@ -11,7 +11,8 @@ from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.tasks import TaskStream
 from maml_core.training import devices
 from maml_core.training.devices import resolve_device
-from maml_core.training.trainer import Trainer, make_engine, training_stream
+from maml_core.training.parts import make_engine, training_stream
+from maml_core.training.trainer import Trainer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 

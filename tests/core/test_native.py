@@ -30,7 +30,8 @@ from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.problems import Regression
 from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
-from maml_core.training.trainer import Trainer, make_engine, training_stream
+from maml_core.training.parts import make_engine, training_stream
+from maml_core.training.trainer import Trainer
 from tests.core.native_cases import ARM64, Compiled, Function, Lowered, run_on_arm64
 from tests.core.starts import FOMAML
 from tests.levels import levels
