@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from maml_core.config import SECONDS_LIMIT, RunConfig
-from maml_core.engines import (
-    Alone,
-    Engine,
-    EngineStatus,
-    Group,
-    TrainingState,
-    initial_state,
-)
+from maml_core.engines import Alone, Engine, EngineStatus, Group, TrainingState, initial_state
 from maml_core.errors import ConfigError, EngineError
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.own_model import OwnModel, brief, set_buffers

@@ -29,7 +29,7 @@ def chosen(settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> str:
 
     with monkeypatch.context() as patch:
         patch.setattr(devices, "available_devices", lambda: ["cuda", "cpu"])
-        patch.setattr("maml_core.training.trainer.resolve_device", stop)
+        patch.setattr("maml_core.training.parts.resolve_device", stop)
         with pytest.raises(DeviceError, match="seen"):
             Trainer(RunConfig().with_settings(settings))
     return seen[0]
