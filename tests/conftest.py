@@ -1,5 +1,6 @@
 """What all tests share: a store of their own, and one thread for torch."""
 
+import gc
 import os
 import threading
 import time
@@ -26,6 +27,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A worker for each core, four at most; for the slow tests, which wait for pages and leases, half as many more."""
     workers = min(4, os.cpu_count() or 1)
     return workers + workers // 2 if config.option.markexpr.startswith("slow") else workers
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is there to the end: no collection of garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +23,10 @@ from maml_core.learning.plane import PlaneFamily
 from maml_core.learning.problems import Problem
 from maml_core.learning.ridge_head import NOISE, PENALTY
 from maml_core.learning.tasks import TaskBatch, TaskFamily, seeded
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 Rival = Callable[[TaskBatch], Tensor]
 """rival(tasks) -> answers `[tasks, points, outputs]` at the query points; but for those `TOLD`, by the support."""
@@ -84,17 +90,26 @@ def applies(name: str, family: TaskFamily) -> bool:
 
 def gaussian_process(config: RunConfig) -> Rival:
     """A Gaussian process whose one RBF kernel, with its noise, makes the training tasks most likely together."""
+    kernel = _likeliest_kernel(config.tasks, config.shots, config.query_shots)
+
+    def predict(batch: TaskBatch) -> Tensor:
+        shape = (-1, batch.query_y.shape[-1])
+        parts = zip(batch.support_x, batch.support_y, batch.query_x, strict=True)
+        return torch.stack(
+            [torch.from_numpy(_fitted(kernel, x, y).predict(q.double().numpy()).reshape(shape)) for x, y, q in parts]
+        ).float()
+
+    return predict
+
+
+@lru_cache(maxsize=32)  # it takes a second or more, and is the same for all runs on the same tasks
+def _likeliest_kernel(family: TaskFamily, shots: int, query_shots: int) -> "Kernel":
     from scipy.optimize import minimize  # a second to import, for those who evaluate
-    from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
     kernel = ConstantKernel(1.0, (1e-4, 1e4)) * RBF(1.0, (1e-2, 1e2)) + WhiteKernel(1e-2, (1e-8, 1e2))
-
-    def fitted(x: Tensor, y: Tensor) -> GaussianProcessRegressor:
-        return GaussianProcessRegressor(kernel, optimizer=None).fit(x.double().numpy(), y.double().numpy())
-
-    tasks = _training_tasks(config)
-    each = [fitted(x, y) for x, y in zip(tasks.support_x, tasks.support_y, strict=True)]
+    tasks = _training_tasks(family, shots, query_shots)
+    each = [_fitted(kernel, x, y) for x, y in zip(tasks.support_x, tasks.support_y, strict=True)]
 
     def unlikely(theta: np.ndarray) -> tuple[float, np.ndarray]:
         found = [one.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False) for one in each]
@@ -102,18 +117,15 @@ def gaussian_process(config: RunConfig) -> Rival:
 
     with warnings.catch_warnings():  # a parameter at its bound is an answer, too
         warnings.simplefilter("ignore")
-        kernel = kernel.clone_with_theta(
-            minimize(unlikely, kernel.theta, jac=True, method="L-BFGS-B", bounds=kernel.bounds).x
-        )
+        found = minimize(unlikely, kernel.theta, jac=True, method="L-BFGS-B", bounds=kernel.bounds)
+        return kernel.clone_with_theta(found.x)
 
-    def predict(batch: TaskBatch) -> Tensor:
-        shape = (-1, batch.query_y.shape[-1])
-        parts = zip(batch.support_x, batch.support_y, batch.query_x, strict=True)
-        return torch.stack(
-            [torch.from_numpy(fitted(x, y).predict(q.double().numpy()).reshape(shape)) for x, y, q in parts]
-        ).float()
 
-    return predict
+def _fitted(kernel: "Kernel", x: Tensor, y: Tensor) -> "GaussianProcessRegressor":
+    """A process with this kernel that knows the points of one task."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    return GaussianProcessRegressor(kernel, optimizer=None).fit(x.double().numpy(), y.double().numpy())
 
 
 def random_features(config: RunConfig) -> Rival | None:
@@ -124,7 +136,7 @@ def random_features(config: RunConfig) -> Rival | None:
         algorithm.check(untrained.model)
     except EngineError:
         return None
-    tasks = _training_tasks(config)
+    tasks = _training_tasks(config.tasks, config.shots, config.query_shots)
 
     def at(penalty: float) -> Rival:
         extras = {PENALTY: torch.tensor(penalty), NOISE: torch.tensor(0.0)}
@@ -206,5 +218,5 @@ def errors_of(rival: Rival, batch: TaskBatch, problem: Problem) -> Tensor:
     return found
 
 
-def _training_tasks(config: RunConfig) -> TaskBatch:
-    return config.tasks.sample_batch((LEARNING_TASKS,), config.shots, config.query_shots, seeded("rivals"))
+def _training_tasks(family: TaskFamily, shots: int, query_shots: int) -> TaskBatch:
+    return family.sample_batch((LEARNING_TASKS,), shots, query_shots, seeded("rivals"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,20 @@ def test_a_gaussian_process_learns_the_scale_of_its_tasks_and_goes_through_their
 
     assert mine < 2 * by_hand(2.0)
     assert mine < 0.1 * by_hand(0.2)
+
+
+def test_a_gaussian_process_is_settled_anew_for_other_tasks_and_other_shots() -> None:
+    """And once only for runs that share both, whatever else they differ in."""
+    batch = evaluation_tasks(PAPER, 3, 0)
+
+    def answers(**settings: Any) -> torch.Tensor:
+        (rival,) = make_rivals(PAPER.with_settings(settings), ("gp",)).values()
+        return rival(batch)
+
+    first = answers()
+    for settings in ({"shots": 2}, {"tasks.amplitude": [20.0, 30.0]}):
+        assert not torch.equal(first, answers(**settings))
+    assert torch.equal(first, answers(meta_lr=0.5, inner_steps=7))
 
 
 def test_ridge_on_random_features_is_the_ridge_head_of_an_untrained_network() -> None:

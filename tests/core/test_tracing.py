@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 def names_in(traced: Any) -> list[str]:
-    return [str(node.target) for node in traced.module.graph.nodes if node.op == "call_function"]
+    return [str(node.target) for node in traced.graph.nodes if node.op == "call_function"]
 
 
 def test_a_trace_gives_for_other_inputs_what_the_function_gives() -> None:
@@ -60,8 +60,8 @@ def test_what_nobody_asks_for_is_left_out_and_what_has_a_rule_is_taken_apart() -
 
 def test_a_tensor_from_elsewhere_is_kept_and_shapes_are_noted() -> None:
     traced = trace(lambda x: x @ Y.T, X)
-    assert [str(node.target) for node in traced.module.graph.nodes if node.op == "get_attr"] == ["constant_0"]
-    assert [node.meta["shape"] for node in traced.module.graph.nodes if node.op == "call_function"][-1] == (2, 2)
+    assert [str(node.target) for node in traced.graph.nodes if node.op == "get_attr"] == ["constant_0"]
+    assert [node.meta["shape"] for node in traced.graph.nodes if node.op == "call_function"][-1] == (2, 2)
     torch.testing.assert_close(traced(Y), Y @ Y.T)
 
 

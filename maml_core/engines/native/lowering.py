@@ -18,28 +18,28 @@ _IGNORED = ("pin_memory", "memory_format", "dtype", "layout", "device")
 """Arguments that say where and how a tensor lies, which is decided here."""
 
 
-def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> tracing.Trace:
     """The operations of a function on tensors, flat: derivatives and what is not in the table are taken apart.
 
     Raises:
         UnsupportedError: an operation is left that cannot be lowered.
     """
     with torch.no_grad():
-        module = tracing.trace(lambda *given: tuple(function(*given)), *inputs).module
-        _write_elsewhere(module)
-        asked = _unknown(module)
-        if asked or _writes(module):
+        found = tracing.trace(lambda *given: tuple(function(*given)), *inputs)
+        _write_elsewhere(found.graph)
+        asked = _unknown(found.graph)
+        if asked or _writes(found.graph):
             table: dict[Any, Callable[..., Any]] = {
                 target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
             }
             table[aten.native_group_norm.default] = _group_norm
             pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
-            module = tracing.trace(pure, *inputs, decompositions=table).module
-    unknown = _unknown(module)
+            found = tracing.trace(pure, *inputs, decompositions=table)
+    unknown = _unknown(found.graph)
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
         name = next((one for one in asked if one in unknown), (asked or unknown)[0])
         raise UnsupportedError(f"The operation {name} is not in the native engine's table.")
-    return module
+    return found
 
 
 def _group_norm(
@@ -68,14 +68,14 @@ def _is_known(target: Any) -> bool:
     return any(target in table for table in (OPERATIONS, CONSTANT_FILLS, CONSTANT_TENSORS, PRODUCTS))
 
 
-def _unknown(module: fx.GraphModule) -> list[str]:
-    nodes = [node for node in module.graph.nodes if node.op == "call_function"]
+def _unknown(graph: fx.Graph) -> list[str]:
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
     return [str(node.target) for node in nodes if not _is_known(node.target)]
 
 
-def _writes(module: fx.GraphModule) -> bool:
+def _writes(graph: fx.Graph) -> bool:
     """Whether any operation changes a tensor in place."""
-    return any(_is_mutable(node.target) for node in module.graph.nodes)
+    return any(_is_mutable(node.target) for node in graph.nodes)
 
 
 def _is_mutable(target: Any) -> bool:
@@ -92,9 +92,9 @@ _ELSEWHERE = {
 """What makes a new tensor of the same type instead; a comparison's would be a truth value."""
 
 
-def _write_elsewhere(module: fx.GraphModule) -> None:
+def _write_elsewhere(graph: fx.Graph) -> None:
     """Let operations that change a tensor nobody else sees, such as the eps of RMSNorm, make a new one instead."""
-    for node in module.graph.nodes:
+    for node in graph.nodes:
         if not _is_mutable(node.target) or not isinstance(node.args[0], fx.Node):
             continue
         changed, target = node.args[0], node.target
@@ -104,16 +104,15 @@ def _write_elsewhere(module: fx.GraphModule) -> None:
         elsewhere = _ELSEWHERE.get(target.overloadpacket)
         if is_own and len(changed.users) == 1 and elsewhere is not None:
             node.target = getattr(elsewhere, target._overloadname)
-    module.recompile()
 
 
-def lower(write: Writer, module: fx.GraphModule, inputs: Sequence[Value]) -> tuple[Value, ...]:
+def lower(write: Writer, traced: tracing.Trace, inputs: Sequence[Value]) -> tuple[Value, ...]:
     """The values of a graph's outputs, for those of its inputs.
 
     Raises:
         UnsupportedError: a form of an operation cannot be lowered.
     """
-    nodes = list(module.graph.nodes)
+    nodes = list(traced.graph.nodes)
     needed = _needed(nodes[-1])
     uses = _uses(nodes, needed)
     values: dict[fx.Node, Any] = {}
@@ -124,7 +123,7 @@ def lower(write: Writer, module: fx.GraphModule, inputs: Sequence[Value]) -> tup
         elif node not in needed:
             continue
         elif node.op == "get_attr":
-            values[node] = write.constants(getattr(module, str(node.target)))
+            values[node] = write.constants(getattr(traced.constants, str(node.target)))
         elif node.op == "call_function":
             value = _apply(write, node, values, uses[node])
             if isinstance(value, Value) and _is_worth_storing(node, value, uses[node]):
