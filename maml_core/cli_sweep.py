@@ -19,8 +19,8 @@ from maml_core.store.store import Store
 from maml_core.training.ray_fleet import RayFleet
 from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession, default_limit
+from maml_core.training.stretch import patiently
 from maml_core.training.sweep import ASK_FROM, Sweep, grid_configs, open_sweep, parse_grid
-from maml_core.training.worker import patiently
 from maml_core.words import loss, said
 
 LOOK_SECONDS = 0.5

@@ -18,9 +18,9 @@ from maml_core.processes import this_process
 from maml_core.store.database import log_path
 from maml_core.store.run import Run
 from maml_core.store.store import Store
+from maml_core.training.stretch import train_run, trainer_of
 from maml_core.training.torchrun import Torchrun, joined
 from maml_core.training.trainer import Progress, Trainer, check_startable
-from maml_core.training.worker import train_run, trainer_of
 from maml_core.words import duration, loss
 
 LONG_SECONDS = 60.0

@@ -11,7 +11,7 @@ from typing import Any
 from maml_core.errors import ConfigError
 from maml_core.store.run import ACTIVE, Run
 from maml_core.training.session import TrainingSession, default_limit
-from maml_core.training.worker import patiently
+from maml_core.training.stretch import patiently
 
 LOOK_SECONDS = 0.5
 

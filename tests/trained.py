@@ -15,7 +15,7 @@ from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.schema import checkpoints, metrics, runs
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 
 _OWN = {"id", "name", "preset", "config", "until", "created", "notes", "pinned", "tags", "started_by"}
 """What a run has before it is trained; all else that its row holds is its training's."""

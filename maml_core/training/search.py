@@ -21,8 +21,8 @@ from maml_core.store import server
 from maml_core.store.database import BUSY_SECONDS
 from maml_core.store.run import Run
 from maml_core.store.store import Store
+from maml_core.training.stretch import patiently
 from maml_core.training.sweep import Sweep, name_for, open_sweep, values_of
-from maml_core.training.worker import patiently
 
 if TYPE_CHECKING:
     import optuna

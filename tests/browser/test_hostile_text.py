@@ -11,7 +11,7 @@ from maml_core.learning.table_files import read_table
 from maml_core.learning.table_roles import Roles
 from maml_core.processes import this_process
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from tests.lab import PATIENCE, Server, Tab
 from tests.levels import levels
 

@@ -13,7 +13,7 @@ from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 
 CONFIG = RunConfig(meta_iterations=30, meta_batch_size=2, shots=4, query_shots=4, inner_steps=2, engine="vectorized")
 

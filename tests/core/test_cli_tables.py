@@ -13,7 +13,7 @@ from maml_core.presets import PRESETS, config_for_table
 from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_initialization
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from tests.core.test_cli import answer
 from tests.core.test_tables import family_of, made
 

@@ -32,7 +32,7 @@ from maml_core.processes import this_process
 from maml_core.store.base import Saved, Vitals
 from maml_core.store.run import Run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 
 CONFIG = RunConfig(meta_iterations=40, meta_batch_size=2, shots=4, query_shots=4, engine="vectorized")
 

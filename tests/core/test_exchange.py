@@ -36,7 +36,7 @@ from maml_core.store.exchange import export_run, export_weights
 from maml_core.store.imports import import_run
 from maml_core.store.script import adapt_script, no_script
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from tests.levels import levels
 from tests.trained import trained
 

@@ -22,8 +22,8 @@ from maml_core.store.exchange import export_weights
 from maml_core.store.imports import import_run
 from maml_core.store.run import Run
 from maml_core.store.store import Store
+from maml_core.training.stretch import train_run
 from maml_core.training.trainer import Trainer
-from maml_core.training.worker import train_run
 
 OLD = Path(__file__).parents[1] / "old"
 FACTS: dict[str, dict[str, Any]] = json.loads((OLD / "facts.json").read_text(encoding="utf-8"))

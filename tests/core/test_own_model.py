@@ -32,8 +32,8 @@ from maml_core.store.imports import import_run
 from maml_core.store.store import Store
 from maml_core.training.parts import held_out_tasks, make_engine
 from maml_core.training.session import TrainingSession
+from maml_core.training.stretch import train_run
 from maml_core.training.trainer import Trainer, check_startable
-from maml_core.training.worker import train_run
 
 HERE = "tests.core.test_own_model"
 

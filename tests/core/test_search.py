@@ -16,7 +16,7 @@ from maml_core.store.store import Store
 from maml_core.training import search as module
 from maml_core.training.driver import Driver
 from maml_core.training.search import Search, Span, parse_search
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from maml_core.words import loss
 from tests.conftest import wait_for
 

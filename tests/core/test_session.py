@@ -15,7 +15,7 @@ from maml_core.processes import this_process
 from maml_core.store.schema import checkpoints
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from tests.conftest import PATIENCE, ROOT, wait_for
 from tests.lab import worker_processes
 

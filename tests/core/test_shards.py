@@ -20,9 +20,9 @@ from maml_core.processes import this_process
 from maml_core.store.store import Store
 from maml_core.training.devices import software
 from maml_core.training.parts import make_engine, training_stream
+from maml_core.training.stretch import train_run
 from maml_core.training.torchrun import Torchrun, fresh_store
 from maml_core.training.trainer import Trainer
-from maml_core.training.worker import train_run
 from tests.conftest import PATIENCE, at_once, wait_for
 from tests.trained import trained
 

@@ -21,8 +21,8 @@ from maml_core.store.run import Run
 from maml_core.store.schema import runs
 from maml_core.store.store import Store
 from maml_core.training.devices import processors
+from maml_core.training.stretch import train_run
 from maml_core.training.sweep import open_sweep
-from maml_core.training.worker import train_run
 from tests.conftest import at_once, wait_for
 
 DEAD = f"{this_process().rsplit(':', 2)[0]}:999999999:1.00"

@@ -11,7 +11,7 @@ from maml_core.config import RunConfig
 from maml_core.processes import this_process
 from maml_core.store.exchange import export_run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from tests.conftest import wait_for
 from tests.lab import Server, start_server, stop_server
 from tests.visitors import Visitor, crowd, tour

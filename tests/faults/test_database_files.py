@@ -16,7 +16,7 @@ from maml_core.processes import this_process
 from maml_core.store.schema import SCHEMA_VERSION
 from maml_core.store.store import Store
 from maml_core.training.session import TrainingSession
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 
 CASES = [
     *(f"truncated {part}" for part in (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97, 0.999)),

@@ -31,7 +31,8 @@ from maml_core.store.schema import runs
 from maml_core.store.store import Store
 from maml_core.training.search import Search, parse_search
 from maml_core.training.session import TrainingSession
-from maml_core.training.worker import train_run, train_safely
+from maml_core.training.stretch import train_run
+from maml_core.training.worker import train_safely
 from tests.conftest import at_once, wait_for
 from tests.faults.test_kills import CONFIG, PROCESSES
 from tests.postgres import PASSWORD, Postgres, postgres_server
@@ -547,8 +548,8 @@ def test_a_run_that_ended_with_its_last_commit_is_judged_when_it_goes_on(store: 
             raise LostError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maml_core.training.worker.COMMIT_SECONDS", 0.0)
-        patch.setattr("maml_core.training.worker.SLOW_COMMIT_SECONDS", 0.0)
+        patch.setattr("maml_core.training.stretch.COMMIT_SECONDS", 0.0)
+        patch.setattr("maml_core.training.stretch.SLOW_COMMIT_SECONDS", 0.0)
         patch.setattr(store, "commit", commit)
         with pytest.raises(LostError):
             train_run(store, run, this_process())

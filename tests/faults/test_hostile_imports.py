@@ -24,7 +24,7 @@ from maml_core.processes import this_process
 from maml_core.store.exchange import SIZE_LIMIT, export_run
 from maml_core.store.imports import import_run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 
 CANARY = "canary"
 

@@ -20,7 +20,7 @@ from maml_core.processes import this_process
 from maml_core.store.checkpoint import load_checkpoint
 from maml_core.store.imports import import_run
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from tests.conftest import wait_for
 from tests.levels import levels
 
@@ -124,9 +124,9 @@ def work_until(url: str, run_id: str, point: str, when: str, occurrence: int) ->
     """Train, and die just before or after the n-th time that a commit comes to `point`."""
     import sqlalchemy as sa
 
-    from maml_core.training import worker
+    from maml_core.training import stretch
 
-    worker.COMMIT_SECONDS = 0.02
+    stretch.COMMIT_SECONDS = 0.02
     store = Store(url)
     run = store.claim(this_process(), run_id)
     assert run is not None

@@ -16,7 +16,8 @@ from maml_core.logs import LOG
 from maml_core.processes import this_process
 from maml_core.store import database
 from maml_core.store.store import Store
-from maml_core.training.worker import train_run, train_safely
+from maml_core.training.stretch import train_run
+from maml_core.training.worker import train_safely
 from tests.conftest import wait_for
 
 

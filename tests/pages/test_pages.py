@@ -18,7 +18,7 @@ from maml_core.processes import this_process
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.background import THREADS
-from maml_core.training.worker import train_run
+from maml_core.training.stretch import train_run
 from maml_core.training.workers import workers_of
 from pages.components.frame import PAGES, training_session
 from tests.conftest import PATIENCE, ROOT, wait_for
