@@ -29,6 +29,16 @@ Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 class Spec(BaseModel, frozen=True, extra="forbid", validate_default=True):
     """Base of all configuration models: frozen, and no unknown field is let through."""
 
+    def __hash__(self) -> int:
+        """Of what is compared; pydantic's own takes no field that is a dictionary or a list."""
+        return hash((type(self), *(_hashable(getattr(self, name)) for name in type(self).model_fields)))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(each)) for key, each in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -38,8 +39,12 @@ _FLAGS = [
 
 def worker_processes(server: int) -> list[psutil.Process]:
     """The processes that train for a server: copies of its nursery where it has one."""
-    below = psutil.Process(server).children(recursive=True)
-    return [one for one in below if one.name() == "maml-worker" or "maml_core.training.worker" in one.cmdline()]
+    found = []
+    for process in psutil.Process(server).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if process.name() == "maml-worker" or "maml_core.training.worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 @dataclass
@@ -189,7 +194,9 @@ def new_tab(browser: Browser) -> Iterator[object]:
     contexts = []
 
     def make(**options: object) -> Tab:
-        whole: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}, **options}
+        # What moves by itself is drawn by the processor here; whoever looks at that asks for it.
+        usual = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"}
+        whole: dict[str, Any] = {**usual, **options}
         context = browser.new_context(**whole)
         context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)

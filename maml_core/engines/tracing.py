@@ -103,7 +103,7 @@ class _Recorder(TorchDispatchMode):
         return found
 
     def as_nodes(self, values: Any) -> Any:
-        """The same arguments of an operation, with nodes for tensors."""
+        """The same lists, tuples and dictionaries, with nodes for tensors."""
         if isinstance(values, Tensor):
             return self._node_of(values)
         if isinstance(values, list | tuple):

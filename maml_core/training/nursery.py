@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import socket
+import sys
+import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -30,16 +32,18 @@ def named(name: str) -> None:
 def main() -> None:
     """Entry point of `python -m maml_core.training.nursery`, which only a server should start.
 
-    Its standard input is a socket. Each message is a byte with a file descriptor: one end of a worker's own line, on
-    which the order stands that `workers` writes, and which takes the worker's process id.
+    Its argument is the server's process id, its standard input a socket. Each message is a byte with a file descriptor:
+    one end of a worker's own line, on which the order stands that `workers` writes, and which takes the worker's id.
     """
-    server, nursery = os.getppid(), os.getpid()
+    server, nursery = int(sys.argv[1]), os.getpid()
     requests = socket.socket(fileno=os.dup(0))
     requests.settimeout(LOOK_SECONDS)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     named("maml-nursery")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries ended workers
+    for number in (signal.SIGTERM, signal.SIGINT):  # sent to all of a job: its workers are to end in order before it
+        signal.signal(number, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # or the first collection in a copy would write to, and so duplicate, most of the memory they share
     while os.getppid() == server:
@@ -65,16 +69,23 @@ def _fork() -> int:
 def _work(line: socket.socket, nursery: int) -> None:
     """Be a worker, as ordered, and never return."""
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         named("maml-worker")
         told = line.makefile("rb").readline()
-        line.sendall(b"%d" % os.getpid())  # refused where the server has closed its end: it wants no worker any more
+        try:
+            line.sendall(b"%d" % os.getpid())
+        except BrokenPipeError:  # its server wants no worker any more
+            os._exit(0)
         order = json.loads(told)
         os.environ.clear()
         os.environ.update(order["environment"])
         with suppress(OSError):
             os.chdir(order["folder"])
         worker.main([*order["arguments"], "--parent", str(nursery)])
+    except BaseException:  # here already a defect, which the worker itself cannot log
+        traceback.print_exc()
     finally:
         os._exit(1)
 

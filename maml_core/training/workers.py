@@ -7,6 +7,7 @@ copied safely, each is started anew and takes some seconds to import what it nee
 import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -106,20 +107,19 @@ class _Copied(Worker):
         return self._has_ended
 
     def terminate(self) -> None:
-        self._listen()
-        if self._process is None:
-            self._end()
-        else:
-            with suppress(psutil.NoSuchProcess):
-                self._process.terminate()
+        self._send(signal.SIGTERM)
 
     def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
         self._listen()
-        if self._process is None:
-            self._end()
-        else:
+        if self._process is None and not self._has_ended:
+            self._line.shutdown(socket.SHUT_RD)  # so what it has not said by now it is refused to say, and ends
+            self._listen()
+        if self._process is not None:
             with suppress(psutil.NoSuchProcess):
-                self._process.kill()
+                self._process.send_signal(number)
 
     def let_go(self) -> None:
         self._line.close()
@@ -147,26 +147,32 @@ class _Nursery:
     def __init__(self) -> None:
         self._line, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "maml_core.training.nursery"]
-            self._process = subprocess.Popen(
-                command, env=child_environment(), stdin=theirs.fileno(), start_new_session=True
-            )
+            command = [sys.executable, "-m", "maml_core.training.nursery", str(os.getpid())]
+            try:
+                self._process = subprocess.Popen(
+                    command, env=child_environment(), stdin=theirs.fileno(), start_new_session=True
+                )
+            except OSError:
+                self._line.close()
+                raise
 
     def copy(self, store: str, arguments: Sequence[str], environment: dict[str, str]) -> Worker:
         """A worker, which comes as soon as the nursery is ready.
 
         Raises:
-            OSError: there is no such process any more.
+            ConnectionError: there is no such process any more.
         """
+        order = {"arguments": list(arguments), "environment": environment, "folder": _folder()}
+        text = json.dumps(order).encode() + b"\n"
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 socket.send_fds(self._line, [b"+"], [theirs.fileno()])
-            order = {"arguments": list(arguments), "environment": environment, "folder": _folder()}
-            ours.sendall(json.dumps(order).encode() + b"\n")
         except OSError:
             ours.close()
             raise
+        with suppress(ConnectionError):  # there could be no copy, which whoever looks for the worker finds out
+            ours.sendall(text)
         return _Copied(store, ours)
 
     def close(self) -> None:
@@ -207,8 +213,9 @@ def _copied(store: str, arguments: Sequence[str], environment: dict[str, str]) -
     if _nursery is not None:
         try:
             return _nursery.copy(store, arguments, environment)
-        except OSError:  # it was killed
-            _nursery.close()
+        except ConnectionError:  # it was killed
+            gone, _nursery = _nursery, None
+            gone.close()
     _nursery = _Nursery()
     return _nursery.copy(store, arguments, environment)
 

@@ -327,8 +327,13 @@ export default function ({ parentElement, data, setTriggerValue }) {
   chart.setAttribute("aria-label", data.alt);
   /** @type {Figure} */
   const figure = JSON.parse(data.figure);
+  const rise = () => {
+    const height = `${chart.latest.height * fitted(chart.latest.figure, chart.clientWidth).taller}px`;
+    if (host.style.height !== height) host.style.height = height;
+  };
   const paint = async (Plotly = page.Plotly) => {
     if (!chart.isConnected) return;
+    rise();
     const { figure } = fitted(chart.latest.figure, chart.clientWidth);
     const shown = framed(held(figure, chart.held), chart.frame, chart.playing);
     await Plotly.react(chart, shown.data, { ...themed(shown.layout, theme(host)), uirevision: chart.latest.revision }, {
@@ -401,10 +406,6 @@ export default function ({ parentElement, data, setTriggerValue }) {
       play(chart, host);
     };
   }
-  const rise = () => {
-    const height = `${chart.latest.height * fitted(chart.latest.figure, chart.clientWidth).taller}px`;
-    if (host.style.height !== height) host.style.height = height;
-  };
   rise();
   draw();
 
@@ -431,7 +432,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
       const { width } = chart._fullLayout ?? {};
       if (!width || !chart.clientWidth || Math.abs(chart.clientWidth - width) <= 1) return;
       rise();
-      if (isNarrow(width) !== isNarrow(chart.clientWidth)) draw();
+      if (chart.latest.figure.narrow && isNarrow(width) !== isNarrow(chart.clientWidth)) draw();
       page.Plotly.Plots.resize(chart);
     });
     size.observe(chart);

@@ -72,18 +72,24 @@ def test_nothing_is_wider_than_the_screen(server: Server, new_tab: NewTab, run_i
         tab.chart(chart)
         for width in widths:
             tab.page.set_viewport_size({"width": width, "height": 800})
-            tab.still(tab.page.locator(f'.live-chart[data-name="{chart}"]'))
+            shown = tab.page.locator(f'.live-chart[data-name="{chart}"]')
+            tab.still(shown)
+            if chart == "small-tasks":
+                high = partial(
+                    shown.evaluate, "(element, rows) => element.offsetHeight === 150 * rows", 1 + (width == 390)
+                )
+                tab.until(high, f"so high at {width} px")  # two rows on a phone
             fits = partial(main.evaluate, "element => element.scrollWidth <= element.clientWidth")
             tab.until(fits, f"{path} fits into {width} px")  # charts follow in a while
 
 
 @pytest.mark.slow
 def test_a_task_moves_by_itself_unless_the_reader_wants_no_motion(server: Server, new_tab: NewTab, run_id: str) -> None:
-    moving = new_tab()
+    moving = new_tab(reduced_motion="no-preference")
     moving.open(f"{server.url}/?run={run_id}")
     moving.page.wait_for_function(f"() => Number(document.querySelector('{TASK} .chart')?.dataset.frames) > 1")
     moving.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()  # and comes to rest at the end
-    still = new_tab(reduced_motion="reduce")
+    still = new_tab()
     still.open(f"{server.url}/?run={run_id}")
     still.chart("task")
     still.page.locator(f"{TASK} output", has_text="step 5 of 5").wait_for()
@@ -145,7 +151,7 @@ def test_what_adapt_shows_plays_in_a_page_of_its_own(
         tab.page.get_by_role("button", name="The task as a page that plays").click()
     file = tmp_path / "adaptation.html"
     download.value.save_as(file)
-    alone = new_tab(offline=True)
+    alone = new_tab(offline=True, reduced_motion="no-preference")
     alone.page.goto(file.as_uri())
     alone.page.locator("output", has_text="step 10 of 10 · meta-learned").wait_for()
     assert "random" in alone.page.locator("output").inner_text()

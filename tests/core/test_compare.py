@@ -163,6 +163,7 @@ def test_runs_of_different_families_and_models_are_drawn_together(store: Store) 
     """Each has settings that the other has not."""
     run = store.run(store.create_run(CONFIG))
     configs = [
+        CONFIG.with_settings({"tasks.family": "formula"}),
         *(CONFIG.with_settings({"tasks.family": "sine", "seed": seed, "shots": 4 + seed}) for seed in range(12)),
         *(
             CONFIG.with_settings({"tasks.family": "gaussian-process", "model.kind": "mlp", "seed": seed})

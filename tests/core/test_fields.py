@@ -29,6 +29,23 @@ def fields_within(spec: type[BaseModel], prefix: str = "") -> dict[str, FieldInf
     return found
 
 
+def test_equal_specifications_have_equal_hashes_whatever_their_fields_hold() -> None:
+    class Nested(Spec):
+        names: list[str] = Field(["a"])
+        ranges: dict[str, Uniform | list[int]] = Field({"a": Uniform(low=0.0, high=1.0), "b": [1]})
+
+    specs: list[type[Spec]] = [RunConfig, *FAMILIES.values(), *MODELS.values(), Nested]
+    for spec in specs:
+        assert hash(spec()) == hash(spec())
+    assert hash(Nested()) != hash(Nested(names=["b"]))
+    assert hash(Nested()) != hash(Nested(ranges={"b": [1]}))
+    formula = FAMILIES["formula"]
+    one, two = ({"a": [0.0, 1.0], "b": [2.0, 3.0]}, {"b": [2.0, 3.0], "a": [0.0, 1.0]})
+    first, second = (formula.model_validate({"formula": "a*x + b", "parameters": each}) for each in (one, two))
+    assert first == second
+    assert hash(first) == hash(second)
+
+
 def test_every_field_is_of_a_kind_that_an_input_is_made_for() -> None:
     specs: list[type[BaseModel]] = [RunConfig, *FAMILIES.values(), *MODELS.values()]
     for spec in specs:

@@ -55,8 +55,10 @@ def test_a_gaussian_process_learns_the_scale_of_its_tasks_and_goes_through_their
     assert mine < 0.1 * by_hand(0.2)
 
 
-def test_a_gaussian_process_is_settled_anew_for_other_tasks_and_other_shots() -> None:
+def test_a_gaussian_process_is_settled_anew_for_other_tasks_and_other_shots(monkeypatch: pytest.MonkeyPatch) -> None:
     """And once only for runs that share both, whatever else they differ in."""
+    import scipy.optimize
+
     batch = evaluation_tasks(PAPER, 3, 0)
 
     def answers(**settings: Any) -> torch.Tensor:
@@ -66,7 +68,16 @@ def test_a_gaussian_process_is_settled_anew_for_other_tasks_and_other_shots() ->
     first = answers()
     for settings in ({"shots": 2}, {"tasks.amplitude": [20.0, 30.0]}):
         assert not torch.equal(first, answers(**settings))
+    monkeypatch.delattr(scipy.optimize, "minimize")
     assert torch.equal(first, answers(meta_lr=0.5, inner_steps=7))
+    with pytest.raises(ImportError):
+        answers(shots=3)
+
+
+def test_an_evaluation_of_a_formula_stands_beside_the_other_methods() -> None:
+    config = PAPER.with_settings({"tasks.family": "formula", "tasks.formula": "a*x + b"})
+    found = evaluate(config.untrained(), config, tasks=4, steps=1)
+    assert {"gp", "features", "oracle"} & set(found.rivals) >= {"gp", "features"}
 
 
 def test_ridge_on_random_features_is_the_ridge_head_of_an_untrained_network() -> None:

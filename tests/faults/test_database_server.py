@@ -382,7 +382,8 @@ def test_workers_take_up_what_killed_ones_and_ended_ones_leave(store: Store, str
     with working(store.url, "--jobs", "1") as first:
         wait_for(lambda: store.run(ids[0]).iteration > 20)
         for process in psutil.Process(first.pid).children(recursive=True):
-            assert not any(PASSWORD in argument for argument in process.cmdline())
+            with suppress(psutil.NoSuchProcess):
+                assert not any(PASSWORD in argument for argument in process.cmdline())
         worker = worker_of(store, ids[0])
         assert worker is not None
         worker.kill()
