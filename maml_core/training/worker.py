@@ -20,7 +20,7 @@ from maml_core.errors import RunBusyError, StoreAwayError, StoreError
 from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.processes import this_process, when_parent_is_gone
-from maml_core.store.database import log_path
+from maml_core.store.database import database_path, log_path
 from maml_core.store.run import Run
 from maml_core.store.server import shown
 from maml_core.store.store import Store
@@ -124,6 +124,9 @@ def main(told: Sequence[str] | None = None) -> None:
     ending = threading.Event()
     torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
     when_parent_is_gone(arguments.parent, lambda: _end(ending))
+    file = database_path(url)
+    if file is not None and not file.exists():  # moved away meanwhile: a new one in its place would be taken for it
+        os._exit(1)
     log_to(log_path(url), "worker")
     try:
         if arguments.fleet:

@@ -131,8 +131,9 @@ class _Copied(Worker):
                 self._process = psutil.Process(int(said))
             else:
                 self._end()
-        except BlockingIOError:
-            pass  # it has nothing to say
+        except BlockingIOError:  # it has nothing to say; or some thread of a killed one still holds the line
+            if self._process is not None and not _lives(self._process):
+                self._end()
         except (OSError, psutil.NoSuchProcess):
             self._end()
 
@@ -179,6 +180,12 @@ class _Nursery:
         self._line.close()
         self._process.kill()
         self._process.wait()
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _folder() -> str:

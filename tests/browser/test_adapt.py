@@ -46,6 +46,7 @@ def test_replay_plays_without_asking_the_server(server: Server, new_tab: NewTab,
     assert tab.complaints == []
 
 
+@pytest.mark.slow
 def test_points_are_placed_moved_and_deleted_by_hand(server: Server, new_tab: NewTab, run_id: str) -> None:
     tab = new_tab()
     tab.open(f"{server.url}/Adapt?run={run_id}")

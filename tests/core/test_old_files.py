@@ -24,6 +24,7 @@ from maml_core.store.run import Run
 from maml_core.store.store import Store
 from maml_core.training.stretch import train_run
 from maml_core.training.trainer import Trainer
+from tests.levels import levels
 
 OLD = Path(__file__).parents[1] / "old"
 FACTS: dict[str, dict[str, Any]] = json.loads((OLD / "facts.json").read_text(encoding="utf-8"))
@@ -35,7 +36,7 @@ def old_store(tmp_path: Path) -> Store:
     return Store(f"sqlite:///{tmp_path / 'maml.db'}")
 
 
-@pytest.mark.parametrize("algorithm", FACTS)
+@pytest.mark.parametrize("algorithm", levels(FACTS, ["fomaml"], [name for name in FACTS if name != "fomaml"]))
 def test_a_run_of_an_old_store_is_what_it_was(old_store: Store, algorithm: str) -> None:
     facts = FACTS[algorithm]
     run = old_store.run(facts["run"])

@@ -403,6 +403,7 @@ def test_words_of_new_rows_must_be_those_of_the_table() -> None:
 # The store ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_threads_that_keep_find_and_forget_tables_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = [Column("x", ColumnKind.NUMBER)]
     tables = [Table(f"t{number}", columns, pd.DataFrame({"x": [float(number)]})) for number in range(8)]

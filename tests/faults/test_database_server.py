@@ -94,7 +94,8 @@ def training(store: Store, run_id: str) -> Iterator[list[object]]:
         worker.close()
 
 
-@pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_run_goes_on_through_a_restart_of_the_server(own_server: Postgres, straight: str, mode: str) -> None:
     store = Store(own_server.new_database())
     run_id = store.create_run(CONFIG)
