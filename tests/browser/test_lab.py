@@ -14,7 +14,7 @@ from tests.levels import levels
 
 NewTab = Callable[..., Tab]
 LONG = "?preset=sine&meta_iterations=200000&engine=vectorized"
-PACE = 300  # meta-iterations a second: two metric rows, and the processor is left to the browser
+PACE = 50.0  # meta-iterations a second: the processor is left to the browser
 
 
 @pytest.fixture(autouse=True)
