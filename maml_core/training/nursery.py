@@ -40,6 +40,7 @@ def main() -> None:
     requests.settimeout(LOOK_SECONDS)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
+    os.close(nothing)
     named("maml-nursery")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries ended workers
     for number in (signal.SIGTERM, signal.SIGINT):  # sent to all of a job: its workers are to end in order before it

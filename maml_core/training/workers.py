@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import psutil
 
-from maml_core.processes import child_environment
+from maml_core.processes import child_environment, is_alive, name_of
 
 CAN_COPY = sys.platform == "linux"
 
@@ -95,6 +95,7 @@ class _Copied(Worker):
         line.setblocking(False)
         self._line = line
         self._process: psutil.Process | None = None
+        self._name = ""  # of the process, by which it is told from a later one of the same id
         self._has_ended = False
 
     @property
@@ -129,10 +130,11 @@ class _Copied(Worker):
             said = self._line.recv(32)
             if said:
                 self._process = psutil.Process(int(said))
+                self._name = name_of(self._process)
             else:
                 self._end()
         except BlockingIOError:  # it has nothing to say; or some thread of a killed one still holds the line
-            if self._process is not None and not _lives(self._process):
+            if self._name and is_alive(self._name) is False:
                 self._end()
         except (OSError, psutil.NoSuchProcess):
             self._end()
@@ -180,12 +182,6 @@ class _Nursery:
         self._line.close()
         self._process.kill()
         self._process.wait()
-
-
-def _lives(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def _folder() -> str:

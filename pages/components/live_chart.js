@@ -327,15 +327,15 @@ export default function ({ parentElement, data, setTriggerValue }) {
   chart.setAttribute("aria-label", data.alt);
   /** @type {Figure} */
   const figure = JSON.parse(data.figure);
-  const rise = () => {
-    const height = `${chart.latest.height * fitted(chart.latest.figure, chart.clientWidth).taller}px`;
+  const fit = () => {
+    const { figure, taller } = fitted(chart.latest.figure, chart.clientWidth);
+    const height = `${chart.latest.height * taller}px`;
     if (host.style.height !== height) host.style.height = height;
+    return figure;
   };
   const paint = async (Plotly = page.Plotly) => {
     if (!chart.isConnected) return;
-    rise();
-    const { figure } = fitted(chart.latest.figure, chart.clientWidth);
-    const shown = framed(held(figure, chart.held), chart.frame, chart.playing);
+    const shown = framed(held(fit(), chart.held), chart.frame, chart.playing);
     await Plotly.react(chart, shown.data, { ...themed(shown.layout, theme(host)), uirevision: chart.latest.revision }, {
       displaylogo: false,
       responsive: true,
@@ -348,7 +348,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   };
   const draw = async () => {
     if (!page.Plotly && !chart.hasChildNodes()) {
-      chart.innerHTML = `<svg class="sketch" aria-hidden="true">${sketch(fitted(figure, chart.clientWidth).figure, chart.clientWidth, chart.clientHeight)}</svg>`;
+      chart.innerHTML = `<svg class="sketch" aria-hidden="true">${sketch(fit(), chart.clientWidth, chart.clientHeight)}</svg>`;
     }
     const Plotly = await loadPlotly(data.plotly);
     if (!chart.isConnected) return;
@@ -406,7 +406,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
       play(chart, host);
     };
   }
-  rise();
+  fit();
   draw();
 
   if (!chart.watching) {
@@ -431,7 +431,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
     const size = new ResizeObserver(() => {
       const { width } = chart._fullLayout ?? {};
       if (!width || !chart.clientWidth || Math.abs(chart.clientWidth - width) <= 1) return;
-      rise();
+      fit();
       if (chart.latest.figure.narrow && isNarrow(width) !== isNarrow(chart.clientWidth)) draw();
       page.Plotly.Plots.resize(chart);
     });
