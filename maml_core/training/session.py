@@ -43,7 +43,7 @@ _COMPUTING = threading.Lock()
 _DRIVERS: dict[tuple[str, str, str], Driver] = {}  # of searches, by store, name and who has asked
 # A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
 # So at exit this lock is taken for good: what is computing ends first, and nothing starts any more.
-atexit.register(_COMPUTING.acquire, timeout=1.0)
+atexit.register(_COMPUTING.acquire, timeout=5.0)
 
 
 @contextmanager
