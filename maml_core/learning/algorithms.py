@@ -10,8 +10,8 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value
 
+from maml_core.learning.derivatives import grad, grad_and_value
 from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta
 from maml_core.learning.ridge_head import FirstOrderRidgeHead, RidgeHead
 from maml_core.learning.tasks import TaskBatch

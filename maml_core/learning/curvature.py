@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
+from maml_core.learning.derivatives import grad
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.inner_loop import Loss, Parameters
 from maml_core.learning.tasks import TaskBatch, seeded

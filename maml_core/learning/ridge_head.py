@@ -14,9 +14,9 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value
 
 from maml_core.errors import EngineError
+from maml_core.learning.derivatives import grad_and_value
 from maml_core.learning.inner_loop import Algorithm, InnerLoop, Loss, Parameters, Phi, Theta
 from maml_core.learning.tasks import TaskBatch
 

@@ -1,6 +1,6 @@
 """A process that has imported all that a worker needs, and is copied whenever a server wants one.
 
-Importing torch, and what torch loads at its first gradient, takes seconds of a processor; a copy takes hundredths. It
+Importing torch takes seconds of a processor; a copy takes hundredths. It
 must never compute: what has run a gradient or touched a GPU cannot be copied. `workers` holds the server's side of it.
 """
 
@@ -14,8 +14,6 @@ import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
-
-import torch._dynamo  # noqa: F401  (which `torch.func.grad` loads at its first call)
 
 from maml_core.training import worker
 
