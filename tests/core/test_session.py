@@ -94,6 +94,32 @@ time.sleep(300)
 """
 
 
+@pytest.mark.slow
+def test_a_server_leaves_while_an_answer_is_being_found() -> None:
+    """A thread that came back from torch into an interpreter that is being taken down would abort the process."""
+    found = subprocess.run([sys.executable, "-c", _COMPUTES], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "leaving\n", "")
+
+
+_COMPUTES = """
+import threading
+import torch
+from maml_core.training import session
+
+def compute():
+    with session.computing():
+        computes.set()
+        while True:
+            torch.ones(500, 500) @ torch.ones(500, 500)
+
+session.END_SECONDS = 0.1
+computes = threading.Event()
+threading.Thread(target=compute, daemon=True).start()
+computes.wait()
+print("leaving")
+"""
+
+
 def test_a_fault_of_the_surroundings_is_no_outcome_of_the_run(store: Store, small_config: RunConfig) -> None:
     """A device that is missing, a checkpoint that is damaged: the one interrupts with a sentence, the other fails."""
     run_id = store.create_run(small_config.with_settings({"device": "mps"}))
