@@ -13,8 +13,19 @@ A user of the library needs these names; each docstring has an example that runs
     MamlError        the base of every error that is raised on purpose
 """
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+_collects = gc.isenabled()
+gc.disable()
+import pandas  # noqa: E402, F401
+import sqlalchemy  # noqa: E402, F401
+import torch  # noqa: E402, F401
+
+gc.freeze()  # what they leave is there to stay: looking through it for garbage would take each process most of a second
+if _collects:
+    gc.enable()
 
 if TYPE_CHECKING:
     from maml_core.config import RunConfig
