@@ -6,9 +6,7 @@ cache, say) takes over the same ones.
 
 import atexit
 import copy
-import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,12 +28,12 @@ from maml_core.training.driver import Driver
 from maml_core.training.search import Search, Span
 from maml_core.training.sweep import Sweep, open_sweep
 from maml_core.training.trainer import check_startable
-from maml_core.training.workers import Worker, end_workers, start_worker, workers_of
+from maml_core.training.workers import Worker, start_worker, workers_of
 
 MOST_WORKERS = 1024
 
 END_SECONDS = 5.0
-"""What a worker, or an answer that is being found, is given to end."""
+"""What a worker is given to end."""
 
 FLEET_END_SECONDS = 25.0
 """And one of a fleet, which commits and gives back what it trains: schedulers leave thirty seconds for all."""
@@ -43,19 +41,10 @@ FLEET_END_SECONDS = 25.0
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _DRIVERS: dict[tuple[str, str, str], Driver] = {}  # of searches, by store, name and who has asked
-
-
-@atexit.register
-def _leave() -> None:
-    """Let what is computing end, and nothing start any more; after `END_SECONDS`, leave without it.
-
-    A thread that comes back from torch while the interpreter is being taken down would abort the process.
-    """
-    if not _COMPUTING.acquire(timeout=END_SECONDS):
-        end_workers()
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
+# A thread that comes back from torch while the interpreter is being taken down aborts the process (exit code 134).
+# So at exit this lock is taken for good: what is computing ends first, and nothing starts any more. A turn takes less
+# than a second where nothing is compiled or loaded, and several where a machine is slow and it is the first.
+atexit.register(_COMPUTING.acquire, timeout=30.0)
 
 
 @contextmanager

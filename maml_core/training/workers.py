@@ -224,7 +224,7 @@ def _copied(store: str, arguments: Sequence[str], environment: dict[str, str]) -
 
 
 @atexit.register
-def end_workers() -> None:
+def _end() -> None:
     """End the nursery with this process; workers notice that it has gone, commit and end."""
     for worker in _workers:
         worker.let_go()
