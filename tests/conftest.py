@@ -42,9 +42,13 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_native_loops(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One cache for all tests, so that a loop is compiled once, and none in the user's own."""
+    """One cache for all tests, so that a loop is compiled once, and none in the user's own.
+
+    CI names a folder, and so has one for all that it runs.
+    """
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    own = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("MAML_TESTS_FOLDER", own)) / "cache"
     folder.mkdir(mode=0o700, exist_ok=True)
     os.environ["MAML_CACHE"] = str(folder)
 
