@@ -14,18 +14,18 @@ A user of the library needs these names; each docstring has an example that runs
 """
 
 import gc
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-_collects = gc.isenabled()
-gc.disable()
-import pandas  # noqa: E402, F401
-import sqlalchemy  # noqa: E402, F401
-import torch  # noqa: E402, F401
-
-gc.freeze()  # what they leave is there to stay: looking through it for garbage would take each process most of a second
-if _collects:
-    gc.enable()
+if "torch" not in sys.modules and gc.isenabled():  # this process has not done much yet
+    gc.disable()  # what these leave is there to stay: looking through it for garbage takes most of a second
+    try:
+        for _large in ("pandas", "sqlalchemy", "torch"):
+            import_module(_large)
+        gc.freeze()
+    finally:
+        gc.enable()
 
 if TYPE_CHECKING:
     from maml_core.config import RunConfig

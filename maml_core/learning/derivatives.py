@@ -1,8 +1,9 @@
-"""The derivatives of `torch.func`, without torch's compiler, which nobody here uses.
+"""The derivatives of `torch.func`, without torch's compiler, which they do not need.
 
 At its first derivative torch imports its compiler (`torch._dynamo`, several hundred modules), only to have it stand
 back meanwhile: a third of the time from a command to its first iteration. As long as nothing else has imported it,
-there is nothing that could stand back, so a stand-in answers; whoever asks for more of it gets the real one.
+there is nothing that could stand back, so a stand-in answers; whoever asks for more of it gets the real one, as an
+optimizer of `torch.optim` and so the engine `higher` does.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A process that has imported all that a worker needs, and is copied whenever a server wants one.
 
-Importing torch takes seconds of a processor; a copy takes hundredths. It
-must never compute: what has run a gradient or touched a GPU cannot be copied. `workers` holds the server's side of it.
+Importing torch takes seconds of a processor; a copy takes hundredths. It must never compute: what has run a gradient or
+touched a GPU cannot be copied. `workers` holds the server's side of it.
 """
 
 import gc
@@ -14,6 +14,8 @@ import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
+
+import torch.fx.experimental.symbolic_shapes  # noqa: F401  (which torch loads at the first slope of a squared error)
 
 from maml_core.training import worker
 
