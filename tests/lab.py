@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Error, FloatRect, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 
@@ -219,4 +219,7 @@ def new_tab(browser: Browser) -> Iterator[object]:
 
     yield make
     for context in contexts:
+        for page in context.pages:
+            with suppress(Error):  # for whoever reads how the test failed, which shows what was printed
+                print(page.url, page.get_by_test_id("stMain").inner_text(timeout=1000)[:2000], sep="\n")
         context.close()
