@@ -6,7 +6,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -22,9 +22,13 @@ _SETTINGS = "fsync=off", "shared_buffers=16MB", "max_connections=200"
 class Postgres:
     """A cluster in a folder of its own."""
 
-    def __init__(self, folder: Path | None = None, log_folder: Path | None = None, address: str = "127.0.0.1") -> None:
-        """All of it in one folder, and what it writes ahead of its tables in another, where they are given."""
-        self._address = address
+    def __init__(self, folder: Path | None = None, log_folder: Path | None = None, within: Sequence[str] = ()) -> None:
+        """All of it in one folder, and what it writes ahead of its tables in another, where they are given.
+
+        `within` is what a command begins with that is to run in another network: there the server listens at all
+        addresses, and from here it is reached through its folder.
+        """
+        self._is_elsewhere = bool(within)
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         found = shutil.which("initdb") or (programs[-1] if programs else None)
         if found is None:
@@ -34,12 +38,12 @@ class Postgres:
             pytest.skip(reason)
         self._bin = Path(found).parent
         self.folder = folder or Path(tempfile.mkdtemp(prefix="maml-postgres-"))
-        self._as: list[str] = []
+        self._as = list(within)
         if os.geteuid() == 0:  # the server refuses to be run by root
             owner = pwd.getpwnam("postgres")
             for own in filter(None, (self.folder, log_folder)):
                 os.chown(own, owner.pw_uid, owner.pw_gid)
-            self._as = ["runuser", "-u", "postgres", "--"]
+            self._as += ["runuser", "-u", "postgres", "--"]
         self.port = free_port()
         secret = self.folder / "password"
         secret.write_text(PASSWORD, encoding="utf-8")
@@ -48,7 +52,7 @@ class Postgres:
         if log_folder is not None:
             options.append(f"--waldir={log_folder / 'wal'}")
         self._run("initdb", *options)
-        listens = f"listen_addresses='{','.join(sorted({'127.0.0.1', address}))}'"
+        listens = f"listen_addresses='{'*' if within else '127.0.0.1'}'"
         settings = "\n".join((*_SETTINGS, listens, f"port={self.port}", f"unix_socket_directories='{self.folder}'", ""))
         self._run_in("bash", "-c", f"cat >> {self.data}/postgresql.conf", text=settings)
         self._run_in("bash", "-c", f"echo host all all samenet scram-sha-256 >> {self.data}/pg_hba.conf")
@@ -65,11 +69,16 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "-t", "120", "stop")
 
     def url(self, name: str) -> str:
-        return f"postgresql://lab:{PASSWORD}@{self._address}:{self.port}/{name}"
+        if self._is_elsewhere:
+            return f"postgresql://lab:{PASSWORD}@/{name}?host={self.folder}&port={self.port}"
+        return self.url_at("127.0.0.1", name)
 
-    def new_database(self) -> str:
+    def url_at(self, address: str, name: str) -> str:
+        return f"postgresql://lab:{PASSWORD}@{address}:{self.port}/{name}"
+
+    def new_database(self, name: str = "") -> str:
         """The URL of an empty one."""
-        name = f"lab_{secrets.token_hex(4)}"
+        name = name or f"lab_{secrets.token_hex(4)}"
         self.sql(f"CREATE DATABASE {name}")
         return self.url(name)
 
