@@ -86,9 +86,12 @@ def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[
         names = (*names, PEER)
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
-        workers = {name: _Process(config, name, environment) for name in names}
+        workers: dict[str, _Process] = {}
+        ready: dict[str, dict[str, Any]] = {}
         try:
-            ready = {name: worker.ask() for name, worker in workers.items()}
+            for name in names:  # one after another: how soon it is ready says nothing where others begin beside it
+                workers[name] = _Process(config, name, environment)
+                ready[name] = workers[name].ask()
             if PEER in names:
                 check_alike(ready["vectorized"]["losses"], ready[PEER]["losses"])
             rates: dict[str, list[float]] = {name: [] for name in names}
