@@ -37,6 +37,9 @@ def task_seed() -> int:
 
 
 _NEW_CLASS = "class of a new point"
+_PLACED = "placed points"
+"""Those shown last, with their classes: who clicks fast sends some again before the browser's link tells of them."""
+
 _REFUSED = "refused points"
 """Where typed points that cannot be read wait, with the reason, until they are corrected."""
 
@@ -58,7 +61,9 @@ def load_points(points: Sequence[Sequence[float]], classes: int = 0) -> None:
     """Show points of the reader's own; one that was placed by hand has no class yet, and gets the chosen one."""
     if classes:
         known = points_in(points_of_link(st.query_params.get("points", "")), classes)
+        known += [point for point in st.session_state.get(_PLACED, []) if point[2] <= classes]
         points = with_classes(points, known, st.session_state.get(_NEW_CLASS) or 1)
+        st.session_state[_PLACED] = [tuple(point) for point in points]
     st.query_params["points"] = link_of_points(points)
     st.session_state.pop(_REFUSED, None)
     st.session_state["source"] = OWN

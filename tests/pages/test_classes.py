@@ -1,6 +1,7 @@
 """Runs on classes in the plane, on every page."""
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from maml_core.evaluation.of_runs import measure
 from maml_core.store.run import Run
@@ -66,6 +67,20 @@ def test_a_cell_of_the_map_opens_the_task_that_it_says(classes: Run) -> None:
     assert any("Beyond the training range: noise, turns" in caption.value for caption in moved.caption)
     moved.slider(key="slider.phase").set_value(7.0).run()
     assert not any("phase" in caption.value for caption in moved.caption)  # an angle that comes around
+
+
+def test_a_point_keeps_its_class_where_the_browser_was_not_told_of_it_yet() -> None:
+    def clicks() -> None:
+        import streamlit as st
+
+        from pages.components.task_source import load_points
+
+        load_points([[0, 1]], 3)
+        del st.query_params["points"]
+        st.session_state["class of a new point"] = 3
+        load_points([[0, 1], [0.5, -1]], 3)
+
+    assert query(AppTest.from_function(clicks).run(), "points") == "0,1,1;0.5,-1,3"
 
 
 def test_points_of_ones_own_have_a_class(classes: Run) -> None:
