@@ -1,6 +1,7 @@
 """The Data page, and the other pages with a run on a table."""
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from maml_core.learning.fresh_rows import held_out_names
 from maml_core.learning.image_tables import IMAGE, signs, table_of_images
@@ -212,3 +213,18 @@ def test_more_shots_than_there_are_images_get_a_sentence(on_images: Run) -> None
     assert not open_page("pages/1_Adapt.py", run=on_images.id, shots="7").error  # one is left to be asked about
     page = open_page("pages/1_Adapt.py", run=on_images.id, shots="8")
     assert "tasks.images_per_class" in said(page.error[0])
+
+
+def test_two_rows_are_taken_in_by_clicks_faster_than_the_picture() -> None:
+    def clicks() -> None:
+        import torch
+
+        from maml_core.learning.fresh_rows import RowTask, RowTasks
+        from pages.components.row_source import toggle_row
+
+        column = torch.zeros(5, 1)
+        drawn = RowTasks([RowTask("one", 0, column, column, torch.tensor([0, 1]))], ("x",), ("y",), None)  # type: ignore[arg-type]
+        toggle_row(drawn, 3)
+        toggle_row(drawn, 0)
+
+    assert query(AppTest.from_function(clicks).run(), "rows") == "1,3"
