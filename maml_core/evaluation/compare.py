@@ -29,6 +29,7 @@ SPREADS = {"std": "standard deviation", "se": "standard error", "range": "smalle
 LAST_ROWS = 20
 """Metric rows whose mean is a run's loss at its end: one alone is that of a few meta-batches."""
 MOST_RUNS = 500
+_FAMILY = "tasks.family"
 LEAST_FOR_IMPORTANCE = 20
 """Runs below which what decides is anyone's guess."""
 
@@ -73,7 +74,10 @@ def _settings(config: RunConfig) -> Mapping[str, Any]:
 
 def varied(runs: Sequence[Run]) -> list[str]:
     """The settings that are not the same for all of the runs, the seed among them."""
-    all_settings = [settings_of(run) for run in runs]
+    return _varied([settings_of(run) for run in runs])
+
+
+def _varied(all_settings: Sequence[Mapping[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for settings in all_settings for name in settings)
     return [name for name in names if len({_key(settings.get(name)) for settings in all_settings}) > 1]
 
@@ -99,14 +103,20 @@ def grouped(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
         key = tuple(_key(settings.get(name)) for name in (by or differing))
         parts.setdefault(key, []).append(i)
     shown = list(by) or differing
-    return [
-        Group(
-            _name([runs[i] for i in members], {name: all_settings[members[0]].get(name) for name in shown}),
-            {name: all_settings[members[0]].get(name) for name in shown},
-            tuple(runs[i] for i in members),
-        )
-        for members in parts.values()
-    ]
+    groups = []
+    for members in parts.values():
+        settings = {name: all_settings[members[0]].get(name) for name in shown}
+        told = settings if by else _telling(settings, all_settings)
+        groups.append(Group(_name([runs[i] for i in members], told), settings, tuple(runs[i] for i in members)))
+    return groups
+
+
+def _telling(settings: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of a group's settings its family, and those that differ among runs of that family: the others follow from it."""
+    family = settings.get(_FAMILY)
+    alike = [each for each in all_settings if _FAMILY not in settings or each[_FAMILY] == family]
+    names = {_FAMILY, *_varied(alike)}
+    return {name: value for name, value in settings.items() if name in names}
 
 
 def _key(value: Any) -> str:
@@ -120,6 +130,8 @@ def _name(runs: Sequence[Run], settings: Mapping[str, Any]) -> str:
     told = {
         name.rpartition(".")[2] if name.startswith(("tasks.", "model.")) else name: v for name, v in settings.items()
     }
+    if isinstance(told.get("table"), str):
+        told["table"] = told["table"][:8]  # of its hash, which no eye tells from another's by all of its digits
     return ", ".join(f"{name} {said(value)}" for name, value in told.items())
 
 

@@ -29,10 +29,13 @@ MOST_SINGLES = 60
 """Runs of all groups together up to which each is drawn by itself, faintly."""
 LEAST_POINTS, MOST_POINTS = 100, 30_000
 """Of one line, however many there are; and of all of them together: a browser draws no more without stalling."""
+MOST_AXES = 12
+"""Settings that have an axis beside each other, the first ones: of more, no name could be read."""
 MOST_NAMED = 12
 """Groups up to which a chart names them; more names would leave no room for it, and the table has them too."""
 FAR = 30.0
 """Times the median of all that is drawn: what is above may be cut off."""
+_PARTS = "tasks.", "model."
 _RATIO = 20.0
 """Largest over smallest value of a setting from which on its axis is logarithmic."""
 
@@ -100,9 +103,11 @@ def parallel_figure(frame: pd.DataFrame) -> Figure:
     """A line per run across its settings to what it reached; brush an axis to see which runs pass there.
 
     `frame` is that of `of_runs`: the figure is its last column. Where some runs diverged, an axis tells them apart.
+    What runs of other tasks or models do not have has none.
     """
-    marks = ["Status"] if _diverged(frame).any() else []
-    names = [*marks, *(name for name in frame.columns if name not in ("Run", "Status"))]
+    *settings, figure = (name for name in frame.columns if name not in ("Run", "Status"))
+    settings = [name for name in settings if not (name.startswith(_PARTS) and frame[name].isna().any())]
+    names = [*(["Status"] if _diverged(frame).any() else []), *settings[:MOST_AXES], figure]
     dimensions = [_dimension(name, frame[name]) for name in names]
     last = np.log10(frame[names[-1]].clip(lower=1e-12).to_numpy(dtype=float))
     line = {"color": last.tolist(), "colorscale": "Viridis", "reversescale": True}

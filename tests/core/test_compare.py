@@ -175,7 +175,14 @@ def test_runs_of_different_families_and_models_are_drawn_together(store: Store) 
     settings = list(frame.columns[2:-1])
     assert any(value is None for value in frame[settings].to_numpy().ravel())
     assert all(isinstance(value, int) for value in frame["shots"])
-    json.dumps(parallel_figure(frame), allow_nan=False)
+    drawn = parallel_figure(frame)
+    json.dumps(drawn, allow_nan=False)
+    axes = [axis["label"] for axis in drawn["data"][0]["dimensions"]]
+    assert "tasks.family" in axes
+    assert not [name for name in axes[:-1] if name.startswith("tasks.") and frame[name].isna().any()]
+    names = {group.settings["tasks.family"]: group.name for group in grouped([runs[0], runs[1], runs[2], runs[-1]])}
+    assert {"formula": "family formula", "gaussian-process": "family gaussian-process"}.items() <= names.items()
+    assert names["sine"] in ("family sine, shots 4", "family sine, shots 5"), names
     for name in settings:
         json.dumps(scatter_figure(frame, name), allow_nan=False)
         for other in settings:
