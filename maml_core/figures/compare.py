@@ -31,6 +31,8 @@ LEAST_POINTS, MOST_POINTS = 100, 30_000
 """Of one line, however many there are; and of all of them together: a browser draws no more without stalling."""
 MOST_AXES = 12
 """Settings that have an axis beside each other, the first ones: of more, no name could be read."""
+AXES_ABREAST = 5
+"""Up to which their names have room beside each other; those of more are set aslant."""
 MOST_NAMED = 12
 """Groups up to which a chart names them; more names would leave no room for it, and the table has them too."""
 FAR = 30.0
@@ -111,8 +113,10 @@ def parallel_figure(frame: pd.DataFrame) -> Figure:
     dimensions = [_dimension(name, frame[name]) for name in names]
     last = np.log10(frame[names[-1]].clip(lower=1e-12).to_numpy(dtype=float))
     line = {"color": last.tolist(), "colorscale": "Viridis", "reversescale": True}
-    layout = {"margin": {"l": 70, "r": 50, "t": 60, "b": 30}}
-    return {"data": [{"type": "parcoords", "dimensions": dimensions, "line": line}], "layout": layout}
+    is_crowded = len(dimensions) > AXES_ABREAST
+    layout = {"margin": {"l": 70, "r": 110 if is_crowded else 50, "t": 120 if is_crowded else 60, "b": 30}}
+    trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelangle": -35 if is_crowded else 0}
+    return {"data": [trace], "layout": layout}
 
 
 def _diverged(frame: pd.DataFrame) -> np.ndarray:
