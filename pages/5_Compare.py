@@ -18,7 +18,7 @@ from maml_core.evaluation.compare import (
     varied,
 )
 from maml_core.evaluation.listing import matching, tick_list
-from maml_core.figures import compare_curves, heat_figure, parallel_figure, scatter_figure
+from maml_core.figures import axes_of, compare_curves, heat_figure, parallel_figure, scatter_figure
 from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
 from pages.components.adapted_view import adapted_part, tasks_part, what_decides
@@ -163,6 +163,9 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
             height=360,
             alt="A line for each run across the settings that vary, to what it reached",
         )
+        drawn = axes_of(frame)
+        if len(drawn) < len(settings):
+            st.caption(f"Of {len(settings)} settings that vary, the first {len(drawn)} that all of these runs have.")
     with right:
         setting = st.selectbox("Against", settings, key="against-setting")
         live_chart(

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on loopback."""
+"""A PostgreSQL server of the tests' own, on loopback or in another network."""
 
 import os
 import pwd

@@ -103,20 +103,22 @@ def grouped(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
         key = tuple(_key(settings.get(name)) for name in (by or differing))
         parts.setdefault(key, []).append(i)
     shown = list(by) or differing
+    telling = {} if by else _telling(all_settings)
     groups = []
     for members in parts.values():
-        settings = {name: all_settings[members[0]].get(name) for name in shown}
-        told = settings if by else _telling(settings, all_settings)
+        first = all_settings[members[0]]
+        settings = {name: first.get(name) for name in shown}
+        told = {name: settings[name] for name in shown if by or name in telling[first[_FAMILY]]}
         groups.append(Group(_name([runs[i] for i in members], told), settings, tuple(runs[i] for i in members)))
     return groups
 
 
-def _telling(settings: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of a group's settings its family, and those that differ among runs of that family: the others follow from it."""
-    family = settings.get(_FAMILY)
-    alike = [each for each in all_settings if _FAMILY not in settings or each[_FAMILY] == family]
-    names = {_FAMILY, *_varied(alike)}
-    return {name: value for name, value in settings.items() if name in names}
+def _telling(all_settings: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """By family, what tells its runs from others: the family, and what differs among them. The rest follows from it."""
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for settings in all_settings:
+        families.setdefault(settings[_FAMILY], []).append(settings)
+    return {family: {_FAMILY, *_varied(alike)} for family, alike in families.items()}
 
 
 def _key(value: Any) -> str:

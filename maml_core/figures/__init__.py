@@ -9,7 +9,14 @@ from maml_core.figures.charts import (
     shots_grid_figure,
     toy_figure,
 )
-from maml_core.figures.compare import compare_curves, heat_figure, importance_figure, parallel_figure, scatter_figure
+from maml_core.figures.compare import (
+    axes_of,
+    compare_curves,
+    heat_figure,
+    importance_figure,
+    parallel_figure,
+    scatter_figure,
+)
 from maml_core.figures.maps import layers_figure, path_figure, star_figure
 from maml_core.figures.plane import class_colors
 from maml_core.figures.quiz import Quiz, can_quiz, quiz_of
@@ -23,6 +30,7 @@ __all__ = [
     "MAX_POINTS",
     "Figure",
     "Quiz",
+    "axes_of",
     "can_quiz",
     "class_colors",
     "classes_grid",

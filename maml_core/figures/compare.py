@@ -105,11 +105,8 @@ def parallel_figure(frame: pd.DataFrame) -> Figure:
     """A line per run across its settings to what it reached; brush an axis to see which runs pass there.
 
     `frame` is that of `of_runs`: the figure is its last column. Where some runs diverged, an axis tells them apart.
-    What runs of other tasks or models do not have has none.
     """
-    *settings, figure = (name for name in frame.columns if name not in ("Run", "Status"))
-    settings = [name for name in settings if not (name.startswith(_PARTS) and frame[name].isna().any())]
-    names = [*(["Status"] if _diverged(frame).any() else []), *settings[:MOST_AXES], figure]
+    names = [*(["Status"] if _diverged(frame).any() else []), *axes_of(frame), frame.columns[-1]]
     dimensions = [_dimension(name, frame[name]) for name in names]
     last = np.log10(frame[names[-1]].clip(lower=1e-12).to_numpy(dtype=float))
     line = {"color": last.tolist(), "colorscale": "Viridis", "reversescale": True}
@@ -117,6 +114,12 @@ def parallel_figure(frame: pd.DataFrame) -> Figure:
     layout = {"margin": {"l": 70, "r": 110 if is_crowded else 50, "t": 120 if is_crowded else 60, "b": 30}}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelangle": -35 if is_crowded else 0}
     return {"data": [trace], "layout": layout}
+
+
+def axes_of(frame: pd.DataFrame) -> list[str]:
+    """The settings that `parallel_figure` draws: the first of those that all runs have, whatever tasks and models."""
+    settings = [name for name in frame.columns[:-1] if name not in ("Run", "Status")]
+    return [name for name in settings if not (name.startswith(_PARTS) and frame[name].isna().any())][:MOST_AXES]
 
 
 def _diverged(frame: pd.DataFrame) -> np.ndarray:

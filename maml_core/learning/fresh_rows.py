@@ -48,13 +48,19 @@ class RowTasks:
     along: int | None = 0  # the input that a curve is drawn along; None: predicted values against true ones
     output: int = 0  # the output that is drawn
 
+    @property
+    def support_rows(self) -> list[int]:
+        """The first task's support, by the numbers of its rows."""
+        rows: list[int] = self.tasks[0].support.tolist()
+        return rows
+
     def with_row_toggled(self, number: int, support: Sequence[int] | None = None) -> list[int]:
         """The first task's support with one row more or less; empty where nothing would be left to learn or judge.
 
         Of `support` instead, where another one has been asked for since.
         """
         task = self.tasks[0]
-        chosen = set(task.support.tolist() if support is None else support) ^ {number}
+        chosen = set(self.support_rows if support is None else support) ^ {number}
         is_allowed = task.seed is not None and 0 < len(chosen) < len(task.x)
         return sorted(chosen) if is_allowed else []
 

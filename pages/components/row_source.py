@@ -1,7 +1,5 @@
 """Which rows of a table the Adapt page adapts to: those of a held-out task, in the URL, or the reader's own."""
 
-from contextlib import suppress
-
 import streamlit as st
 
 from maml_core.errors import ConfigError
@@ -12,6 +10,8 @@ from pages.components.markup import as_text
 from pages.components.task_source import task_seed
 
 HELD_OUT, NEW = "Held-out task", "New rows"
+_SUPPORT = "support rows"
+"""The task and its support, as drawn or as asked for since: a click may come before the picture, or the link, tells."""
 MOST_MIB = 8
 
 
@@ -31,18 +31,13 @@ def pick_rows(family: TableFamily, shots: int) -> tuple[RowTasks | None, NewRows
 
 
 def toggle_row(tasks: RowTasks, number: int | None) -> None:
-    """Take a row into the support, or out of it: the support of the link, which may not have been drawn yet."""
-    chosen = tasks.with_row_toggled(number, _asked_rows()) if number is not None else None
+    """Take a row into the support, or out of it: of that asked for last, which may not have been drawn yet."""
+    task = tasks.tasks[0].label, tasks.tasks[0].seed
+    known, support = st.session_state.get(_SUPPORT, (None, None))
+    chosen = tasks.with_row_toggled(number, support if known == task else None) if number is not None else None
     if chosen:
         st.query_params["rows"] = ",".join(str(row) for row in chosen)
-
-
-def _asked_rows() -> list[int] | None:
-    """The rows that the link names as the support; none of them where they cannot be read."""
-    asked = st.query_params.get("rows")
-    with suppress(ValueError):
-        return [int(part) for part in asked.split(",")] if asked else None
-    return []
+        st.session_state[_SUPPORT] = task, chosen
 
 
 def _held_out(family: TableFamily, shots: int) -> RowTasks:
@@ -82,13 +77,17 @@ def _held_out(family: TableFamily, shots: int) -> RowTasks:
         output = st.selectbox(
             "Output", range(family.output_size), format_func=lambda i: family.outputs[i], key="output"
         )
+    asked = st.query_params.get("rows")
     with computing():
         try:
-            return draw_rows_tasks(family, number, 1, shots, support=_asked_rows(), along=along, output=output)
-        except ConfigError:
+            support = [int(part) for part in asked.split(",")] if asked else None
+            tasks = draw_rows_tasks(family, number, 1, shots, support=support, along=along, output=output)
+        except (ValueError, ConfigError):
             st.query_params.pop("rows", None)
             st.warning("This link's rows are not of this task: a random support is shown.", icon=":material/link_off:")
-            return draw_rows_tasks(family, number, 1, shots, along=along, output=output)
+            tasks = draw_rows_tasks(family, number, 1, shots, along=along, output=output)
+    st.session_state[_SUPPORT] = (tasks.tasks[0].label, number), tasks.support_rows
+    return tasks
 
 
 def _new_rows(family: TableFamily) -> tuple[RowTasks | None, NewRows | None]:

@@ -38,7 +38,7 @@ def task_seed() -> int:
 
 _NEW_CLASS = "class of a new point"
 _PLACED = "placed points"
-"""Those shown last, with their classes: who clicks fast sends some again before the browser's link tells of them."""
+"""The run and those placed last, with their classes: who clicks fast sends some before the link tells of the others."""
 
 _REFUSED = "refused points"
 """Where typed points that cannot be read wait, with the reason, until they are corrected."""
@@ -48,8 +48,9 @@ def load_task(seed: int, given: dict[str, float] | None = None) -> None:
     """Show the fresh task of that seed, with some parameters replaced."""
     for name in [name for name in st.query_params if name.startswith(_PREFIX)]:
         del st.query_params[name]
-    st.query_params.pop("points", None)
-    st.query_params.pop("drawn", None)
+    for name in ("points", "drawn", "rows"):
+        st.query_params.pop(name, None)
+    st.session_state.pop(_PLACED, None)
     st.query_params["task"] = str(seed)
     for name, value in (given or {}).items():
         st.query_params[_PREFIX + name] = f"{value:.6g}"
@@ -60,10 +61,11 @@ def load_task(seed: int, given: dict[str, float] | None = None) -> None:
 def load_points(points: Sequence[Sequence[float]], classes: int = 0) -> None:
     """Show points of the reader's own; one that was placed by hand has no class yet, and gets the chosen one."""
     if classes:
-        known = points_in(points_of_link(st.query_params.get("points", "")), classes)
-        known += [point for point in st.session_state.get(_PLACED, []) if point[2] <= classes]
+        run, known = st.session_state.get(_PLACED, ("", []))
+        if run != st.query_params.get("run"):
+            known = points_in(points_of_link(st.query_params.get("points", "")), classes)
         points = with_classes(points, known, st.session_state.get(_NEW_CLASS) or 1)
-        st.session_state[_PLACED] = [tuple(point) for point in points]
+    st.session_state[_PLACED] = st.query_params.get("run"), [tuple(point) for point in points]
     st.query_params["points"] = link_of_points(points)
     st.session_state.pop(_REFUSED, None)
     st.session_state["source"] = OWN
@@ -82,6 +84,7 @@ def pick_task(family: GeneratedFamily, shots: int) -> tuple[Tasks | None, list[l
     else:
         st.query_params.pop("points", None)
         st.query_params.pop("drawn", None)
+        st.session_state.pop(_PLACED, None)
         given = _sliders(family)
         tasks = draw_task(family, task_seed(), shots, given)
     _kept(tasks, family)

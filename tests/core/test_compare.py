@@ -27,6 +27,7 @@ from maml_core.evaluation.compare import (
 )
 from maml_core.evaluation.remembered import Remembered
 from maml_core.figures import compare_curves, heat_figure, parallel_figure, scatter_figure
+from maml_core.figures.compare import AXES_ABREAST, MOST_AXES
 from maml_core.milestones import MetricRow
 from maml_core.processes import this_process
 from maml_core.store.base import Saved, Vitals
@@ -180,6 +181,8 @@ def test_runs_of_different_families_and_models_are_drawn_together(store: Store) 
     axes = [axis["label"] for axis in drawn["data"][0]["dimensions"]]
     assert "tasks.family" in axes
     assert not [name for name in axes[:-1] if name.startswith("tasks.") and frame[name].isna().any()]
+    assert len(axes) <= MOST_AXES + 2
+    assert (len(axes) > AXES_ABREAST) == (drawn["data"][0]["labelangle"] != 0)
     names = {group.settings["tasks.family"]: group.name for group in grouped([runs[0], runs[1], runs[2], runs[-1]])}
     assert {"formula": "family formula", "gaussian-process": "family gaussian-process"}.items() <= names.items()
     assert names["sine"] in ("family sine, shots 4", "family sine, shots 5"), names

@@ -306,11 +306,16 @@ class Cable:
 
     def __init__(self) -> None:
         self._first, self._second = (f"maml-{os.getpid()}-{number}" for number in (1, 2))
-        self.first = ["ip", "netns", "exec", self._first]
-        self._end = "ip", "-n", self._first, "link", "set", "cable"
+        self.on_the_first = ["ip", "netns", "exec", self._first]
+        """What a command begins with that is to run there."""
+        for name in self._first, self._second:
+            with suppress(OSError, subprocess.CalledProcessError):  # of a process of the same id that was killed
+                _do("ip", "netns", "delete", name)
         _do_if_allowed("ip", "netns", "add", self._first)
+        self._made = [self._first]
         try:
             _do("ip", "netns", "add", self._second)
+            self._made.append(self._second)
             both = ["cable", "type", "veth", "peer", "name", "cable", "netns", self._second]
             _do("ip", "-n", self._first, "link", "add", *both)
             for name, address in (self._first, self.ADDRESS), (self._second, "10.203.0.2"):
@@ -321,10 +326,10 @@ class Cable:
             raise
 
     def plug_in(self) -> None:
-        _do(*self._end, "up")
+        _do("ip", "-n", self._first, "link", "set", "cable", "up")
 
     def pull(self) -> None:
-        _do(*self._end, "down")
+        _do("ip", "-n", self._first, "link", "set", "cable", "down")
 
     @contextmanager
     def working(self, url: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -339,9 +344,8 @@ class Cable:
             process.wait()
 
     def close(self) -> None:
-        for name in self._first, self._second:  # and with them the cable
-            with suppress(subprocess.CalledProcessError):  # where it was never made
-                _do("ip", "netns", "delete", name)
+        for name in self._made:  # and with them the cable
+            _do("ip", "netns", "delete", name)
 
 
 @pytest.fixture
@@ -353,7 +357,7 @@ def cable() -> Iterator[Cable]:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["cut off", "killed"])
 def test_a_run_of_a_host_that_cannot_be_reached_goes_on_elsewhere(cable: Cable, straight: str, is_killed: bool) -> None:
-    with closing(Postgres(within=cable.first)) as server, closing(Store(server.new_database("fleet"))) as store:
+    with closing(Postgres(within=cable.on_the_first)) as server, closing(Store(server.new_database("fleet"))) as store:
         run_id = store.create_run(CONFIG)
         store.set_pace(run_id, PACE)
         with cable.working(server.url_at(cable.ADDRESS, "fleet")) as process:

@@ -7,6 +7,7 @@ from maml_core.evaluation.of_runs import measure
 from maml_core.store.run import Run
 from maml_core.store.store import Store
 from pages.components.frame import PAGES
+from tests.lab import PATIENCE
 from tests.levels import levels
 from tests.pages.test_pages import _fresh_server, open_page, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained_run
@@ -80,7 +81,21 @@ def test_a_point_keeps_its_class_where_the_browser_was_not_told_of_it_yet() -> N
         st.session_state["class of a new point"] = 3
         load_points([[0, 1], [0.5, -1]], 3)
 
-    assert query(AppTest.from_function(clicks).run(), "points") == "0,1,1;0.5,-1,3"
+    assert query(AppTest.from_function(clicks, default_timeout=PATIENCE).run(), "points") == "0,1,1;0.5,-1,3"
+
+
+def test_a_point_that_was_cleared_away_leaves_no_class_behind() -> None:
+    def clicks() -> None:
+        import streamlit as st
+
+        from pages.components.task_source import load_points
+
+        load_points([[0, 1]], 3)
+        load_points([])
+        st.session_state["class of a new point"] = 2
+        load_points([[0, 1]], 3)
+
+    assert query(AppTest.from_function(clicks, default_timeout=PATIENCE).run(), "points") == "0,1,2"
 
 
 def test_points_of_ones_own_have_a_class(classes: Run) -> None:

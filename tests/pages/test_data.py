@@ -12,6 +12,7 @@ from maml_core.store.store import Store
 from pages.components.frame import PAGES
 from tests.core.test_own_images import noise
 from tests.core.test_tables import family_of, made
+from tests.lab import PATIENCE
 from tests.levels import levels
 from tests.pages.test_pages import _fresh_server, open_page, press, query, said  # noqa: F401 (a fixture)
 from tests.trained import trained
@@ -215,8 +216,9 @@ def test_more_shots_than_there_are_images_get_a_sentence(on_images: Run) -> None
     assert "tasks.images_per_class" in said(page.error[0])
 
 
-def test_two_rows_are_taken_in_by_clicks_faster_than_the_picture() -> None:
+def test_rows_are_clicked_faster_than_the_picture_and_the_link_follow() -> None:
     def clicks() -> None:
+        import streamlit as st
         import torch
 
         from maml_core.learning.fresh_rows import RowTask, RowTasks
@@ -225,6 +227,7 @@ def test_two_rows_are_taken_in_by_clicks_faster_than_the_picture() -> None:
         column = torch.zeros(5, 1)
         drawn = RowTasks([RowTask("one", 0, column, column, torch.tensor([0, 1]))], ("x",), ("y",), None)  # type: ignore[arg-type]
         toggle_row(drawn, 3)
+        del st.query_params["rows"]
         toggle_row(drawn, 0)
 
-    assert query(AppTest.from_function(clicks).run(), "rows") == "1,3"
+    assert query(AppTest.from_function(clicks, default_timeout=PATIENCE).run(), "rows") == "1,3"
