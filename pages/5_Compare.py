@@ -15,6 +15,7 @@ from maml_core.evaluation.compare import (
     heat,
     importance,
     of_runs,
+    settings_in,
     varied,
 )
 from maml_core.evaluation.listing import matching, tick_list
@@ -146,7 +147,7 @@ def settings_part(session: TrainingSession, runs: list[Run], figure: str) -> Non
     if any(run.status == "diverged" for run in runs) and st.toggle("Leave out runs that diverged", key="whole"):
         runs = [run for run in runs if run.status != "diverged"]
     frame = of_runs(session.store, runs, figure)
-    settings = [name for name in frame.columns if name not in ("Run", "Status", FIGURES[figure])]
+    settings = settings_in(frame)
     left_out = len(runs) - len(frame)
     if left_out:
         st.caption(f"{left_out} of {len(runs)} runs have no such figure (yet) and are not drawn.")

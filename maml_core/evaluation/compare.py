@@ -29,6 +29,8 @@ SPREADS = {"std": "standard deviation", "se": "standard error", "range": "smalle
 LAST_ROWS = 20
 """Metric rows whose mean is a run's loss at its end: one alone is that of a few meta-batches."""
 MOST_RUNS = 500
+PARTS = "tasks.", "model."
+"""What the names of settings begin with that only some families or models have."""
 _FAMILY = "tasks.family"
 LEAST_FOR_IMPORTANCE = 20
 """Runs below which what decides is anyone's guess."""
@@ -129,9 +131,7 @@ def _name(runs: Sequence[Run], settings: Mapping[str, Any]) -> str:
     """What tells a group from the others, in words; with one setting or none, the runs' own."""
     if not settings:
         return runs[0].name if len(runs) == 1 else runs[0].preset or runs[0].name
-    told = {
-        name.rpartition(".")[2] if name.startswith(("tasks.", "model.")) else name: v for name, v in settings.items()
-    }
+    told = {name.rpartition(".")[2] if name.startswith(PARTS) else name: v for name, v in settings.items()}
     if isinstance(told.get("table"), str):
         told["table"] = told["table"][:8]  # of its hash, which no eye tells from another's by all of its digits
     return ", ".join(f"{name} {said(value)}" for name, value in told.items())
@@ -288,6 +288,11 @@ def of_runs(store: Store, runs: Sequence[Run], figure: str) -> pd.DataFrame:
     return frame.astype({FIGURES[figure]: float}) if rows else frame
 
 
+def settings_in(frame: pd.DataFrame) -> list[str]:
+    """The settings that a frame of `of_runs` holds."""
+    return list(frame.columns[2:-1])
+
+
 def heat(frame: pd.DataFrame, across: str, up: str) -> pd.DataFrame:
     """The mean figure of the runs in `frame` (that of `of_runs`) by two of their settings: columns across, rows up."""
     figure = frame.columns[-1]
@@ -316,7 +321,7 @@ def importance(frame: pd.DataFrame) -> Importance | None:
     """
     if len(frame) < LEAST_FOR_IMPORTANCE:
         return None
-    names = [name for name in frame.columns[2:-1] if name != "seed"]
+    names = [name for name in settings_in(frame) if name != "seed"]
     values = np.log10(frame[frame.columns[-1]].clip(lower=1e-12).to_numpy(dtype=float))
     if not names or np.ptp(values) == 0:
         return None

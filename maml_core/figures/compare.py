@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maml_core.evaluation.compare import Curve, Importance
+from maml_core.evaluation.compare import PARTS, Curve, Importance, settings_in
 from maml_core.figures.style import (
     FAINT,
     GROUP_COLORS,
@@ -37,7 +37,6 @@ MOST_NAMED = 12
 """Groups up to which a chart names them; more names would leave no room for it, and the table has them too."""
 FAR = 30.0
 """Times the median of all that is drawn: what is above may be cut off."""
-_PARTS = "tasks.", "model."
 _RATIO = 20.0
 """Largest over smallest value of a setting from which on its axis is logarithmic."""
 
@@ -118,8 +117,8 @@ def parallel_figure(frame: pd.DataFrame) -> Figure:
 
 def axes_of(frame: pd.DataFrame) -> list[str]:
     """The settings that `parallel_figure` draws: the first of those that all runs have, whatever tasks and models."""
-    settings = [name for name in frame.columns[:-1] if name not in ("Run", "Status")]
-    return [name for name in settings if not (name.startswith(_PARTS) and frame[name].isna().any())][:MOST_AXES]
+    names = settings_in(frame)
+    return [name for name in names if not (name.startswith(PARTS) and frame[name].isna().any())][:MOST_AXES]
 
 
 def _diverged(frame: pd.DataFrame) -> np.ndarray:
