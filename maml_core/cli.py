@@ -23,10 +23,10 @@ from maml_core.cli_tables import add_roles, add_tables_options, evaluate_table_r
 from maml_core.cli_train import resume, train, train_to_end
 from maml_core.cli_work import add_work_options, work
 from maml_core.config import MOST_ITERATIONS, RunConfig
-from maml_core.errors import ConfigError, MamlError, StoreError
+from maml_core.errors import ConfigError, MamlError, StoreError, brief
 from maml_core.evaluation.of_runs import At, checkpoint_at
 from maml_core.evaluation.rivals import RIVAL_NAMES
-from maml_core.learning.own_model import brief, own_models
+from maml_core.learning.own_model import own_models
 from maml_core.learning.table_tasks import TableFamily
 from maml_core.logs import LOG, log_to
 from maml_core.peers import has_jax

@@ -9,9 +9,8 @@ from tqdm import tqdm
 
 from maml_core.cli_tables import refuse_roles, table_config
 from maml_core.config import RunConfig, parse_settings
-from maml_core.errors import ConfigError, MamlError
+from maml_core.errors import ConfigError, MamlError, brief
 from maml_core.evaluation.compare import LAST_ROWS, figures
-from maml_core.learning.own_model import brief
 from maml_core.logs import LOG, log_to
 from maml_core.presets import DEFAULT, get_preset
 from maml_core.processes import this_process

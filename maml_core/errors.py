@@ -14,7 +14,8 @@
         └── NotYoursError    somebody else started the run or brought the table
 
 A text is one sentence (two where the remedy needs its own) that names what was wrong, the rule and the
-remedy. Anything else that escapes is a defect of ours, not of the user's input.
+remedy. Anything else that escapes is a defect, of ours or of a model's own code, not of the user's input; `brief`
+puts it into a line.
 """
 
 
@@ -72,3 +73,8 @@ class RunBusyError(StoreError):
 
 class NotYoursError(StoreError):
     """Somebody else started the run or brought the table, and only they or an admin may change it."""
+
+
+def brief(error: BaseException) -> str:
+    """What went wrong, of an error that was not raised on purpose, in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

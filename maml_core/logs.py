@@ -5,9 +5,13 @@ The server, its workers and a run at the terminal write to one file, whose rotat
 """
 
 import logging
+import sys
+import threading
 from pathlib import Path
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+from maml_core.errors import brief
 
 LOG = logging.getLogger("maml_core")
 """The logger of the whole library; modules log to children of it."""
@@ -16,10 +20,11 @@ _MAX_BYTES = 2**20
 _KEPT = 3
 
 
-def log_to(path: Path, role: str, *others: str) -> None:
-    """Have this process write its log to `path`, under the name of its role; so do the loggers named in `others`.
+def log_to(path: Path, role: str, *pages: str) -> None:
+    """Have this process write its log to `path`, under the name of its role.
 
-    Done once in a process; a path that cannot be written is passed over, since a log must never stop the work.
+    So do the loggers of a page's faults, `pages`, of which the terminal gets a sentence. Done once in a process; a path
+    that cannot be written is passed over, since a log must never stop the work.
     """
     if any(isinstance(handler, ConcurrentRotatingFileHandler) for handler in LOG.handlers):
         return
@@ -27,6 +32,8 @@ def log_to(path: Path, role: str, *others: str) -> None:
     LOG.addHandler(logging.NullHandler())  # without a file, a traceback goes nowhere rather than to the terminal
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
+    for name in pages:
+        logging.getLogger(name).handlers[:] = [_Sentence(path)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -34,5 +41,23 @@ def log_to(path: Path, role: str, *others: str) -> None:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {role} %(process)d: %(message)s"))
     except OSError:
         return
-    for logger in (LOG, *map(logging.getLogger, others)):
+    for logger in (LOG, *map(logging.getLogger, pages)):
         logger.addHandler(handler)
+
+
+class _Sentence(logging.Handler):
+    """Says on the terminal that a page failed.
+
+    What a page's thread meets while Python is being taken down is no fault: by then nothing more can be imported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if threading.main_thread().is_alive():
+            error = record.exc_info[1] if record.exc_info else None
+            what = brief(error) if error else record.getMessage()
+            where = f"; see the log {self._path}" if self._path.is_file() else ""
+            print(f"A page failed because of a bug in the lab ({what}){where}.", file=sys.stderr)

@@ -52,6 +52,7 @@ FLOORS: list[set[str]] = [
 nothing of each other, but for the exceptions below."""
 NEIGHBORS = {
     ("fields", "errors"),
+    ("logs", "errors"),
     ("presets", "config"),
     ("lessons", "config"),
     ("lessons", "presets"),

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from maml_core.errors import ConfigError
+from maml_core.errors import ConfigError, brief
 from maml_core.fields import explained, parse, parse_variant
 from maml_core.learning.inner_loop import is_in
 from maml_core.learning.models import MODELS, ModelSpec
@@ -279,11 +279,6 @@ def _with_seed(seed: int, action: Callable[[], Any]) -> Any:
 
 def _shape(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-def brief(error: Exception) -> str:
-    """What went wrong in code that is not ours, in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 _own_models_allowed = False

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.engines import Alone, Engine, EngineStatus, Group, TrainingState, initial_state
-from maml_core.errors import ConfigError, EngineError
+from maml_core.errors import ConfigError, EngineError, brief
 from maml_core.learning.initialization import Initialization
-from maml_core.learning.own_model import OwnModel, brief, set_buffers
+from maml_core.learning.own_model import OwnModel, set_buffers
 from maml_core.learning.scale import far_from_unit
 from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.milestones import MetricRow, ends_row, held_out_count, snapshot_iterations
