@@ -7,6 +7,7 @@ a state of flat vectors is what a checkpoint holds. Tests hold it to `torch.opti
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,15 +42,13 @@ class MetaOptimizer:
         average is short, so that it does not hold on to where training began. Computed in double precision outside
         any graph, so that every engine uses the same bits.
         """
-        numbers = [
-            (
-                self.lr_at(i) / (1 - BETAS[0] ** (i + 1)),
-                math.sqrt(1 - BETAS[1] ** (i + 1)),
-                1 - min(self.ema_decay or 0.0, (i + 1) / (i + 10)),
-            )
-            for i in range(start, start + count)
-        ]
-        return torch.tensor(numbers, dtype=torch.float64).to(dtype=like.dtype).to(like.device)
+        times = range(start + 1, start + count + 1)
+        first, second = (np.array([beta**t for t in times]) for beta in BETAS)  # Python's powers: the same everywhere
+        lr = np.array([self.lr_at(t - 1) for t in times]) if self.schedule == "cosine" else self.lr
+        t = np.arange(times.start, times.stop)
+        newest = 1 - np.minimum(self.ema_decay or 0.0, t / (t + 9))
+        rates = np.stack([lr / (1 - first), np.sqrt(1 - second), newest], axis=1)
+        return torch.from_numpy(rates).to(dtype=like.dtype).to(like.device)
 
     def update(self, vectors: Vectors, gradient: Tensor, rates: Tensor) -> tuple[Vectors, Tensor]:
         """One step from the vectors to the new ones.
