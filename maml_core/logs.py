@@ -6,7 +6,7 @@ The server, its workers and a run at the terminal write to one file, whose rotat
 
 import logging
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
@@ -56,8 +56,18 @@ class _Sentence(logging.Handler):
         self._path = path
 
     def emit(self, record: logging.LogRecord) -> None:
-        if threading.main_thread().is_alive():
+        if not _is_being_taken_down():
             error = record.exc_info[1] if record.exc_info else None
             what = brief(error) if error else record.getMessage()
             where = f"; see the log {self._path}" if self._path.is_file() else ""
             print(f"A page failed because of a bug in the lab ({what}){where}.", file=sys.stderr)
+
+
+def _is_being_taken_down() -> bool:
+    """Whether Python is ending: from then on no executor takes anything, and no module that has one can be imported."""
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(int)
+    except RuntimeError:
+        return True
+    return False

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 _FAILING_PAGE = """
-import logging, sys, threading
+import contextlib, logging, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from maml_core.logs import log_to
 
@@ -23,10 +24,12 @@ def fail(what):
 fail("while it runs")
 
 def outlive():
-    threading.main_thread().join()
+    with contextlib.suppress(RuntimeError):
+        while True:
+            ThreadPoolExecutor(1).submit(int).result()
     fail("while Python is taken down")
 
-threading.Thread(target=outlive).start()
+ThreadPoolExecutor(1).submit(outlive)
 """
 
 
