@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from maml_core.evaluation.curves import REACH, SHOTS, Evaluation, Level, evaluate, evaluation_tasks
-from maml_core.evaluation.rivals import RIVAL_NAMES, errors_of, make_rivals
+from maml_core.evaluation.rivals import RIVAL_NAMES, _likeliest_kernel, errors_of, make_rivals
 from maml_core.figures import COLORS, error_curves, shots_curves
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.presets import PRESETS, config_for_table
@@ -53,6 +53,22 @@ def test_a_gaussian_process_learns_the_scale_of_its_tasks_and_goes_through_their
 
     assert mine < 2 * by_hand(2.0)
     assert mine < 0.1 * by_hand(0.2)
+
+
+@pytest.mark.parametrize("preset", ["paper-5-shot", "spiral"])
+def test_a_gaussian_process_of_many_tasks_is_scikit_learns_of_each(preset: str) -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    config = PRESETS[preset].config
+    batch = evaluation_tasks(config, 7, 0)
+    level, length, noise = np.exp(_likeliest_kernel(config.tasks, config.shots, config.query_shots))
+    kernel = ConstantKernel(level) * RBF(length) + WhiteKernel(noise)
+    (rival,) = make_rivals(config, ("gp",)).values()
+    for task, found in enumerate(rival(batch)):
+        sx, sy, qx, _ = (part[task].double().numpy() for part in batch)
+        each = GaussianProcessRegressor(kernel, optimizer=None).fit(sx, sy).predict(qx)
+        np.testing.assert_allclose(found, each.reshape(found.shape), rtol=1e-4, atol=1e-5)
 
 
 def test_a_gaussian_process_is_settled_anew_for_other_tasks_and_other_shots(monkeypatch: pytest.MonkeyPatch) -> None:
