@@ -40,7 +40,7 @@ class Lowered:
             names = ", ".join(f"const T* __restrict in{i}" for i in range(len(inputs)))
             body = write.body()
             signature = f'extern "C" void f{number}({names}, T* __restrict out, T* __restrict heap, T* shared)'
-            sources.append(f"{signature} {{\n{chr(10).join(write.prologue)}\n{body}\n}}")
+            sources.append(f"{signature} {{\n{write.shared_body()}\n{body}\n}}")
             write.prologue = []
             self.shapes.append(value.shape)
             maths = maths or write.uses_maths

@@ -39,7 +39,8 @@ def contiguous(shape: Shape) -> Shape:
 
 def pointer(base: str, terms: dict[str, int], offset: int) -> str:
     """The C++ address that far from `base`."""
-    parts = [variable if stride == 1 else f"{variable} * {stride}" for variable, stride in terms.items()]
+    ordered = sorted(terms.items(), key=lambda term: -term[1])  # the same address, the same text
+    parts = [variable if stride == 1 else f"{variable} * {stride}" for variable, stride in ordered]
     return " + ".join([base, *parts, *([str(offset)] if offset else [])])
 
 

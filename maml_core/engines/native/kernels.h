@@ -39,7 +39,20 @@ template <class M, class A, class B> INL auto sel(M m, A a, B b) {
 INL T root(T x) { return sizeof(T) == 4 ? (T)__builtin_sqrtf(x) : (T)__builtin_sqrt(x); }
 template <class V> INL V root(V x) { V y; for (int i = 0; i < lanes<V>::w; i++) y[i] = root((T)x[i]); return y; }
 template <class V> INL V magnitude(V x) { return sel(x < 0, -x, x); }
-template <class V> INL V relu(V x) { return sel(x < 0, T(0), x); }
+// The larger of zero and x, and x where that is not a number: GCC makes a comparison and a choice of what is one
+// instruction of x86, whose second operand it is then.
+template <class V> INL V relu(V x) {
+#if defined(__AVX__) && !defined(__clang__)
+  if constexpr (sizeof(V) >= 16) {
+    V y;
+    const V zero{};
+    if constexpr (sizeof(T) == 4) asm("vmaxps %2, %1, %0" : "=v"(y) : "v"(zero), "vm"(x));
+    else asm("vmaxpd %2, %1, %0" : "=v"(y) : "v"(zero), "vm"(x));
+    return y;
+  }
+#endif
+  return sel(x < 0, T(0), x);
+}
 template <class V> INL V square(V x) { return x * x; }
 template <class V> INL V cube(V x) { return x * x * x; }
 // what is not a number stays it: in the first argument here, in either one below

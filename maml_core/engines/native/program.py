@@ -127,7 +127,7 @@ class _Builder:
             functions.append(self._step("step"))
         functions += [self._finish(), self._assess(), self._update()]
         write, type_name = self.write, "float" if self.dtype == torch.float32 else "double"
-        prologue = _function("prologue", "const T* __restrict theta, T* __restrict shared", "\n  ".join(write.prologue))
+        prologue = _function("prologue", "const T* __restrict theta, T* __restrict shared", write.shared_body())
         headers = ["kernels.h", *(["maths.h"] if write.uses_maths else [])]
         parts = [f"typedef {type_name} T;", *((_HERE / name).read_text(encoding="utf-8") for name in headers)]
         groups = min(self.count, GROUPS)

@@ -1,7 +1,6 @@
 """Writes values as C++: loops, reductions, matrix products."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +17,7 @@ from maml_core.engines.native.ir import (
     contiguous,
     pointer,
 )
+from maml_core.engines.native.loops import LAMBDA, Loop, Nest, Statement, Total, fused, heads, with_shared_arrays
 
 Expression = Callable[..., str]
 
@@ -25,9 +25,6 @@ STACK_NUMBERS = 2**14
 """An array of more numbers than this lies on the heap; so does every further one once the stack holds `STACK_TOTAL`."""
 STACK_TOTAL = 2**16
 _ALIGNMENT = 16  # numbers: the widest vector
-
-_DECLARED = re.compile(r"alignas\(64\) T (b\d+)\[(\d+)\];")
-_LAMBDA = "[&](auto w, int j) __attribute__((always_inline)) { constexpr int W = decltype(w)::w; "
 
 
 def padded(count: int) -> int:
@@ -40,8 +37,8 @@ class Writer:
 
     def __init__(self) -> None:
         """Begin with nothing written."""
-        self.lines: list[str] = []  # of the function being written
-        self.prologue: list[str] = []  # run once for all tasks of a meta-batch
+        self.lines: list[Statement | Nest] = []  # of the function being written
+        self.prologue: list[Statement | Nest] = []  # run once for all tasks of a meta-batch
         self.statics: list[str] = []
         self.shared_size = 0  # numbers that the prologue leaves
         self.heap_size = 0  # numbers of a thread's large arrays
@@ -59,7 +56,11 @@ class Writer:
 
     def body(self) -> str:
         """The function written since `begin`."""
-        return "\n  ".join(_share_arrays(self.lines))
+        return "\n  ".join(with_shared_arrays(fused(self.lines)))
+
+    def shared_body(self) -> str:
+        """What is run once for all tasks of a meta-batch, written since the first `begin`."""
+        return "\n  ".join(fused(self.prologue))
 
     # Memory -----------------------------------------------------------------------------------------------------
 
@@ -76,10 +77,10 @@ class Writer:
             return Buffer.at("shared", shape, self.shared_size - size)
         name = self.name()
         if size > STACK_NUMBERS or self._stack + size > STACK_TOTAL:
-            self.lines.append(f"T* __restrict {name} = heap + {self.heap_size};")
+            self.emit(False, f"T* __restrict {name} = heap + {self.heap_size};")
             self.heap_size += size
         else:
-            self.lines.append(f"alignas(64) T {name}[{size}];")
+            self.emit(False, f"alignas(64) T {name}[{size}];")
             self._stack += size
         return Buffer.at(name, shape)
 
@@ -108,9 +109,10 @@ class Writer:
             return buffer.element(index)
         return f"ld<W>({buffer.pointer(index)})" if stride == 1 else f"gather<W, {stride}>({buffer.pointer(index)})"
 
-    def emit(self, is_shared: bool, text: str) -> None:
-        """Add a statement to the prologue or to the function."""
-        (self.prologue if is_shared else self.lines).append(text)
+    def emit(self, is_shared: bool, statement: Nest | str, *writes: str) -> None:
+        """Add a statement, which writes such arrays, to the prologue or to the function."""
+        made = Statement(statement, frozenset(writes)) if isinstance(statement, str) else statement
+        (self.prologue if is_shared else self.lines).append(made)
 
     # Storing ----------------------------------------------------------------------------------------------------
 
@@ -149,17 +151,19 @@ class Writer:
         index: list[Place] = [ZERO] * len(value.shape)
         for d in dims:
             index[d] = (f"i{d}", 0)
-        head = _loops([d for d in dims if d != along], value.shape)
+        around = _loops([d for d in dims if d != along], value.shape)
         if along is None:
             assign = f"{target.element(tuple(index))} {'+=' if adds else '='} {self._scalar(value, tuple(index))};"
-            self.emit(is_shared, f"{head}{{ constexpr int W = 1; (void)W; {assign} }}")
+            self.emit(is_shared, f"{heads(around)}{{ constexpr int W = 1; (void)W; {assign} }}", target.base)
             return
         index[along] = ("j", 0)
         expression = value.at(tuple(index))
         where = target.pointer(tuple(index))
         if adds:
             expression = f"ld<W>({where}) + {expression}"
-        self.emit(is_shared, f"{head}vloop<{value.shape[along]}>({_LAMBDA}st<W>({where}, {expression}); }});")
+        store = f"st<W>({where}, {expression}); "
+        written = frozenset({target.base})
+        self.emit(is_shared, Nest(around, value.shape[along], written, each=(store,), stored=(where,)))
 
     def _scalar(self, value: Value, index: Index) -> str:
         """The expression of one element where no vectors are about."""
@@ -233,24 +237,37 @@ class Writer:
         index, expression = along(vector)
         if vector in kept:
             buffer = self.new(out, value.is_shared)
-            outer = _loops([d for d in kept if d != vector], shape)
-            total = f"typename Vec<W>::type s{{}}; {_loops(gone, shape)}s += bc<W>({expression}); "
-            result = f"st<W>({buffer.pointer(tuple(index))}, {finished('s')}); "
-            self.emit(value.is_shared, f"{outer}vloop<{shape[vector]}>({_LAMBDA}{total}{result}}});")
+            where, name = buffer.pointer(tuple(index)), self.name("s")
+            nest = Nest(
+                _loops([d for d in kept if d != vector], shape),
+                shape[vector],
+                frozenset({buffer.base}),
+                inner=_loops(gone, shape),
+                each=(f"{name} += bc<W>({expression}); ",),
+                sums=(name,),
+                after=(f"st<W>({where}, {finished(name)}); ",),
+                kept=(where,),
+            )
+            self.emit(value.is_shared, nest)
             return self.view(self.of(buffer, value.is_shared), final)
         inner = _loops([d for d in gone if d != vector], shape)
-        total = f"vsum<{shape[vector]}>({_LAMBDA}return bc<W>({expression}); }})"
-        if not kept:
-            name = self.name("s")
-            self.emit(False, f"T {name} = 0; {inner}{name} += {total}; {name} = {finished(name)};")
-            return self.view(Value(out, lambda index: name, is_cheap=True), final)
-        buffer = self.new(out, value.is_shared)
-        index[vector] = ZERO
-        target = buffer.element(tuple(index))
-        self.emit(
-            value.is_shared, f"{_loops(kept, shape)}{{ T s = 0; {inner}s += {total}; {target} = {finished('s')}; }}"
-        )
-        return self.view(self.of(buffer, value.is_shared), final)
+        if kept:
+            buffer = self.new(out, value.is_shared)
+            index[vector] = ZERO
+            name, written, result = "s", {buffer.base}, f"{buffer.element(tuple(index))} = {finished('s')};"
+            found = self.of(buffer, value.is_shared)
+        else:
+            name, written = self.name("s"), set()
+            result, found = f"{name} = {finished(name)};", Value(out, lambda index: name, is_cheap=True)
+        is_shared = value.is_shared and bool(kept)
+        if inner:
+            total = f"vsum<{shape[vector]}>({LAMBDA}return bc<W>({expression}); }})"
+            text = f"T {name} = 0; {heads(inner)}{name} += {total}; {result}"
+            self.emit(is_shared, f"{heads(_loops(kept, shape))}{{ {text} }}" if kept else text, *written)
+        else:
+            along_vectors = Total(expression, result, None if kept else name)
+            self.emit(is_shared, Nest(_loops(kept, shape), shape[vector], frozenset(written), total=along_vectors))
+        return self.view(found, final)
 
     def largest(self, value: Value, dim: int, keepdim: bool) -> Value:
         """The largest element along one dimension."""
@@ -262,7 +279,7 @@ class Writer:
         step = f"m = larger(m, p[k * {source.strides[dim]}]);"
         loop = f"for (int k = 1; k < {value.shape[dim]}; k++) {step}"
         body = f"const T* p = {source.pointer(index)}; T m = p[0]; {loop} {result.element(index)} = m;"
-        self.emit(False, f"{_loops(others, value.shape)}{{ {body} }}")
+        self.emit(False, f"{heads(_loops(others, value.shape))}{{ {body} }}", result.base)
         kept = self.of(result)
         return kept if keepdim else self.view(kept, tuple(size for d, size in enumerate(value.shape) if d != dim))
 
@@ -274,7 +291,8 @@ class Writer:
         self.store_into(matrix, used)
         self.store_into(right, result)
         n, m = matrix.shape[0], right.count // max(1, matrix.shape[0])
-        self.emit(False, f"solve<{n}, {m}>({used.base} + {used.offset}, {result.base} + {result.offset});")
+        both = f"{used.base} + {used.offset}, {result.base} + {result.offset}"
+        self.emit(False, f"solve<{n}, {m}>({both});", used.base, result.base)
         return self.of(result)
 
     # Products ---------------------------------------------------------------------------------------------------
@@ -321,8 +339,8 @@ class Writer:
         left, right = product.left, product.right
         sizes = f"{product.m}, {product.n}, {product.k}, {left.strides[0]}, {left.strides[1]}, {right.strides[0]}"
         inputs = f"{pointer(left.base, {}, left.offset)}, {pointer(right.base, {}, right.offset)}"
-        store = _LAMBDA.replace("int j)", "int i, int j, auto acc)") + f"st<W>({where}, {expression}); }}"
-        self.emit(False, f"mm<{sizes}>({inputs}, {store});")
+        store = LAMBDA.replace("int j)", "int i, int j, auto acc)") + f"st<W>({where}, {expression}); }}"
+        self.emit(False, f"mm<{sizes}>({inputs}, {store});", target.base)
 
     def _with_contiguous_rows(self, matrix: Buffer, is_shared: bool) -> Buffer:
         """A copy of a matrix whose columns are contiguous; the same copy for every use."""
@@ -333,7 +351,7 @@ class Writer:
             copy = self.new((k, n), is_shared)
             source = pointer(matrix.base, {}, matrix.offset)
             target = pointer(copy.base, {}, copy.offset)
-            self.emit(is_shared, f"transpose<{n}, {k}, {matrix.strides[1]}>({source}, {target});")
+            self.emit(is_shared, f"transpose<{n}, {k}, {matrix.strides[1]}>({source}, {target});", copy.base)
             self._transposed[matrix] = copy
         return self._transposed[matrix]
 
@@ -465,8 +483,8 @@ def _times(left: str, right: str) -> str:
     return f"({left} * {right})"
 
 
-def _loops(dims: Sequence[int], shape: Shape) -> str:
-    return "".join(f"for (int i{d} = 0; i{d} < {shape[d]}; i{d}++) " for d in dims)
+def _loops(dims: Sequence[int], shape: Shape) -> tuple[Loop, ...]:
+    return tuple((f"i{d}", shape[d]) for d in dims)
 
 
 def _within(shape: Shape, index: Index) -> Index:
@@ -481,25 +499,3 @@ def _view_strides(buffer: Buffer, shape: Shape) -> Shape | None:
         return tuple(torch.empty_strided(buffer.shape, buffer.strides, device="meta").view(shape).stride())
     except RuntimeError:
         return None
-
-
-def _share_arrays(lines: Sequence[str]) -> list[str]:
-    """The same statements with fewer arrays: one whose last reader has passed serves the next of its size."""
-    last = {name: number for number, line in enumerate(lines) for name in re.findall(r"\bb\d+\b", line)}
-    free: dict[str, list[str]] = {}
-    names: dict[str, str] = {}
-    ending: dict[int, list[tuple[str, str]]] = {}
-    written = []
-    for number_of, line in enumerate(lines):
-        found = _DECLARED.fullmatch(line)
-        if found:
-            name, size = found.groups()
-            names[name] = free[size].pop() if free.get(size) else name
-            if names[name] == name:
-                written.append(line)
-            ending.setdefault(last[name], []).append((name, size))
-        else:
-            written.append(re.sub(r"\bb\d+\b", lambda match: names.get(match.group(), match.group()), line))
-        for name, size in ending.pop(number_of, []):
-            free.setdefault(size, []).append(names[name])
-    return written
