@@ -1,37 +1,20 @@
 """One initialization on a task, step by step, beside the initializations it is compared with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import streamlit as st
 
 from maml_core.config import RunConfig
-from maml_core.evaluation.curves import pretraining
 from maml_core.evaluation.of_runs import (
-    At,
     learned_by,
-    measure,
-    measure_table_run,
-    most_tasks,
-    pretrained_run,
-    shots_grid,
     shown_steps,
-    usual_tasks,
 )
-from maml_core.evaluation.published import published_returns
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
     can_quiz,
-    error_curves,
     landscape_figure,
     points_figure,
     quiz_of,
     replay_figure,
-    shots_curves,
-    shots_grid_figure,
     task_grid,
-    worth_curves,
-    worth_figure,
 )
 from maml_core.learning.adaptation import fit_tasks, landscape, predict_rows
 from maml_core.learning.control import aimed, can_aim
@@ -50,10 +33,10 @@ from pages.components.field_input import number_in_url
 from pages.components.frame import page
 from pages.components.glossary_view import note
 from pages.components.live_chart import Pick, live_chart
-from pages.components.markup import as_text
+from pages.components.measured_view import pretraining_button, quality, worth
 from pages.components.quiz_view import quiz_view
 from pages.components.row_source import pick_rows, toggle_row
-from pages.components.run_view import act, pick_checkpoint, pick_run, query_number, reproduction_note, status_line
+from pages.components.run_view import pick_checkpoint, pick_run, status_line
 from pages.components.share import share_task
 from pages.components.task_source import drawn, load_drawings, load_points, load_task, pick_task, task_seed
 
@@ -92,20 +75,6 @@ def settings(run: Run) -> tuple[int, int, float]:
         count = counted_steps(config.inner_steps)
         note(f"Trained for {count} at {config.inner_lr:g}: anything beyond that is extrapolation.")
     return shots, steps, inner_lr
-
-
-def pretraining_button(session: TrainingSession, run: Run) -> None:
-    """Train the baseline once, as an ordinary run with the same budget."""
-    if run.config.algorithm == "joint":
-        return
-    other = pretrained_run(session.store, run)
-    if other is None:
-        text = "Train the joint-pretraining baseline"
-        if st.button(text, icon=":material/model_training:", help="The same tasks, network and number of iterations."):
-            act(lambda: session.start(pretraining(run.config), preset=None))
-            st.rerun()
-    elif other.is_active or not other.iteration:
-        st.caption(f"Joint pretraining is under way: {other.iteration:,} of {other.meta_iterations:,} iterations.")
 
 
 def replay(
@@ -169,75 +138,6 @@ def drawing(start: Initialization, family: GeneratedFamily, steps: int, *, shown
         st.rerun()
 
 
-def as_csv(run: Run, text: str, name: str) -> None:
-    """A button for the numbers of a table."""
-    st.download_button(
-        f"{name.replace('-', ' ').capitalize()} as CSV",
-        text,
-        f"{run.id}-{name}.csv",
-        icon=":material/download:",
-    )
-
-
-def quality(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
-    """Error against steps on many held-out tasks."""
-    tasks = query_number("tasks", usual_tasks(run.config), 10, most_tasks(run.config))
-    bar = st.progress(0.0, text=f"Adapting to {tasks} held-out tasks…")
-
-    @contextmanager
-    def turn(done: float) -> Iterator[None]:
-        bar.progress(done, text=f"Adapting to {tasks} held-out tasks…")
-        with computing():
-            yield
-
-    at: At = "latest" if iteration is None else iteration
-    result = measure(session.store, run, tasks=tasks, steps=steps, at=at, turn=turn)
-    bar.empty()
-    score = result.judge.score_name.capitalize()
-    reproduction_note(session, run)
-    left, right = st.columns(2)
-    with left:
-        live_chart(
-            error_curves(result, published_returns(run.config)),
-            key="quality",
-            revision=f"{run.id}:{steps}",
-            height=430,
-            alt=f"{score} on held-out tasks against adaptation steps, with 95 % bands, and that of other methods",
-        )
-    with right:
-        live_chart(
-            shots_curves(result, run.config.shots),
-            key="shots",
-            revision=run.id,
-            height=430,
-            alt=f"{score} on held-out tasks against the number of {result.judge.supports}, with 95 % bands",
-        )
-    st.markdown(f"##### {result.sentence(run.config.inner_steps)}")
-    grid = shots_grid(session.store, run, turn=turn)
-    bar.empty()
-    if grid is not None:
-        st.markdown("###### Runs that differ in nothing but their shots")
-        live_chart(
-            shots_grid_figure(grid, result.judge),
-            key="shots-grid",
-            revision=run.id,
-            height=90 + 44 * len(grid),
-            alt=f"{score} by the shots that runs were trained on, against the number of {result.judge.supports}",
-        )
-    with st.expander("The numbers"):
-        for frame, name in ((result.table(), "evaluation"), (result.shots_table(), "shots")):
-            st.dataframe(frame, placeholder="–", column_config={str(column): NUMBER for column in frame})
-            as_csv(run, frame.to_csv(), name)
-    note(
-        f"{score} on {result.tasks} held-out tasks, {run.config.shots} {result.judge.supports}, "
-        f"{run.config.tasks.judged_by}, inner learning rate {run.config.inner_lr:g}; the bands are 95 % intervals of "
-        "the mean. "
-        f"The same numbers as `python -m maml_core evaluate {run.id} --tasks {tasks} --steps {steps} --checkpoint "
-        f"{at}`."
-    )
-    pretraining_button(session, run)
-
-
 def breaking(
     run: Run,
     family: GeneratedFamily,
@@ -284,66 +184,6 @@ def breaking(
         f"{found.problem.score_name.capitalize()} after adaptation, for this task with two parameters moved."
         f"{strain} Click a cell to open its task."
     )
-
-
-def worth(session: TrainingSession, run: Run, iteration: int | None, steps: int) -> None:
-    """What a run on a table is worth, beside what people would do otherwise."""
-    bar = st.progress(0.0, text="Adapting to held-out tasks…")
-
-    @contextmanager
-    def turn(done: float) -> Iterator[None]:
-        bar.progress(min(done, 1.0), text="Adapting to held-out tasks…")
-        with computing():
-            yield
-
-    at: At = ("best" if run.best_iteration is not None else "latest") if iteration is None else iteration
-    result = measure_table_run(session.store, run, steps=steps, at=at, turn=turn)
-    bar.empty()
-    st.markdown(f"##### {as_text(result.sentence())}")
-    pretraining_button(session, run)
-    live_chart(
-        worth_figure(result),
-        key="worth",
-        revision=f"{run.id}:{steps}",
-        height=300,
-        alt="Error of each method on held-out tasks, with 95 % intervals",
-    )
-    left, right = st.columns(2)
-    with left:
-        live_chart(
-            worth_curves(result, against="rows"),
-            key="worth-rows",
-            revision=f"{run.id}:{steps}",
-            height=380,
-            alt="Error against the number of rows in the support, with 95 % bands",
-        )
-    with right:
-        live_chart(
-            worth_curves(result, against="steps"),
-            key="worth-steps",
-            revision=f"{run.id}:{steps}",
-            height=380,
-            alt="Error against adaptation steps, with 95 % bands",
-        )
-    with st.expander("The numbers"):
-        st.dataframe(
-            result.table(),
-            placeholder="–",
-            column_config={str(name): NUMBER for name in result.table() if name != "steps"},
-        )
-        as_csv(run, result.rows_table().to_csv(), "support-rows")
-        as_csv(run, result.steps_table().to_csv(), "steps")
-    note(
-        f"{len(result.tasks)} tasks that training never saw; of each, {result.supports} random supports of "
-        f"{result.shots} rows, and all its other rows to judge by. Intervals are 95 %, by bootstrap over tasks; "
-        "differences are paired. "
-        "The line is a ridge regression whose penalty is chosen inside the support; starts that were not trained to "
-        "adapt take as many steps as suit them best on the validation tasks. "
-        f"The same numbers as `python -m maml_core evaluate {run.id} --steps {steps} --checkpoint {at}`."
-    )
-
-
-NUMBER = st.column_config.NumberColumn(format="%.4g")
 
 
 def predictions(start: Initialization, found: NewRows, steps: int, inner_lr: float) -> None:
