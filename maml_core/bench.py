@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -88,9 +89,9 @@ def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[
         environment = os.environ | {"MAML_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
         workers: dict[str, _Process] = {}
         ready: dict[str, dict[str, Any]] = {}
-        try:
+        with ExitStack() as running:
             for name in names:  # one after another: how soon it is ready says nothing where others begin beside it
-                workers[name] = _Process(config, name, environment)
+                workers[name] = running.enter_context(_Process(config, name, environment))
                 ready[name] = workers[name].ask()
             if PEER in names:
                 check_alike(ready["vectorized"]["losses"], ready[PEER]["losses"])
@@ -99,14 +100,10 @@ def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[
                 for name, worker in workers.items():
                     rates[name].append(worker.ask("go")["rate"])
             peaks = {name: worker.ask("go")["peak_mib"] for name, worker in workers.items()}
-        finally:
-            for worker in workers.values():
-                worker.end()
         warm = dict(ready)
         if "native" in names:
-            again = _Process(config, "native", environment)
-            warm["native"] = again.ask()
-            again.end()
+            with _Process(config, "native", environment) as again:
+                warm["native"] = again.ask()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return [
         Result(
@@ -144,10 +141,10 @@ def scaling(engine: str = "vectorized") -> dict[str, list[dict[str, Any]]]:
     for quantity, steps in SCALING.items():
         table[quantity] = []
         for settings in steps:
-            process = _Process(get_preset("paper-10-shot").config.with_settings(settings), engine, dict(os.environ))
-            process.ask()
-            seen = [process.ask("go") for _ in range(3)]
-            process.end()
+            config = get_preset("paper-10-shot").config.with_settings(settings)
+            with _Process(config, engine, dict(os.environ)) as process:
+                process.ask()
+                seen = [process.ask("go") for _ in range(3)]
             table[quantity].append(
                 {
                     "value": settings[f"model.{quantity}" if quantity == "hidden_sizes" else quantity],
@@ -159,10 +156,10 @@ def scaling(engine: str = "vectorized") -> dict[str, list[dict[str, Any]]]:
 
 
 class _Process:
-    """An engine in a process of its own, which measures one round at a time when asked."""
+    """An engine in a process of its own, which measures one round at a time when asked; as a context, it is ended."""
 
     def __init__(self, config: RunConfig, engine: str, environment: dict[str, str]) -> None:
-        self._complained = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `end`)
+        self._complained = tempfile.TemporaryFile()  # noqa: SIM115 (closed at the end)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "maml_core.bench", engine, config.to_json()],
             stdin=subprocess.PIPE,
@@ -185,7 +182,10 @@ class _Process:
             raise RuntimeError(f"the measuring process ended with status {self._process.wait()}: {lines[-1]}")
         return json.loads(line)  # type: ignore[no-any-return]
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._process.communicate()
         self._complained.close()
 

@@ -9,17 +9,17 @@ from maml_core.bench import ENGINE_NAMES, PEER, _Process, check_alike, compare
 from maml_core.config import RunConfig
 from maml_core.errors import EngineError
 from maml_core.peers import JaxLoop
+from maml_core.presets import PRESETS
 
 
 @pytest.mark.slow
 def test_a_measuring_process_answers(small_config: RunConfig) -> None:
     for name in ENGINE_NAMES:
-        process = _Process(small_config, name, dict(os.environ))
-        assert process.ask()["ready_seconds"] > 0
-        answer = process.ask("go")
-        assert answer["rate"] > 0
-        assert answer["peak_mib"] > 50
-        process.end()
+        with _Process(small_config, name, dict(os.environ)) as process:
+            assert process.ask()["ready_seconds"] > 0
+            answer = process.ask("go")
+            assert answer["rate"] > 0
+            assert answer["peak_mib"] > 50
 
 
 @pytest.mark.slow
@@ -27,6 +27,16 @@ def test_a_loop_of_jax_computes_the_same_and_is_measured_beside_ours(small_confi
     results = {result.engine: result for result in compare(small_config, rounds=1, peers=True)}
     assert set(results) == {*ENGINE_NAMES, PEER}  # `compare` itself refuses what does not come to the same loss
     assert results[PEER].iterations_per_second > results["higher"].iterations_per_second
+
+
+@pytest.mark.slow
+def test_a_measuring_process_that_fails_says_why_and_is_ended() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"ended with status 1: .*takes no rollouts"),
+        _Process(PRESETS["navigation"].config, "native", dict(os.environ)) as process,
+    ):
+        process.ask()
+    assert process._process.returncode == 1
 
 
 def test_loops_that_come_to_different_losses_are_not_compared() -> None:
