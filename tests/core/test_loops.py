@@ -1,7 +1,7 @@
 """Which loops of the generated code are run as one, and which are not."""
 
 from maml_core.engines.native.ir import Buffer, Value
-from maml_core.engines.native.loops import Nest, Statement, fused, with_shared_arrays
+from maml_core.engines.native.loops import LOOK_BACK, Nest, Statement, fused, with_shared_arrays
 from maml_core.engines.native.writer import Writer
 
 
@@ -86,6 +86,14 @@ def test_nothing_moves_past_what_reads_it() -> None:
     assert len(fused([made, other])) == 1
     assert fused([made, reader, other]) == [made.text, reader.text, other.text]
     assert len(fused([made, Statement("use(b4);"), other])) == 2
+
+
+def test_what_is_far_back_is_not_looked_at() -> None:
+    """Else a program of hundreds of unrolled steps would be compared with itself, statement by statement."""
+    first, last = (Nest((), 64, frozenset({name}), each=(f"st<W>({name} + j, 1); ",)) for name in ("b1", "b2"))
+    for between, loops in ((LOOK_BACK - 1, 1), (LOOK_BACK, 2)):
+        lines = fused([first, *[Statement("use(b4);")] * between, last])
+        assert sum("vloop" in line for line in lines) == loops
 
 
 def test_an_array_whose_last_reader_has_passed_serves_the_next() -> None:

@@ -14,6 +14,9 @@ from functools import cached_property
 LAMBDA = "[&](auto w, int j) __attribute__((always_inline)) { constexpr int W = decltype(w)::w; "
 """How a loop along vectors is told what to do at `j` with vectors of `W`."""
 
+LOOK_BACK = 24
+"""Statements among which another is looked for to run a nest with: a program of many unrolled steps has thousands."""
+
 Loop = tuple[str, int]
 """A loop's variable, and how often it runs."""
 
@@ -157,7 +160,8 @@ def fused(statements: Sequence[Statement | Nest]) -> list[str]:
 def _joined_with_one_of(left: list[Statement | Nest], nest: Nest) -> Nest:
     """`nest`, together with the last of those before it that can be, which is taken out of the list."""
     between: set[str] = set()  # what is named by those that an earlier one would move past
-    for number, earlier in reversed(list(enumerate(left))):
+    for number in range(len(left) - 1, max(-1, len(left) - 1 - LOOK_BACK), -1):
+        earlier = left[number]
         if isinstance(earlier, Nest) and not earlier.writes & between:
             joined = earlier.joined(nest)
             if joined is not None:
