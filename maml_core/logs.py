@@ -6,6 +6,7 @@ The server, its workers and a run at the terminal write to one file, whose rotat
 
 import logging
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,38 +30,56 @@ def log_to(path: Path, role: str, *pages: str) -> None:
     if any(isinstance(handler, ConcurrentRotatingFileHandler) for handler in LOG.handlers):
         return
     logging.raiseExceptions = False  # a full disk is reported where it stops the work, not by a logging traceback
-    LOG.addHandler(logging.NullHandler())  # without a file, a traceback goes nowhere rather than to the terminal
+    LOG.handlers[:] = [logging.NullHandler()]  # without a file, a traceback goes nowhere rather than to the terminal
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
-    for name in pages:
-        logging.getLogger(name).handlers[:] = [_Sentence(path)]
+    faults: list[logging.Handler] = [_Sentence()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         handler = ConcurrentRotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_KEPT, encoding="utf-8")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {role} %(process)d: %(message)s"))
+        LOG.addHandler(handler)
+        faults = [handler, _Sentence(path)]
     except OSError:
-        return
-    for logger in (LOG, *map(logging.getLogger, pages)):
-        logger.addHandler(handler)
+        pass
+    for name in pages:
+        logging.getLogger(name).filters[:] = [_Faults(faults)]
+
+
+class _Faults(logging.Filter):
+    """Takes records of exceptions away from a logger's own handlers, whichever it is given later."""
+
+    def __init__(self, handlers: Sequence[logging.Handler]) -> None:
+        super().__init__()
+        self._handlers = handlers
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.exc_info:
+            return True
+        for handler in self._handlers:
+            handler.handle(record)
+        return False
 
 
 class _Sentence(logging.Handler):
-    """Says on the terminal that a page failed.
+    """Says on the terminal that a page failed, and which log has the rest.
 
     What a page's thread meets while Python is being taken down is no fault: by then nothing more can be imported.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, log: Path | None = None) -> None:
         super().__init__()
-        self._path = path
+        self._where = f"; see the log {log}" if log else ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not _is_being_taken_down():
+        try:
             error = record.exc_info[1] if record.exc_info else None
             what = brief(error) if error else record.getMessage()
-            where = f"; see the log {self._path}" if self._path.is_file() else ""
-            print(f"A page failed because of a bug in the lab ({what}){where}.", file=sys.stderr)
+            if not _is_being_taken_down():
+                print(f"A page failed because of a bug in the lab ({what}){self._where}.", file=sys.stderr)
+        except Exception:
+            self.handleError(record)
 
 
 def _is_being_taken_down() -> bool:
@@ -68,6 +87,6 @@ def _is_being_taken_down() -> bool:
     try:
         with ThreadPoolExecutor(1) as executor:
             executor.submit(int)
-    except RuntimeError:
-        return True
+    except RuntimeError as error:
+        return "shutdown" in str(error)  # and not that there is no room for another thread
     return False

@@ -38,6 +38,9 @@ END_SECONDS = 5.0
 FLEET_END_SECONDS = 25.0
 """And one of a fleet, which commits and gives back what it trains: schedulers leave thirty seconds for all."""
 
+PAGE_FAULTS = ("streamlit.error_util", "streamlit.runtime.scriptrunner.script_runner")
+"""Streamlit's loggers of what a page raises, and of a page that is no Python."""
+
 _SPAWN_LOCK = threading.Lock()
 _COMPUTING = threading.Lock()
 _DRIVERS: dict[tuple[str, str, str], Driver] = {}  # of searches, by store, name and who has asked
@@ -83,7 +86,7 @@ class TrainingSession:
             StoreError: the store cannot be opened.
         """
         self.notice: str | None = None
-        log_to(log_path(store_url(url)), "server", "streamlit.error_util")
+        log_to(log_path(store_url(url)), "server", *PAGE_FAULTS)
         try:
             self.store = Store(url)
         except StoreDamagedError:

@@ -1,9 +1,12 @@
 """Many runs at once, asked for in the browser: a grid of settings, or a search by Optuna."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import streamlit as st
 
 from maml_core.config import RunConfig
-from maml_core.errors import MamlError
+from maml_core.errors import MamlError, StoreAwayError
 from maml_core.presets import DEFAULT, PRESETS
 from maml_core.store.run import Run
 from maml_core.training.search import parse_search
@@ -18,6 +21,11 @@ SEARCH_EXAMPLE = "inner_lr=log:0.001:0.1\ninner_steps=1:5"
 MOST_OFFERED = 20
 MOST_TRIALS, MOST_SEEDS = 1000, 20
 WATCH_SECONDS = 2.0
+
+Started = TypeVar("Started")
+
+_WHY = "sweep-refused"
+"""Where it is kept what was refused, and why."""
 
 
 def _base(run: Run) -> str:
@@ -72,8 +80,10 @@ def _grid(session: TrainingSession, base: RunConfig, preset: str | None) -> None
     count = len(grid_configs(base, grid))
     means_it = count < ASK_FROM or st.checkbox(f"Yes, start {count:,} runs")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if st.button(f"Train {count:,} runs", icon=":material/play_arrow:", type="primary", disabled=not means_it):
-            opened = session.sweep(base, grid, preset=preset)
+        is_asked = st.button(
+            f"Train {count:,} runs", icon=":material/play_arrow:", type="primary", disabled=not means_it
+        )
+        if is_asked and (opened := _unless_refused(lambda: session.sweep(base, grid, preset=preset), grid)):
             st.query_params["runs"] = ",".join(opened.run_ids)
             st.rerun()
         st.caption(
@@ -81,6 +91,7 @@ def _grid(session: TrainingSession, base: RunConfig, preset: str | None) -> None
             "`python -m maml_core sweep`.",
             width="content",
         )
+    _say_why_refused(grid)
 
 
 def _search(session: TrainingSession, base: RunConfig, preset: str | None) -> None:
@@ -110,12 +121,35 @@ def _search(session: TrainingSession, base: RunConfig, preset: str | None) -> No
     spans = parse_search(lines)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if st.button(f"Search with {trials:,} trials", icon=":material/travel_explore:", type="primary"):
-            session.search(base, spans, trials=trials, seeds=seeds, prunes=prunes, preset=preset)
+            options: dict[str, Any] = {"trials": trials, "seeds": seeds, "prunes": prunes, "preset": preset}
+            _unless_refused(lambda: session.search(base, spans, **options), spans)
         st.caption(
             "Optuna chooses what to try next. The search ends with this server, and goes on when it is asked for "
             "again. At the command line: `python -m maml_core sweep --search`.",
             width="content",
         )
+    _say_why_refused(spans)
+
+
+def _unless_refused(start: Callable[[], Started], settings: object) -> Started | None:
+    """What was started; where it is refused, why is said for as long as these settings stand there.
+
+    The page is drawn anew whenever something is found in the background, which must not take the sentence away.
+    """
+    st.session_state.pop(_WHY, None)
+    try:
+        return start()
+    except StoreAwayError:
+        raise
+    except MamlError as error:
+        st.session_state[_WHY] = settings, str(error)
+        return None
+
+
+def _say_why_refused(settings: object) -> None:
+    refused, why = st.session_state.get(_WHY, (None, ""))
+    if refused == settings:
+        st.error(as_text(why), icon=":material/error:")
 
 
 def _compare(name: str) -> None:

@@ -8,19 +8,19 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from maml_core.config import RunConfig
 from maml_core.engines import MetaOptimizer, NativeEngine, VectorizedEngine, initial_state
-from maml_core.engines.native import toolchain
+from maml_core.engines.native import toolchain, writer
 from maml_core.engines.native.operations import OPERATIONS
 from maml_core.engines.native.program import Program, make_program
 from maml_core.engines.native.toolchain import Build, cache_folder, find_compiler, flags, is_private
@@ -32,7 +32,7 @@ from maml_core.learning.tasks import TaskBatch
 from maml_core.presets import PRESETS
 from maml_core.training.parts import make_engine, training_stream
 from maml_core.training.trainer import Trainer
-from tests.core.native_cases import ARM64, Compiled, Function, Lowered, run_on_arm64
+from tests.core.native_cases import ARM64, Cases, Compiled, Function, Lowered, run_on_arm64
 from tests.core.starts import FOMAML
 from tests.levels import levels
 
@@ -220,6 +220,44 @@ def test_random_graphs_give_what_torch_gives(graphs: list[list[tuple[int, int, i
         found, expected = native.run(number), native.expected(number)
         scale = max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(found / scale, expected / scale, rtol=1e-9, atol=1e-9)
+
+
+def both_ways(cases: Cases) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the cases give, and what they would if every loop stood alone."""
+    together = Compiled(cases, ["-O3"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "fused", lambda statements: [statement.text for statement in statements])
+        apart = Compiled(cases, ["-O3"])
+    yield from ((together.run(number), apart.run(number)) for number in range(len(cases)))
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=4,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    phases=[Phase.generate],
+)
+@given(graphs=st.lists(GRAPH, min_size=25, max_size=25), rows=st.integers(2, 12), columns=st.integers(2, 70))
+def test_no_bit_changes_by_loops_that_are_run_as_one(
+    graphs: list[list[tuple[int, int, int]]], rows: int, columns: int
+) -> None:
+    inputs = [numbers((rows, columns), seed, torch.float32) for seed in (1, 2)]
+    for together, apart in both_ways([(graph_function(steps), inputs) for steps in graphs]):
+        torch.testing.assert_close(together, apart, rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_is_stored_is_rounded_though_it_is_read_in_the_same_loop() -> None:
+    """The variance of equal numbers, as a difference: a product that were not rounded would leave less than nothing."""
+    constant = torch.linspace(0.1, 7.3, 64).expand(20, 64).contiguous()
+
+    def variance(x: Tensor) -> Tensor:
+        return x.square().mean(0) - x.mean(0).square()
+
+    ((together, apart),) = both_ways([(variance, [constant])])
+    assert torch.equal(together, apart)
 
 
 def test_every_entry_of_the_table_is_documented_by_its_family() -> None:

@@ -109,7 +109,10 @@ def test_a_search_is_asked_for_watched_and_compared(store: Store, several: list[
     page.text_area(key="search-spans").input("speed=1:2").run()
     press(page, "Search with 20 trials")
     assert "speed" in said(page.error[0])
+    page.run()  # as a timer does that has found something to draw
+    assert "speed" in said(page.error[0])
     page.text_area(key="search-spans").input("inner_lr=log:0.001:0.1").run()
+    assert not page.error
     page.number_input(key="search-trials").set_value(2).run()
     press(page, "Search with 2 trials")
     wait_for(lambda: sum(run.tags.startswith("search-") and run.status == "finished" for run in store.all_runs()) == 2)

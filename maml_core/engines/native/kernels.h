@@ -22,7 +22,20 @@ template <int W> INL typename Vec<W>::type bc(T x) {
   if constexpr (W == 1) return x; else return x - typename Vec<W>::type{};
 }
 template <int W, class V> INL typename Vec<W>::type bc(V x) { return x; }
-template <int W, class V> INL void st(T* p, V x) { *(typename Vec<W>::loose*)p = bc<W>(x); }
+// What is stored is rounded first: else, where it is read in the same loop, the compiler would take a product on to
+// the sum that it is read for, and `a * a - b`, both of them stored, need not be zero where they are the same.
+#if defined(__x86_64__) && !defined(__clang__)
+#define ROUNDED(x) asm("" : "+v"(x))
+#elif defined(__aarch64__)
+#define ROUNDED(x) asm("" : "+w"(x))
+#else
+#define ROUNDED(x)
+#endif
+template <int W, class V> INL void st(T* p, V x) {
+  typename Vec<W>::type y = bc<W>(x);
+  ROUNDED(y);
+  *(typename Vec<W>::loose*)p = y;
+}
 template <int W, int S> INL typename Vec<W>::type gather(const T* p) {
   if constexpr (W == 1) return *p;
   else { typename Vec<W>::type v; for (int i = 0; i < W; i++) v[i] = p[i * S]; return v; }
@@ -39,8 +52,8 @@ template <class M, class A, class B> INL auto sel(M m, A a, B b) {
 INL T root(T x) { return sizeof(T) == 4 ? (T)__builtin_sqrtf(x) : (T)__builtin_sqrt(x); }
 template <class V> INL V root(V x) { V y; for (int i = 0; i < lanes<V>::w; i++) y[i] = root((T)x[i]); return y; }
 template <class V> INL V magnitude(V x) { return sel(x < 0, -x, x); }
-// The larger of zero and x, and x where that is not a number: GCC makes a comparison and a choice of what is one
-// instruction of x86, whose second operand it is then.
+// GCC makes a comparison and a choice of `x < 0 ? 0 : x` where x86 has one instruction, which gives its second operand
+// if either one is not a number or both are zero.
 template <class V> INL V relu(V x) {
 #if defined(__AVX__) && !defined(__clang__)
   if constexpr (sizeof(V) >= 16) {

@@ -3,7 +3,8 @@
 A tensor operation is written as loops of its own. Where two of them run over the same elements, the second is better
 done in the first: what it reads is then in a register. `fused` puts them together: two that go from array to array,
 sums over the same elements, and what follows a sum and is of its shape. No number changes, since every sum keeps its
-order. What may move is seen from what is read, since no element of an array is written twice.
+order and what is stored is rounded (`st` in kernels.h). What may move is seen from what is read, since no element of an
+array is written twice.
 """
 
 import re
@@ -137,10 +138,13 @@ class Nest:
         )
 
     def _reads_at(self, later: "Nest", stored: Sequence[str]) -> bool:
-        """Whether a later nest reads of what this one writes nothing but vectors at the addresses `stored`."""
+        """Whether a later nest reads of what this one writes nothing but vectors at the addresses `stored`.
+
+        What it writes itself, and adds to, is elsewhere.
+        """
         text = later.text
-        for address in stored:
-            text = text.replace(f"ld<W>({address})", "")
+        for address in (*stored, *later.stored, *later.kept):
+            text = text.replace(f"ld<W>({address})", "").replace(f"st<W>({address}, ", "")
         return not self.writes & set(_NAME.findall(text))
 
 

@@ -60,7 +60,7 @@ class Writer:
 
     def shared_body(self) -> str:
         """What is run once for all tasks of a meta-batch, written since the first `begin`."""
-        return "\n  ".join(fused(self.prologue))
+        return "\n  ".join(statement.text for statement in self.prologue)
 
     # Memory -----------------------------------------------------------------------------------------------------
 
