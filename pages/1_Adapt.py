@@ -3,10 +3,7 @@
 import streamlit as st
 
 from maml_core.config import RunConfig
-from maml_core.evaluation.of_runs import (
-    learned_by,
-    shown_steps,
-)
+from maml_core.evaluation.of_runs import learned_by, shown_steps
 from maml_core.evaluation.side_by_side import endings, fit_all, starts
 from maml_core.figures import (
     can_quiz,
