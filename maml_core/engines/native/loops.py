@@ -89,10 +89,10 @@ class Nest:
         whole, own = later.loops + later.inner, self.loops + self.inner
         if self.total or self.count != later.count:
             return None
-        if [size for _, size in whole] == [size for _, size in own]:
+        if [size for _, size in whole] == [size for _, size in own]:  # in the loops around one element
             if self.inner and later.inner and len(self.inner) != len(later.inner):
                 return None
-            if later.total and self.inner:
+            if later.total and self.inner:  # it sums along vectors, which these loops are inside of
                 return None
             first, second = self, later._named_as(own)
             if not first._reads_at(second, first.stored):
@@ -107,6 +107,7 @@ class Nest:
                 after=first.after + second.after,
                 kept=first.kept + second.kept,
             )
+        # or once the sums over the inner loops are there
         is_of_sums = self.inner and not later.inner and not later.total
         if is_of_sums and [size for _, size in later.loops] == [size for _, size in self.loops]:
             second = later._named_as(self.loops)
