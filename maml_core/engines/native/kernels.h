@@ -33,7 +33,7 @@ template <int W, class V> INL typename Vec<W>::type bc(V x) { return x; }
 #endif
 template <int W, class V> INL void st(T* p, V x) {
   typename Vec<W>::type y = bc<W>(x);
-  ROUNDED(y);
+  if constexpr (sizeof(y) <= VBYTES) ROUNDED(y);  // wider ones are no sums: they are moved
   *(typename Vec<W>::loose*)p = y;
 }
 template <int W, int S> INL typename Vec<W>::type gather(const T* p) {
