@@ -25,6 +25,10 @@ _NAME = re.compile(r"\b[A-Za-z_]\w*\b")
 _DECLARED = re.compile(r"alignas\(64\) T (b\d+)\[(\d+)\];")
 
 
+def _names_in(text: str) -> frozenset[str]:
+    return frozenset(_NAME.findall(text))
+
+
 @dataclass(frozen=True)
 class Statement:
     """C++, and the names of the arrays that it writes."""
@@ -35,7 +39,7 @@ class Statement:
     @cached_property
     def names(self) -> frozenset[str]:
         """Whatever is named in it."""
-        return frozenset(_NAME.findall(self.text))
+        return _names_in(self.text)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Nest:
     @cached_property
     def names(self) -> frozenset[str]:
         """Whatever is named in it."""
-        return frozenset(_NAME.findall(self.text))
+        return _names_in(self.text)
 
     def joined(self, later: "Nest") -> "Nest | None":
         """This and a later one as one, if they run over the same elements and the later reads none but those."""
@@ -146,7 +150,7 @@ class Nest:
         text = later.text
         for address in (*stored, *later.stored, *later.kept):
             text = text.replace(f"ld<W>({address})", "").replace(f"st<W>({address}, ", "")
-        return not self.writes & set(_NAME.findall(text))
+        return not self.writes & _names_in(text)
 
 
 def heads(loops: Sequence[Loop]) -> str:
