@@ -22,8 +22,9 @@ from maml_core.config import RunConfig
 from maml_core.engines import MetaOptimizer, NativeEngine, VectorizedEngine, initial_state
 from maml_core.engines.native import toolchain, writer
 from maml_core.engines.native.operations import OPERATIONS
-from maml_core.engines.native.program import Program, make_program
+from maml_core.engines.native.program import Program
 from maml_core.engines.native.toolchain import Build, cache_folder, find_compiler, flags, is_private
+from maml_core.engines.native.training_loop import make_program
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.inner_loop import InnerLoop
@@ -82,6 +83,9 @@ OPERATION_CASES: dict[str, Case] = {
     "sum over rows": (lambda a: a.sum(0), [(9, 40)]),
     "sum over columns": (lambda a: a.sum(-1, keepdim=True), [(9, 40)]),
     "sum over several": (lambda a: a.sum((0, 2)), [(3, 9, 5)]),
+    "the first of the largest": (
+        lambda a: a.argmax(-1, keepdim=True) * a + (a > 0).to(a.dtype).argmax(0) + a.argmax(), [(7, 4)],
+    ),
     "mean": (lambda a: a.mean(1) + a.mean(), [(7, 4)]),
     "variance": (lambda a: a.var(1) + a.var(1, correction=0), [(7, 12)]),
     "norm": (lambda a: torch.linalg.vector_norm(a) * a, [(70,)]),

@@ -2,10 +2,7 @@
 
 import contextlib
 import copy
-import ctypes
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +10,10 @@ from torch import Tensor, nn
 
 from maml_core.engines.base import Engine, MetaGradient, TrainingState, initial_state
 from maml_core.engines.meta_optimizer import BETAS, MetaOptimizer
-from maml_core.engines.native.program import Program, make_program
+from maml_core.engines.native.calls import Calls
+from maml_core.engines.native.program import Program, written
 from maml_core.engines.native.toolchain import Build
+from maml_core.engines.native.training_loop import make_program
 from maml_core.engines.vectorized import VectorizedEngine, check_vectorizable, directly
 from maml_core.errors import EngineError
 from maml_core.learning.inner_loop import Algorithm
@@ -59,9 +58,7 @@ class NativeEngine(Engine):
         self._judged_shapes: tuple[torch.Size, ...] | None = None  # of each task that it judges
         self._build: Build | None = None
         self._program: Program | None = None
-        self._library: ctypes.CDLL | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_size = 0
+        self._calls: Calls | None = None
         self._precision = torch.float32  # of the loop; in double where it solves: float32 cannot invert a kernel
 
     def begin(self, tasks: TaskBatch) -> None:
@@ -84,19 +81,15 @@ class NativeEngine(Engine):
         self._precision = torch.float64 if self.algorithm.solves else dtype
         model = copy.deepcopy(self.model).to(self._precision)
         parts = model, self.algorithm, self.problem, self.inner, self.meta_optimizer
-        try:
-            self._program = make_program(
+        self._program = written(
+            lambda: make_program(
                 *parts,
                 tasks.to(self._precision),
                 self._precision,
                 judged_points=self.judged_points,
                 rounds=self._precision != dtype,
             )
-        except EngineError:
-            raise
-        except Exception as error:  # tracing runs the model's own code, and torch's on its behalf
-            line = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            raise EngineError(f"The native loop cannot be written for this model ({line}).") from error
+        )
         self._build = Build(self._program)
         self._shapes, self._judged_shapes = shapes, _task_shapes(self._judged_like(tasks))
 
@@ -118,9 +111,10 @@ class NativeEngine(Engine):
         self.begin(tasks)
         if self._build is None:
             return
+        assert self._program is not None
         build, self._build = self._build, None
         try:
-            self._library = build.load()
+            self._calls = Calls(self._program, build.load())
             self._try_out(tasks)
         except EngineError:
             self.close()
@@ -145,12 +139,14 @@ class NativeEngine(Engine):
             EngineError: it is not ready, or made for other tasks.
         """
         count = tasks.support_x.shape[0]
-        is_ready = self._library is not None and self._judged_shapes == _task_shapes(tasks)
+        is_ready = self._calls is not None and self._judged_shapes == _task_shapes(tasks)
         if not is_ready or any(len(tensor) != count for tensor in tasks) or len(parameters) != self.layout.size:
             raise EngineError("The native loop was not made for judging such tasks.")
         losses = parameters.new_empty(count, dtype=self._precision)
         inputs = parameters.new_tensor(self.inner.lr), *tasks, parameters
-        self._call("judge", count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), losses])
+        assert self._calls is not None
+        given = [*(tensor.to(self._precision).contiguous() for tensor in inputs), losses]
+        self._calls("judge", [count], given, self.threads)
         return losses.mean().to(parameters.dtype)
 
     @torch.no_grad()
@@ -163,7 +159,9 @@ class NativeEngine(Engine):
         inputs = like.new_tensor(self.inner.lr), rates, *tasks
         vectors = [vector.to(self._precision, copy=True) for vector in state.vectors]
         metrics = like.new_empty(count, 3, dtype=self._precision)
-        self._call("run", count, [*(tensor.to(self._precision).contiguous() for tensor in inputs), *vectors, metrics])
+        assert self._calls is not None
+        given = [*(tensor.to(self._precision).contiguous() for tensor in inputs), *vectors, metrics]
+        self._calls("run", [count], given, self.threads)
         after = TrainingState.of([vector.to(like.dtype) for vector in vectors], state.iteration + count)
         return after, metrics.to(like.dtype)
 
@@ -171,36 +169,9 @@ class NativeEngine(Engine):
         """Release background resources: the compiler, and the threads."""
         if self._build is not None:
             self._build.cancel()
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._build = self._library = self._program = self._pool = self._shapes = None
-
-    def _call(self, name: str, count: int, tensors: Sequence[Tensor]) -> None:
-        """Run one of the program's loops; Python is free for other threads meanwhile."""
-        assert self._library is not None
-        assert self._program is not None
-        threads = max(1, min(self.threads, self._program.groups))
-        work = tensors[-1].new_empty(self._program.work)
-        own = tensors[-1].new_empty(max(1, threads * self._program.work_each))
-        sync = torch.zeros(32, dtype=torch.int32)
-        addresses = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (*tensors, work, own)]
-        loop = getattr(self._library, name)
-        loop.restype = None
-
-        def share(thread: int) -> None:
-            loop(ctypes.c_long(count), *addresses, thread, threads, ctypes.c_void_p(sync.data_ptr()))
-
-        if threads == 1:
-            share(0)
-            return
-        if self._pool is None or self._pool_size < threads - 1:  # all of them meet inside: each needs a thread at once
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._pool, self._pool_size = ThreadPoolExecutor(threads - 1), threads - 1
-        others = [self._pool.submit(share, thread) for thread in range(1, threads)]
-        share(0)
-        for other in others:
-            other.result()
+        if self._calls is not None:
+            self._calls.close()
+        self._build = self._calls = self._program = self._shapes = None
 
     def _judged_like(self, tasks: TaskBatch) -> TaskBatch:
         """Tasks with as many query points as `query_loss` will be asked for: theirs, over and over."""

@@ -32,7 +32,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
             table: dict[Any, Callable[..., Any]] = {
                 target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
             }
-            table[aten.native_group_norm.default] = _group_norm
+            table |= {aten.native_group_norm.default: _group_norm, aten.argmax.default: _argmax}
             pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
             found = tracing.trace(pure, *inputs, decompositions=table)
     unknown = _unknown(found.graph)
@@ -62,6 +62,16 @@ def _group_norm(
     if bias is not None:
         found = found + bias[:, None]
     return found.reshape(x.shape), mean[:, :, 0], rate[:, :, 0]
+
+
+def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """aten.argmax: the first of the largest, as a number; there is no telling which where one is not a number."""
+    if dim is None:
+        return _argmax(x.reshape(-1), 0).reshape([1] * x.ndim if keepdim else [])
+    count = x.shape[dim]
+    before = -torch.arange(0, count, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
+    is_largest = x >= x.amax(dim, keepdim=True)
+    return -torch.where(is_largest, before, -float(count)).amax(dim, keepdim=keepdim)
 
 
 def _is_known(target: Any) -> bool:

@@ -1,0 +1,53 @@
+"""How a program that has been compiled is called: by one thread, or by several that share its work."""
+
+import ctypes
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from maml_core.engines.native.program import Program
+
+
+class Calls:
+    """The loops of a program, by name; Python is free for other threads while one runs."""
+
+    def __init__(self, program: Program, library: ctypes.CDLL) -> None:
+        """The program, and what the compiler made of it."""
+        self._program, self._library = program, library
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_size = 0
+
+    def __call__(self, name: str, numbers: Sequence[int], tensors: Sequence[Tensor], threads: int = 1) -> None:
+        """Run a loop on contiguous tensors of the program's type, the last of which it writes.
+
+        The bits do not depend on the threads.
+        """
+        threads = max(1, min(threads, self._program.groups))
+        work = tensors[-1].new_empty(self._program.work)
+        own = tensors[-1].new_empty(max(1, threads * self._program.work_each))
+        sync = torch.zeros(32, dtype=torch.int32)
+        given = [*map(ctypes.c_long, numbers), *(ctypes.c_void_p(t.data_ptr()) for t in (*tensors, work, own))]
+        loop = getattr(self._library, name)
+        loop.restype = None
+
+        def share(thread: int) -> None:
+            loop(*given, thread, threads, ctypes.c_void_p(sync.data_ptr()))
+
+        if threads == 1:
+            share(0)
+            return
+        if self._pool is None or self._pool_size < threads - 1:  # all of them meet inside: each needs a thread at once
+            self.close()
+            self._pool, self._pool_size = ThreadPoolExecutor(threads - 1), threads - 1
+        others = [self._pool.submit(share, thread) for thread in range(1, threads)]
+        share(0)
+        for other in others:
+            other.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool = None
