@@ -4,6 +4,7 @@ Written out rather than taken from `torch.optim`, because the compiled engine ne
 a state of flat vectors is what a checkpoint holds. Tests hold it to `torch.optim.Adam`.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,21 @@ Vectors = tuple[Tensor, ...]
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+
+
+@functools.cache
+def _first_corrections(beta: float) -> np.ndarray:
+    """1 - beta^t for t = 1, 2, ... as long as that is not 1 in double precision."""
+    times = range(1, math.ceil(-54 / math.log2(beta)) + 1)
+    return 1 - np.array([beta**t for t in times])  # Python's powers: the same everywhere
+
+
+def _corrections(beta: float, start: int, count: int) -> np.ndarray:
+    """1 - beta^t for t = start + 1 to start + count."""
+    found = np.ones(count)
+    known = _first_corrections(beta)[start : start + count]
+    found[: len(known)] = known
+    return found
 
 
 @dataclass(frozen=True)
@@ -42,12 +58,12 @@ class MetaOptimizer:
         average is short, so that it does not hold on to where training began. Computed in double precision outside
         any graph, so that every engine uses the same bits.
         """
-        times = range(start + 1, start + count + 1)
-        first, second = (np.array([beta**t for t in times]) for beta in BETAS)  # Python's powers: the same everywhere
-        lr = np.array([self.lr_at(t - 1) for t in times]) if self.schedule == "cosine" else self.lr
-        t = np.arange(times.start, times.stop)
+        first, second = (_corrections(beta, start, count) for beta in BETAS)
+        is_constant = self.schedule == "constant"
+        lr = self.lr if is_constant else np.array([self.lr_at(i) for i in range(start, start + count)])
+        t = np.arange(start + 1, start + count + 1)
         newest = 1 - np.minimum(self.ema_decay or 0.0, t / (t + 9))
-        rates = np.stack([lr / (1 - first), np.sqrt(1 - second), newest], axis=1)
+        rates = np.stack([lr / first, np.sqrt(second), newest], axis=1)
         return torch.from_numpy(rates).to(dtype=like.dtype).to(like.device)
 
     def update(self, vectors: Vectors, gradient: Tensor, rates: Tensor) -> tuple[Vectors, Tensor]:

@@ -7,7 +7,7 @@ where each task is some of the rows.
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Self
@@ -258,6 +258,9 @@ def parse_family(data: Any) -> TaskFamily:
     return family
 
 
+Sampler = Callable[[int], TaskBatch | None]
+"""sampler(seed) -> the block of tasks of a generator with that seed, as `TaskStream.sample` gives it, or None."""
+
 MOST_AHEAD = 32
 """Blocks that are drawn before they are asked for: 64 MiB of float32 at most."""
 
@@ -290,7 +293,8 @@ class TaskStream:
         self.query_shots = query_shots
         self.device = device
         self.dtype = dtype
-        self._task_set = task_set
+        self.task_set = task_set
+        self.sampler: Sampler | None = None
         self._seed = f"{task_set}:{seed}" if shard is None else f"{task_set}:{seed}:shard {shard}"
         points = meta_batch_size * family.points_of(shots + query_shots)
         self.block_size = max(1, min(256, 2**19 // (points * family.numbers)))  # at most 8 MiB of float64, of a curve
@@ -341,14 +345,20 @@ class TaskStream:
         return self._cached[1]
 
     def _draw(self, number: int) -> TaskBatch:
+        seed = seed_of(f"{self._seed}:{number}")
+        found = self.sampler(seed) if self.sampler else None
+        return found or self.sample(torch.Generator().manual_seed(seed))
+
+    def sample(self, generator: torch.Generator) -> TaskBatch:
+        """A block of tasks as the family draws it, `[iterations, tasks, points, features]`."""
         return self.family.sample_batch(
             (self.block_size, self.meta_batch_size),
             self.shots,
             self.query_shots,
-            seeded(f"{self._seed}:{number}"),
+            generator,
             self.device,
             self.dtype,
-            task_set=self._task_set,
+            task_set=self.task_set,
         )
 
 
@@ -372,5 +382,9 @@ class ShardedStream:
 
 def seeded(name: str) -> torch.Generator:
     """A CPU generator whose state is a hash of `name`, so that nearby seeds share nothing."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+    return torch.Generator().manual_seed(seed_of(name))
+
+
+def seed_of(name: str) -> int:
+    """The seed of `seeded`: 64 bits."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maml_core.config import SECONDS_LIMIT, RunConfig
 from maml_core.engines import Alone, Engine, EngineStatus, Group, TrainingState, initial_state
+from maml_core.engines.native import Sampler
 from maml_core.errors import ConfigError, EngineError, brief
 from maml_core.learning.initialization import Initialization
 from maml_core.learning.own_model import OwnModel, set_buffers
@@ -21,6 +22,7 @@ from maml_core.training.parts import (
     engine_class,
     held_out_tasks,
     make_engine,
+    quicken,
     training_engine,
     training_stream,
 )
@@ -97,6 +99,8 @@ class Trainer:
         self.pace: float | None = None
         self.limit: int | None = None
         self._stream = training_stream(config, self.device, self.group)
+        self._sampler: Sampler | None = None
+        self._is_quickened = False
         self._seconds_each = 0.0
 
     def run(self) -> Iterator[Progress]:
@@ -167,6 +171,8 @@ class Trainer:
     def close(self) -> None:
         """Release background resources."""
         self._stream.close()
+        if self._sampler is not None:
+            self._sampler.close()
         self.engine.close()
 
     def _make_judge(self) -> Engine:
@@ -195,6 +201,9 @@ class Trainer:
         began = time.perf_counter()
         if self.engine.status is EngineStatus.NATIVE and isinstance(self._stream, TaskStream):
             self._stream.draw_ahead(self._end())  # while the loop runs; the other engines would wait for Python
+            if not self._is_quickened:  # now, not before: the loop is what its compiler was to be asked for first
+                self._sampler = quicken(self._stream, self._end() - self.state.iteration)
+                self._is_quickened = True
         tasks = self._stream.take(self.state.iteration, count)
         state, metrics = self.engine.run(self.state, tasks)
         rows = metrics.double().cpu()

@@ -67,7 +67,8 @@ def _group_norm(
 def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """aten.argmax: the first of the largest, as a number; there is no telling which where one is not a number."""
     if dim is None:
-        return _argmax(x.reshape(-1), 0).reshape([1] * x.ndim if keepdim else [])
+        found = _argmax(x.reshape(-1), 0)
+        return found.reshape([1] * x.ndim) if keepdim else found
     count = x.shape[dim]
     before = -torch.arange(0, count, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
     is_largest = x >= x.amax(dim, keepdim=True)

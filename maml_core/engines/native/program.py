@@ -20,7 +20,8 @@ from maml_core.learning.inner_loop import Algorithm, Loss, Parameters, Phi, Thet
 from maml_core.learning.layout import Layout
 from maml_core.learning.problems import Problem
 
-_HERE = Path(__file__).parent
+HERE = Path(__file__).parent
+"""Where the headers are."""
 
 Measure = Callable[[Parameters, Tensor, Tensor], Tensor]
 """measure(parameters, x `[points, inputs]`, y `[points, outputs]`) -> a scalar."""
@@ -35,6 +36,7 @@ class Program:
     work: int  # numbers that all threads share
     work_each: int  # further numbers for each thread
     uses_maths: bool
+    contracts: bool = True  # whether a product and a sum may be rounded once
 
 
 def written(make: Callable[[], Program]) -> Program:
@@ -177,7 +179,7 @@ class TaskFunctions:
         """The whole: what the functions are written in, they themselves, what is run once for all tasks, the loop."""
         type_name = "float" if self.dtype == torch.float32 else "double"
         headers = ["kernels.h", *(["maths.h"] if self.write.uses_maths else []), "threads.h"]
-        parts = [f"typedef {type_name} T;", *((_HERE / name).read_text(encoding="utf-8") for name in headers)]
+        parts = [f"typedef {type_name} T;", *((HERE / name).read_text(encoding="utf-8") for name in headers)]
         prologue = function_text("prologue", signature(["theta"], ["shared"]), self.write.shared_body())
         return "\n".join([*parts, *self.write.statics, *functions, prologue, loop])
 

@@ -196,6 +196,7 @@ def flags(program: Program) -> list[str]:
     tuned = ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else ["-mcpu=native"]
     tuned += ["-mprefer-vector-width=512"] if width == 64 else []
     sleef = _sleef_suffix(width, is_double="typedef double T;" in program.source) if program.uses_maths else None
+    tuned += [] if program.contracts else ["-ffp-contract=off"]
     return [*LASTING_FLAGS, *tuned, *([f"-DSLEEF={sleef}"] if sleef else [])]
 
 
