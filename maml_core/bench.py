@@ -1,4 +1,4 @@
-"""Engines side by side: iterations per second, compile time cold and warm, peak memory.
+"""Engines side by side: iterations per second, compile time cold and warm, peak memory; and evaluations.
 
 Each engine is measured in a process of its own, on one thread; rounds are interleaved and medians taken, because a
 shared machine drifts. Only ratios within one run of this benchmark mean anything.
@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from maml_core.config import RunConfig
 from maml_core.engines import initial_state
-from maml_core.engines.native import NativeEngine
+from maml_core.engines.native import Follower, NativeEngine
 from maml_core.errors import EngineError
-from maml_core.learning.tasks import TaskStream
+from maml_core.evaluation.curves import AT_ONCE, evaluation_tasks
+from maml_core.learning.tasks import TaskBatch, TaskStream
 from maml_core.peers import CHUNK, JaxLoop
 from maml_core.presets import get_preset
 from maml_core.training.parts import make_engine, quicken, training_stream
@@ -50,6 +52,9 @@ SCALING: dict[str, list[dict[str, Any]]] = {
     "hidden_sizes": [{"model.hidden_sizes": [n, n]} for n in (20, 40, 80, 160)],
 }
 ROUND_SECONDS = 0.5
+EVALUATION = "evaluation"
+EVALUATED, EVALUATED_STEPS = 600, 10
+"""Tasks of an evaluation, and steps."""
 CHECKED = 50
 """Meta-iterations in which a peer's losses must be ours."""
 
@@ -66,12 +71,27 @@ class Result:
     peak_mib: float  # of the whole process
 
 
+@dataclass(frozen=True)
+class Followed:
+    """An evaluation's tasks, adapting step by step, each judged after every step."""
+
+    torch_ms: float
+    native_ms: float
+    ready_seconds: float  # from a warm import to the first errors in native code, nothing cached
+
+
 def _takes(check: Callable[..., None], *asked: Any) -> bool:
     try:
         check(*asked)
     except EngineError:
         return False
     return True
+
+
+def takes_native(config: RunConfig) -> bool:
+    """Whether native code can do anything for such runs."""
+    asked = config.structure(), config.method, torch.device("cpu")
+    return config.tasks.problem.calls == 1 and _takes(NativeEngine.check, *asked)
 
 
 def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[Result]:
@@ -81,8 +101,7 @@ def compare(config: RunConfig, rounds: int = 5, *, peers: bool = False) -> list[
         EngineError: JAX computes something else.
     """
     names: tuple[str, ...] = (*ENGINE_NAMES, ON_CUDA) if torch.cuda.is_available() else ENGINE_NAMES
-    asked = config.structure(), config.method, torch.device("cpu")
-    if config.tasks.problem.calls > 1 or not _takes(NativeEngine.check, *asked):
+    if not takes_native(config):
         names = tuple(name for name in names if name != "native")
     if peers and _takes(JaxLoop.check, config):
         names = (*names, PEER)
@@ -156,6 +175,15 @@ def scaling(engine: str = "vectorized") -> dict[str, list[dict[str, Any]]]:
     return table
 
 
+def evaluation(config: RunConfig) -> Followed:
+    """How long `EVALUATED` tasks of `config` take to adapt by `EVALUATED_STEPS` steps, in torch and in native code."""
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        _Process(config, EVALUATION, os.environ | {"MAML_CACHE": cache}) as process,
+    ):
+        return Followed(**process.ask())
+
+
 class _Process:
     """An engine in a process of its own, which measures one round at a time when asked; as a context, it is ended."""
 
@@ -194,6 +222,9 @@ class _Process:
 def _measure(engine_name: str, config: RunConfig) -> None:
     """Report when the engine is ready; then, for each line on stdin, one round of about `ROUND_SECONDS`."""
     torch.set_num_threads(1)
+    if engine_name == EVALUATION:
+        print(json.dumps(_measure_evaluation(config)), flush=True)
+        return
     device = "cuda" if engine_name == ON_CUDA else "cpu"
     model = config.network().to(device)
     stream = training_stream(config, device)
@@ -226,6 +257,31 @@ def _measure(engine_name: str, config: RunConfig) -> None:
             done += count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         print(json.dumps({"rate": done / elapsed, "peak_mib": peak}), flush=True)
+
+
+def _measure_evaluation(config: RunConfig) -> dict[str, float]:
+    _keep_to_one_core()
+    start, tasks = config.untrained(), evaluation_tasks(config, EVALUATED, 0)
+    began = time.perf_counter()
+    follower = Follower(start, tasks)
+    follower.errors(start, tasks, EVALUATED_STEPS)
+    ready = time.perf_counter() - began
+
+    def in_turns(errors: Callable[[TaskBatch], Tensor]) -> float:
+        began = time.perf_counter()
+        for first in range(0, EVALUATED, AT_ONCE):
+            errors(tasks.at(slice(first, first + AT_ONCE)))
+        return 1000 * (time.perf_counter() - began)
+
+    rounds = [
+        (
+            in_turns(lambda some: start.adapt(some, EVALUATED_STEPS).query_loss),
+            in_turns(lambda some: follower.errors(start, some, EVALUATED_STEPS)),
+        )
+        for _ in range(9)
+    ]
+    in_torch, in_native = (statistics.median(each) for each in zip(*rounds, strict=True))
+    return {"torch_ms": in_torch, "native_ms": in_native, "ready_seconds": ready}
 
 
 def _keep_to_one_core() -> None:

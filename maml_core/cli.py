@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 import torch
 
-from maml_core.bench import CASES, compare, scaling
+from maml_core.bench import CASES, EVALUATED, EVALUATED_STEPS, compare, evaluation, scaling, takes_native
 from maml_core.cli_adapt import adapt_run, add_adapt_options
 from maml_core.cli_compare import add_compare_options, compare_runs
 from maml_core.cli_evaluate import baselines, evaluate_run
@@ -316,7 +316,17 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
                     f"{row.engine:<16} {_rate(row.iterations_per_second):>9} {row.ratio:>6.0f}x "
                     f"{row.ready_seconds:>8.1f} {row.warm_seconds:>7.1f} {row.peak_mib:>6.0f}"
                 )
-    answer: dict[str, Any] = {"engines": results}
+    answer: dict[str, Any] = {"engines": results, "evaluation": {}}
+    for case, (preset, settings) in CASES.items():
+        config = get_preset(preset).config.with_settings(settings)
+        if takes_native(config):
+            found = evaluation(config)
+            answer["evaluation"][case] = asdict(found)
+            if not options.json:
+                print(
+                    f"{EVALUATED} tasks, {EVALUATED_STEPS} steps, {case}: torch {found.torch_ms:.0f} ms, native "
+                    f"{found.native_ms:.1f} ms, ready in {found.ready_seconds:.1f} s"
+                )
     if options.scaling:
         answer["scaling"] = scaling()
         if not options.json:

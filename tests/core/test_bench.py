@@ -5,7 +5,7 @@ import os
 import pytest
 
 from maml_core import cli, peers
-from maml_core.bench import ENGINE_NAMES, PEER, _Process, check_alike, compare
+from maml_core.bench import ENGINE_NAMES, PEER, _Process, check_alike, compare, evaluation
 from maml_core.config import RunConfig
 from maml_core.errors import EngineError
 from maml_core.peers import JaxLoop
@@ -27,6 +27,12 @@ def test_a_loop_of_jax_computes_the_same_and_is_measured_beside_ours(small_confi
     results = {result.engine: result for result in compare(small_config, rounds=1, peers=True)}
     assert set(results) == {*ENGINE_NAMES, PEER}  # `compare` itself refuses what does not come to the same loss
     assert results[PEER].iterations_per_second > results["higher"].iterations_per_second
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_measured_both_ways(small_config: RunConfig) -> None:
+    found = evaluation(small_config)
+    assert min(found.native_ms, found.torch_ms, found.ready_seconds) > 0
 
 
 @pytest.mark.slow
