@@ -49,7 +49,7 @@ AGAIN_SECONDS = 2.0
 """How often a page whose store is away looks whether it is back."""
 
 REFUSED = "refused"
-"""Where the text of a refused action waits in the session state for the page's next draw."""
+"""Where the text of a refused action waits in the session state, until the page has been drawn with it."""
 
 
 HIDEABLE = ("form", "runs", "controls")
@@ -87,7 +87,7 @@ def open_page(path: str) -> TrainingSession:
     person = signed_in()
     answer_terms()
     if REFUSED in st.session_state:
-        st.error(as_text(st.session_state.pop(REFUSED)), icon=":material/error:")
+        st.error(as_text(st.session_state[REFUSED]), icon=":material/error:")
     try:
         session = training_session()
     except MamlError as error:
@@ -104,9 +104,12 @@ def page(path: str) -> Callable[[Callable[[TrainingSession], None]], Callable[[]
     def decorate(lay_out: Callable[[TrainingSession], None]) -> Callable[[], None]:
         @functools.wraps(lay_out)
         def shown() -> None:
+            refused = st.session_state.get(REFUSED)
             session = open_page(path)
             try:
                 lay_out(session)
+                if st.session_state.get(REFUSED) is refused:  # not before: a draw that begins anew shows nothing
+                    st.session_state.pop(REFUSED, None)
             except StoreAwayError as error:
                 st.error(str(error), icon=":material/database_off:")
                 _look_again(session)

@@ -21,7 +21,7 @@ from maml_core.store.store import Store
 from maml_core.training.background import THREADS
 from maml_core.training.stretch import train_run
 from maml_core.training.workers import workers_of
-from pages.components.frame import PAGES, training_session
+from pages.components.frame import PAGES, REFUSED, training_session
 from tests.conftest import PATIENCE, ROOT, wait_for
 from tests.core.test_fields import Everything
 from tests.levels import levels
@@ -320,6 +320,32 @@ def test_a_broken_store_gets_a_sentence(store_url: str, tmp_path: object, monkey
     for path in PAGES:
         page = open_page(path)
         assert "/proc/none" in said(page.error[0])
+
+
+def test_a_sentence_that_is_said_once_outlives_a_draw_that_begins_anew(store: Store) -> None:
+    def begins_anew() -> None:
+        import streamlit as st
+
+        from maml_core.training.session import TrainingSession
+        from pages.components.frame import page
+
+        @page("pages/2_Runs.py")
+        def drawn(session: TrainingSession) -> None:
+            if not st.session_state.get("is drawn"):
+                st.session_state["is drawn"] = True
+                st.rerun()
+            st.write("the end")
+
+        drawn()
+
+    page = AppTest.from_function(begins_anew, default_timeout=PATIENCE)
+    page.query_params["hide"] = "form,runs"  # the other pages, which a page of a test has none of
+    page.session_state[REFUSED] = "That cannot be done."
+    page.run()
+    assert page.session_state["is drawn"]
+    assert [error.value for error in page.error] == ["That cannot be done."]
+    page.run()
+    assert not page.error
 
 
 def drawn_until(page: AppTest, holds: Callable[[], bool]) -> None:
