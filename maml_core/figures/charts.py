@@ -127,6 +127,24 @@ def shots_curves(result: Evaluation, trained: int) -> Figure:
     some_diverge = 0 < len(shown) < len(errors)  # from so few points: they leave the picture
     if some_diverge and result.judge.scale == "decades":
         layout["yaxis"]["range"] = [float(np.log10(shown.min() / 2)), float(np.log10(shown.max() * 2))]
+        away = {
+            names[name]: [str(shots) for shots, level in levels.items() if not level.error < WILD * result.predict_mean]
+            for name, levels in result.by_shots.items()
+        }
+        said = [f"{name} at {', '.join(shots)}" for name, shots in away.items() if shots]
+        layout["annotations"] = [  # where errors fall with the points, nothing else is
+            {
+                "text": "<br>".join(["above the chart:", *said]),
+                "x": 0.02,
+                "y": 0.02,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "align": "left",
+                "showarrow": False,
+            }
+        ] * bool(said)
     layout["shapes"] = [
         {
             "type": "line",

@@ -161,9 +161,12 @@ def test_an_error_that_has_diverged_does_not_take_the_axis() -> None:
     wild = dataclasses.replace(
         found, by_shots={"learned": {1: Level(1e20, 1e19), 5: Level(0.5, 0.1), 50: Level(0.05, 0.01)}}
     )
-    low, high = shots_curves(wild, 5)["layout"]["yaxis"]["range"]
-    assert (low, high) == (pytest.approx(math.log10(0.025)), pytest.approx(0.0))
-    assert "range" not in shots_curves(found, 10)["layout"]["yaxis"]
+    layout = shots_curves(wild, 5)["layout"]
+    assert layout["yaxis"]["range"] == [pytest.approx(math.log10(0.025)), pytest.approx(0.0)]
+    assert [note["text"] for note in layout["annotations"]] == ["above the chart:<br>meta-learned at 1"]
+    usual = shots_curves(found, 10)["layout"]
+    assert "range" not in usual["yaxis"]
+    assert not usual.get("annotations")
 
 
 def test_an_error_that_is_not_finite_is_no_number_in_a_table() -> None:
