@@ -222,7 +222,7 @@ Turn = Callable[[float], AbstractContextManager[None]]
 def learned_curve(
     start: Initialization, config: RunConfig, tasks: int, steps: int, seed: int, *, turn: Turn
 ) -> ErrorCurve:
-    """The error of `start` alone, as `evaluate` measures it."""
+    """The error of `start` alone, as `evaluate` measures it; to rounding, since torch computes it."""
     with turn(0.0):
         batch = evaluation_tasks(config, tasks, seed)
     return ErrorCurve.of(_errors(start, config, batch, steps, turn, 0.0, 1.0))
@@ -258,8 +258,10 @@ def _errors(
 ) -> Tensor:
     """Each task's error `[steps + 1, tasks]`, found in turns; `share` of the whole work, of which `done` is done."""
     at_once, count = FEW_AT_ONCE if config.tasks.is_costly else AT_ONCE, len(batch.support_x)
-    while follower is not None and not follower.is_ready():  # in nobody's turn: the compiler is another process
-        time.sleep(0.01)
+    while follower is not None and not follower.is_ready():
+        with turn(done):  # whoever has asked may have gone
+            pass
+        time.sleep(0.01)  # in nobody's turn: the compiler is another process
     found = []
     for first in range(0, count, at_once):
         with turn(done + share * first / count):

@@ -349,7 +349,7 @@ class TaskStream:
         found = self.sampler(seed) if self.sampler else None
         return found or self.sample(torch.Generator().manual_seed(seed))
 
-    def sample(self, generator: torch.Generator) -> TaskBatch:
+    def sample(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> TaskBatch:
         """A block of tasks as the family draws it, `[iterations, tasks, points, features]`."""
         return self.family.sample_batch(
             (self.block_size, self.meta_batch_size),
@@ -357,7 +357,7 @@ class TaskStream:
             self.query_shots,
             generator,
             self.device,
-            self.dtype,
+            dtype or self.dtype,
             task_set=self.task_set,
         )
 

@@ -84,8 +84,17 @@ def test_a_loop_that_is_wrong_is_not_used(small_config: RunConfig, monkeypatch: 
     right = following._LOOP
     monkeypatch.setattr(following, "_LOOP", right.replace("errors + s * count + t", "errors + (steps - s) * count + t"))
     start, tasks = small_config.untrained(), evaluation_tasks(small_config, 4, 0)
-    with pytest.raises(EngineError, match="disagrees with torch"):
-        Follower(start, tasks).errors(start, tasks, 2)
+    follower = Follower(start, tasks)
+    for _ in range(2):  # nor is it at the second time
+        with pytest.raises(EngineError, match="disagrees with torch"):
+            follower.errors(start, tasks, 2)
+
+
+def test_nothing_but_the_cpus_numbers_is_given_to_it(small_config: RunConfig) -> None:
+    start, tasks = small_config.untrained(), evaluation_tasks(small_config, 4, 0)
+    elsewhere = replace(start, parameters={name: value.to("meta") for name, value in start.parameters.items()})
+    with pytest.raises(EngineError, match="on the CPU only"):
+        Follower(start, tasks).errors(elsewhere, tasks, 1)
 
 
 def test_what_is_not_finite_stays_so(small_config: RunConfig) -> None:
@@ -137,6 +146,19 @@ def test_an_evaluation_says_the_same_either_way(small_config: RunConfig, followe
     assert native.outside == plain.outside
 
 
+def test_where_the_loop_is_wrong_torch_evaluates_all_starts(
+    small_config: RunConfig, followed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        following, "_LOOP", following._LOOP.replace("errors + s * count", "errors + (steps - s) * count")
+    )
+    found = measured(small_config)
+    assert not followed
+    tasks = evaluation_tasks(small_config, 20, 0)
+    for curve, start in ((found.learned, small_config.untrained()), (found.random, curves.random_start(small_config))):
+        assert curve.error == pytest.approx(start.adapt(tasks, 3).query_loss.mean(1).tolist(), rel=1e-6)
+
+
 @pytest.mark.parametrize("compiler", ["/nonexistent", "false"])
 def test_without_a_compiler_that_works_torch_evaluates(
     small_config: RunConfig, followed: list[int], monkeypatch: pytest.MonkeyPatch, compiler: str
@@ -149,7 +171,7 @@ def test_without_a_compiler_that_works_torch_evaluates(
     assert found.learned.error == pytest.approx(expected.mean(1).tolist(), rel=1e-6)
 
 
-def test_while_the_compiler_works_nobody_waits_in_a_turn(
+def test_while_the_compiler_works_it_is_not_waited_for_in_a_turn(
     small_config: RunConfig, followed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = {"turn": False}

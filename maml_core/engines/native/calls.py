@@ -20,7 +20,7 @@ class Calls:
         self._pool_size = 0
 
     def __call__(self, name: str, numbers: Sequence[int], tensors: Sequence[Tensor], threads: int = 1) -> None:
-        """Run a loop on contiguous tensors of the program's type, the last of which it writes.
+        """Run a loop on numbers and contiguous tensors, which it reads or writes; the last is of the program's type.
 
         The bits do not depend on the threads.
         """

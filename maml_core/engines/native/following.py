@@ -37,16 +37,18 @@ class Follower:
         Raises:
             EngineError: something in it cannot be lowered.
         """
-        NativeEngine.check(start.model, start.algorithm, torch.device("cpu"))
-        dtype = next(iter(start.parameters.values())).dtype
+        like = next(iter(start.parameters.values()))
+        NativeEngine.check(start.model, start.algorithm, like.device)
+        dtype = like.dtype
         if start.problem.calls > 1 or dtype not in TOLERANCE:
             raise EngineError("The native loop follows no rollouts, and float32 and float64 only.")
-        self._like, self._shapes = start, [tensor.shape[1:] for tensor in tasks]
+        self._shapes = [tensor.shape[1:] for tensor in tasks]
         self._precision = torch.float64 if start.algorithm.solves else dtype
         self._layout = Layout(start.model, start.algorithm)
         self._program = written(lambda: _program(start, tasks, self._precision))
         self._build: Build | None = None
         self._calls: Calls | None = None
+        self._refusal: EngineError | None = None
 
     @property
     def source(self) -> str:
@@ -74,25 +76,33 @@ class Follower:
         """
         if self._shapes != [tensor.shape[1:] for tensor in tasks]:
             raise EngineError("The native loop was not made for following such tasks.")
+        if any(tensor.device.type != "cpu" for tensor in (*tasks, *start.parameters.values(), *start.extras.values())):
+            raise EngineError("The native loop follows adaptation on the CPU only.")
+        if self._refusal is not None:
+            raise self._refusal
         if self._calls is None:
-            self.begin()
-            assert self._build is not None
-            self._calls = Calls(self._program, self._build.load())
-            self._try_out(start, tasks.at(slice(TRIED)))
-        return self._follow(start, tasks, steps)
+            try:
+                self.begin()
+                assert self._build is not None
+                calls = Calls(self._program, self._build.load())
+                self._try_out(calls, start, tasks.at(slice(TRIED)))
+            except EngineError as error:
+                self._refusal = error  # once for all starts
+                raise
+            self._calls = calls
+        return self._follow(self._calls, start, tasks, steps)
 
-    def _follow(self, start: Initialization, tasks: TaskBatch, steps: int) -> Tensor:
+    def _follow(self, calls: Calls, start: Initialization, tasks: TaskBatch, steps: int) -> Tensor:
         count = len(tasks.support_x)
         theta = self._layout.flatten(start.theta)
         given = [part.to(self._precision).contiguous() for part in (theta.new_tensor(start.inner_lr), *tasks, theta)]
         errors = theta.new_empty(steps + 1, count, dtype=self._precision)
-        assert self._calls is not None
-        self._calls("follow", [count, steps], [*given, errors])
+        calls("follow", [count, steps], [*given, errors])
         return errors.to(theta.dtype)
 
-    def _try_out(self, start: Initialization, tasks: TaskBatch) -> None:
+    def _try_out(self, calls: Calls, start: Initialization, tasks: TaskBatch) -> None:
         """Raises EngineError where one step is not that of torch."""
-        found, expected = self._follow(start, tasks, 1), start.adapt(tasks, 1).query_loss
+        found, expected = self._follow(calls, start, tasks, 1), start.adapt(tasks, 1).query_loss
         limit = TOLERANCE[expected.dtype]
         far = (found - expected).abs() > limit * expected.abs().max()
         if torch.isfinite(expected).all() and far.any():

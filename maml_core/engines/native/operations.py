@@ -279,7 +279,7 @@ def _amax(write: Writer, a: Value, dims: Sequence[int] = (), keepdim: bool = Fal
     over = _dims(a, list(dims))
     if len(over) != 1:
         raise UnsupportedError("The native engine cannot lower a largest value over several dimensions.")
-    return write.largest(a, over[0], keepdim)
+    return write.largest(_as_number(write, a), over[0], keepdim)
 
 
 @_enter(aten.mse_loss.default)

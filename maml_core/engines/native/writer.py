@@ -122,8 +122,6 @@ class Writer:
             return value.buffer
         if value.product is not None and value.product.result is not None and value.product.result.buffer is not None:
             return value.product.result.buffer
-        if value.is_boolean:  # as ones and zeros
-            value = self.pointwise(lambda x: f"sel({x}, T(1), T(0))", value)
         stored = self.store(value)
         if stored.buffer is None:
             raise UnsupportedError("The native engine cannot lower a single number where numbers in memory are needed.")
