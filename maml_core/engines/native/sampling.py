@@ -55,17 +55,17 @@ EXACT = {
 }
 """Operations that IEEE 754 leaves no choice in."""
 
-BY_TORCH = {
-    aten.exp.default,
-    aten.log.default,
-    aten.sin.default,
-    aten.cos.default,
-    aten.tanh.default,
-    aten.special_ndtri.default,
-    aten.pow.Tensor_Scalar,
-    aten.pow.Tensor_Tensor,
+BY_TORCH: dict[Any, Any] = {
+    aten.exp.default: aten.exp.out,
+    aten.log.default: aten.log.out,
+    aten.sin.default: aten.sin.out,
+    aten.cos.default: aten.cos.out,
+    aten.tanh.default: aten.tanh.out,
+    aten.special_ndtri.default: aten.special_ndtri.out,
+    aten.pow.Tensor_Scalar: aten.pow.Tensor_Scalar_out,
+    aten.pow.Tensor_Tensor: aten.pow.Tensor_Tensor_out,
 }
-"""Functions of one tensor, element by element, whose last bit is the library's that computes them."""
+"""Functions of one tensor, element by element, whose last bit is the library's that computes them; in place, too."""
 
 
 class Sampler:
@@ -125,8 +125,7 @@ class Sampler:
             calls(f"draw{stage}{suffix}", [self._tasks, seed % 2**32], [*found, self._numbers])
             for each in self._plan.asked:
                 if each.stage == stage:
-                    part = self._numbers[each.first : each.first + self._tasks * each.count]
-                    part.copy_(each.function(part))
+                    each.function(self._numbers[each.first : each.first + self._tasks * each.count])
         return found
 
 
@@ -205,7 +204,7 @@ class _Array:
     first: int
     count: int
     stage: int = -1  # after which torch is asked for it
-    function: Callable[[Tensor], Tensor] = torch.clone
+    function: Callable[[Tensor], object] = id  # in place
 
 
 @dataclass(frozen=True)
@@ -243,8 +242,8 @@ class _Plan:
         return cls(whole, tuple(drawn), tuple(asked), 1 + max(stage.values(), default=0), size + beyond)
 
 
-def _function(traced: tracing.Trace, node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """What torch is asked for: a function of the node's first argument, with its other ones as they are."""
+def _function(traced: tracing.Trace, node: fx.Node) -> Callable[[Tensor], object]:
+    """What torch is asked for: a function of the node's first argument, in its place, with the others as they are."""
     _, *others = node.args
     rest: list[Any] = [
         getattr(traced.constants, str(each.target)) if isinstance(each, fx.Node) else each for each in others
@@ -252,8 +251,8 @@ def _function(traced: tracing.Trace, node: fx.Node) -> Callable[[Tensor], Tensor
     are_known = all(not isinstance(each, fx.Node) or each.op == "get_attr" for each in others)
     if not are_known or not all(isinstance(each, float | int) or each.ndim == 0 for each in rest) or node.kwargs:
         raise UnsupportedError(f"The native loop draws no tasks with {node.target} of two tensors.")
-    target: Any = node.target
-    return lambda part: target(part, *rest)
+    function = BY_TORCH[node.target]
+    return lambda part: function(part, *rest, out=part)
 
 
 def _stage(plan: _Plan, stage: int) -> tuple[tracing.Trace, list[_Array], list[_Array]]:
