@@ -105,6 +105,7 @@ class Value:
     is_boolean: bool = False
     product: Product | None = None  # this is the whole of that product
     follows: Product | None = None  # this is made from that product element by element, in its shape
+    choice: "tuple[Callable[[Index], str], Value] | None" = None  # zero where that holds, else the other
     permuted: "tuple[Value, tuple[int, ...]] | None" = None  # what this is a permutation of, and its order
 
     @property

@@ -10,6 +10,7 @@ from torch.func import functionalize
 from maml_core.engines import tracing
 from maml_core.engines.native.ir import UnsupportedError, Value
 from maml_core.engines.native.operations import CONSTANT_FILLS, CONSTANT_TENSORS, OPERATIONS, PRODUCTS, VIEWS
+from maml_core.engines.native.rewriting import without_shared_factors
 from maml_core.engines.native.writer import Writer
 
 aten = torch.ops.aten
@@ -39,6 +40,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
         name = next((one for one in asked if one in unknown), (asked or unknown)[0])
         raise UnsupportedError(f"The operation {name} is not in the native engine's table.")
+    without_shared_factors(found.graph)
     return found
 
 

@@ -216,7 +216,10 @@ def _where(write: Writer, condition: Value, a: Any, b: Any) -> Value:
 
 @_enter(aten.threshold_backward.default)
 def _threshold_backward(write: Writer, gradient: Value, a: Value, threshold: float) -> Value:
-    return write.pointwise(lambda g, x, t: f"sel({x} <= {t}, T(0), {g})", gradient, a, threshold)
+    found = write.pointwise(lambda g, x, t: f"sel({x} <= {t}, T(0), {g})", gradient, a, threshold)
+    if gradient.shape == a.shape:
+        found.choice = lambda index: f"{a.at(index)} <= {write.constant((), threshold).at(())}", gradient
+    return found
 
 
 @_enter(aten.clamp.default)

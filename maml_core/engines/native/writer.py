@@ -238,12 +238,16 @@ class Writer:
         if vector in kept:
             buffer = self.new(out, value.is_shared)
             where, name = buffer.pointer(tuple(index)), self.name("s")
+            adding = f"{name} += bc<W>({expression}); "
+            if value.choice is not None:  # one instruction where processors have masks
+                is_zero, other = value.choice
+                adding = f"{name} = sel({is_zero(tuple(index))}, {name}, {name} + bc<W>({other.at(tuple(index))})); "
             nest = Nest(
                 _loops([d for d in kept if d != vector], shape),
                 shape[vector],
                 frozenset({buffer.base}),
                 inner=_loops(gone, shape),
-                each=(f"{name} += bc<W>({expression}); ",),
+                each=(adding,),
                 sums=(name,),
                 after=(f"st<W>({where}, {finished(name)}); ",),
                 kept=(where,),
