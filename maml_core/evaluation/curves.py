@@ -231,7 +231,7 @@ def learned_curve(
 def _followers(starts: Mapping[str, Initialization], batch: TaskBatch, steps: int) -> dict[str, Follower]:
     """Native loops that follow each start's adaptation, where they pay, with their compilers under way.
 
-    None for what they do not take: torch does it.
+    What they do not take is missing: torch does it.
     """
     found: dict[str, Follower] = {}
     if len(batch.support_x) * steps < WORTH_COMPILING:

@@ -258,8 +258,8 @@ def parse_family(data: Any) -> TaskFamily:
     return family
 
 
-Sampler = Callable[[int], TaskBatch | None]
-"""sampler(seed) -> the block of tasks of a generator with that seed, as `TaskStream.sample` gives it, or None."""
+DrawBlock = Callable[[int], TaskBatch | None]
+"""draw(seed) -> the block of tasks of a generator with that seed, as `TaskStream.sample` gives it, or None."""
 
 MOST_AHEAD = 32
 """Blocks that are drawn before they are asked for: 64 MiB of float32 at most."""
@@ -294,7 +294,7 @@ class TaskStream:
         self.device = device
         self.dtype = dtype
         self.task_set = task_set
-        self.sampler: Sampler | None = None
+        self.sampler: DrawBlock | None = None
         self._seed = f"{task_set}:{seed}" if shard is None else f"{task_set}:{seed}:shard {shard}"
         points = meta_batch_size * family.points_of(shots + query_shots)
         self.block_size = max(1, min(256, 2**19 // (points * family.numbers)))  # at most 8 MiB of float64, of a curve

@@ -80,9 +80,18 @@ def test_rollouts_and_convolutions_are_refused(small_config: RunConfig, tasks: d
         Follower(start, config.tasks.held_out(tasks=1, shots=2, query_shots=2))
 
 
-def test_a_loop_that_is_wrong_is_not_used(small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = following._LOOP
-    monkeypatch.setattr(following, "_LOOP", right.replace("errors + s * count + t", "errors + (steps - s) * count + t"))
+WRONG = {
+    "turned around": ("errors + s * count + t", "errors + (steps - s) * count + t"),
+    "not a number": ("if (s == steps) break;", 'if (s == steps) {{ errors[t] = __builtin_nanf(""); break; }}'),
+    "wrong after the step": ("lr, phi[(s + 1) & 1]", "&errors[0], phi[(s + 1) & 1]"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_loop_that_is_wrong_is_not_used(small_config: RunConfig, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    right, wrong = WRONG[fault]
+    assert right in following._LOOP
+    monkeypatch.setattr(following, "_LOOP", following._LOOP.replace(right, wrong))
     start, tasks = small_config.untrained(), evaluation_tasks(small_config, 4, 0)
     follower = Follower(start, tasks)
     for _ in range(2):  # nor is it at the second time
@@ -98,10 +107,13 @@ def test_nothing_but_the_cpus_numbers_is_given_to_it(small_config: RunConfig) ->
 
 
 def test_what_is_not_finite_stays_so(small_config: RunConfig) -> None:
-    start = small_config.untrained()
-    tasks = evaluation_tasks(small_config, 4, 0)
-    start = start.at_rate(1e30)
-    found, expected = Follower(start, tasks).errors(start, tasks, 3), start.adapt(tasks, 3).query_loss
+    start, tasks = small_config.untrained(), evaluation_tasks(small_config, 4, 0)
+    follower, wild = Follower(start, tasks), start.at_rate(1e30)
+    for _ in range(2):  # by this start alone there is no telling whether the loop is right
+        with pytest.raises(EngineError, match="not tried out"):
+            follower.errors(wild, tasks, 3)
+    follower.errors(start, tasks, 3)
+    found, expected = follower.errors(wild, tasks, 3), wild.adapt(tasks, 3).query_loss
     assert torch.equal(torch.isfinite(found), torch.isfinite(expected))
     assert not torch.isfinite(found[-1]).any()
 

@@ -84,23 +84,31 @@ def test_what_is_passed_on_to_earlier_units_keeps_it() -> None:
 
 
 def test_a_gradient_that_is_wanted_itself_keeps_it() -> None:
+    def right(g: Tensor, w: Tensor, h: Tensor) -> Tensor:
+        passed = passed_back((2 * g) @ w, torch.relu(h))
+        return passed.sum(0, keepdim=True) + (passed.t() @ h).sum()
+
     def both(g: Tensor, w: Tensor, h: Tensor) -> Tensor:
-        passed = passed_back(g @ w, torch.relu(h))
+        passed = passed_back((2 * g) @ w, torch.relu(h))
         return torch.cat([passed, passed.sum(0, keepdim=True)])
 
     def outer_too(g: Tensor, w: Tensor, h: Tensor) -> Tensor:
-        outer = g @ w
+        outer = (2 * g) @ w
         return passed_back(outer, torch.relu(h)).sum(0, keepdim=True) + outer
 
     def other_way(g: Tensor, w: Tensor, h: Tensor) -> Tensor:
-        return passed_back(g @ w, torch.relu(h)).sum(1, keepdim=True)
+        return passed_back((2 * g) @ w, torch.relu(h)).sum(1, keepdim=True)
 
     def with_itself(g: Tensor, w: Tensor, h: Tensor) -> Tensor:
-        passed = passed_back(g @ w, torch.relu(h))
-        return passed.T @ passed
+        passed = passed_back((2 * g) @ w, torch.relu(h))
+        return passed.t() @ passed
+
+    def in_another_type(g: Tensor, w: Tensor, h: Tensor) -> Tensor:
+        return passed_back((2 * g) @ w, torch.relu(h)).sum([0], dtype=torch.float64)
 
     inputs = [torch.randn(size, dtype=torch.float64) for size in ((6, 1), (1, 5), (6, 5))]
-    for function in (both, outer_too, other_way, with_itself):
+    assert rewritten(right, inputs)[1]
+    for function in (both, outer_too, other_way, with_itself, in_another_type):
         assert not rewritten(function, inputs)[1]
 
 

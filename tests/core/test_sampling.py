@@ -62,6 +62,7 @@ FORMULA = {"family": "formula", "parameters": {"a": [0.5, 2], "b": [0, 1]}}
         {"family": "harmonic"},
         {"family": "line"},
         FORMULA | {"formula": "a*sin(x) + exp(-b*x*x) + x**3"},
+        FORMULA | {"formula": "log(1 + a*abs(x)) / sqrt(1 + b) - max(x, min(a, 2*b)) + where(x < b, x, -a)"},
         FORMULA | {"formula": "sin(a*cos(x) + exp(-b))"},  # of one another
         FORMULA | {"formula": "1000*(exp(a*x/1000) - 1) + b"},  # whose last bits are its first ones
     ],
@@ -119,6 +120,9 @@ def test_nothing_is_read_or_written_beyond_its_memory(shots: int) -> None:
     sampler._numbers = torch.full((len(before) + 1000,), math.nan, dtype=torch.float64)
     assert drawn_alike(stream, sampler)
     assert torch.isnan(sampler._numbers[len(before) :]).all()
+    plan = sampler._plan
+    for each in (*plan.drawn, *plan.asked):  # the last task's vectors end within
+        assert each.first + (sampler._tasks - 1) * each.count + math.prod(each.node.meta["shape"]) <= plan.size
 
 
 def test_a_stream_reads_the_same_with_and_without() -> None:

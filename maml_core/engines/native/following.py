@@ -48,6 +48,7 @@ class Follower:
         self._program = written(lambda: _program(start, tasks, self._precision))
         self._build: Build | None = None
         self._calls: Calls | None = None
+        self._is_tried = False
         self._refusal: EngineError | None = None
 
     @property
@@ -65,14 +66,16 @@ class Follower:
 
     def is_ready(self) -> bool:
         """Whether `errors` would not have to wait for the compiler."""
-        return self._calls is not None or (self._build is not None and self._build.is_done())
+        if self._calls is not None or self._refusal is not None:
+            return True
+        return self._build is not None and self._build.is_done()
 
     @torch.no_grad()
     def errors(self, start: Initialization, tasks: TaskBatch, steps: int) -> Tensor:
         """The error of each task before the first inner step and after each, `[steps + 1, tasks]`.
 
         Raises:
-            EngineError: the loop cannot be made, is not for such tasks, or is wrong.
+            EngineError: the loop cannot be made, is not for such tasks, is wrong, or cannot be tried out by this start.
         """
         if self._shapes != [tensor.shape[1:] for tensor in tasks]:
             raise EngineError("The native loop was not made for following such tasks.")
@@ -80,16 +83,18 @@ class Follower:
             raise EngineError("The native loop follows adaptation on the CPU only.")
         if self._refusal is not None:
             raise self._refusal
-        if self._calls is None:
+        if not self._is_tried:
             try:
-                self.begin()
-                assert self._build is not None
-                calls = Calls(self._program, self._build.load())
-                self._try_out(calls, start, tasks.at(slice(TRIED)))
+                if self._calls is None:
+                    self.begin()
+                    assert self._build is not None
+                    self._calls = Calls(self._program, self._build.load())
+                self._is_tried = self._agrees(self._calls, start, tasks.at(slice(TRIED)))
             except EngineError as error:
                 self._refusal = error  # once for all starts
                 raise
-            self._calls = calls
+        if self._calls is None or not self._is_tried:
+            raise EngineError("The native loop was not tried out: nothing that this start does is finite.")
         return self._follow(self._calls, start, tasks, steps)
 
     def _follow(self, calls: Calls, start: Initialization, tasks: TaskBatch, steps: int) -> Tensor:
@@ -100,13 +105,19 @@ class Follower:
         calls("follow", [count, steps], [*given, errors])
         return errors.to(theta.dtype)
 
-    def _try_out(self, calls: Calls, start: Initialization, tasks: TaskBatch) -> None:
-        """Raises EngineError where one step is not that of torch."""
+    def _agrees(self, calls: Calls, start: Initialization, tasks: TaskBatch) -> bool:
+        """Whether the errors before a step and after it are those of torch; False where there is no telling.
+
+        Raises:
+            EngineError: they are not.
+        """
         found, expected = self._follow(calls, start, tasks, 1), start.adapt(tasks, 1).query_loss
-        limit = TOLERANCE[expected.dtype]
-        far = (found - expected).abs() > limit * expected.abs().max()
-        if torch.isfinite(expected).all() and far.any():
+        is_finite, limit = torch.isfinite(expected), TOLERANCE[expected.dtype]
+        size = torch.where(is_finite, expected, 0).abs()
+        bound = limit * (size.amax(1, keepdim=True) + limit * size.max())
+        if (is_finite & ~((found - expected).abs() <= bound)).any():
             raise EngineError("The native loop disagrees with torch, so it is not used.")
+        return bool(is_finite.any(1).all())
 
 
 def _program(start: Initialization, tasks: TaskBatch, dtype: torch.dtype) -> Program:

@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def without_shared_factors(graph: fx.Graph) -> None:
-    """Take weights out of the sums over points in a graph, whose nodes say their shapes, in place."""
+    """Take weights out of the sums over points in a graph, in place; what it computes says its shape."""
     for node in list(graph.nodes):
         if node.target is aten.threshold_backward.default:
             _rewrite(graph, node)
@@ -25,6 +25,8 @@ def without_shared_factors(graph: fx.Graph) -> None:
 
 def _rewrite(graph: fx.Graph, passed: fx.Node) -> None:
     """Of a gradient [points, units] that is passed back through a ReLU."""
+    if passed.kwargs or len(passed.args) != 3:
+        return
     outer, activity, threshold = passed.args
     if not isinstance(outer, fx.Node) or outer.target is not aten.mm.default or len(outer.users) > 1:
         return
@@ -70,7 +72,7 @@ def _rewrite(graph: fx.Graph, passed: fx.Node) -> None:
 def _is_sum(user: fx.Node) -> bool:
     """Whether a user of [points, units] sums over the points, as for a bias, or as for the weights of its inputs."""
     if user.target is aten.sum.dim_IntList:
-        return user.args[1] == [0]
+        return user.args[1] == [0] and not user.kwargs
     return user.target is aten.t.default and all(
         other.target is aten.mm.default and other.args[0] is user and other.args[1] is not user for other in user.users
     )
