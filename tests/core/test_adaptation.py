@@ -126,8 +126,8 @@ def test_evaluation_goes_through_json_and_takes_turns() -> None:
     result = evaluate(start, config, tasks=300, steps=2, pretrained=start, turn=turn)
     assert Evaluation.from_json(result.to_json()) == result
     assert seen == sorted(seen)
-    # For what is drawn, two for each of three starts, rivals, three for each of ten numbers of points, two outside.
-    assert len(seen) == 1 + 6 + 1 + 30 + 2
+    # For tasks, loops, rivals, three for each of ten numbers of points, two outside, two for each of three starts.
+    assert len(seen) == 1 + 1 + 1 + 30 + 2 + 6
     assert result.pretrained == result.random
     assert list(result.table()) == [
         "learned",
