@@ -210,6 +210,8 @@ def _own_drawings(family: GeneratedFamily) -> Tasks | None:
 def _paste(key: str, classes: int) -> None:
     """Take over what was typed; what cannot be read stays there with the reason, and the points are as they were."""
     text = st.session_state[key]
+    if key == f"points-{text}":  # an earlier box, sent once more by a browser that has not been told that it is gone
+        return
     try:
         load_points([list(point) for point in read_points(text, classes)])
     except ConfigError as error:

@@ -348,6 +348,24 @@ def test_a_sentence_that_is_said_once_outlives_a_draw_that_begins_anew(store: St
     assert not page.error
 
 
+def test_a_box_of_points_that_is_gone_takes_nothing_back() -> None:
+    """A browser that does not know yet sends its text once more, which to the server, who forgot it, is a change."""
+
+    def after_a_click() -> None:
+        import streamlit as st
+
+        from pages.components import task_source
+
+        task_source.load_points([[-0.9, 0.9]], 3)
+        st.session_state["points-"] = ""
+        task_source._paste("points-", 3)
+        st.write(st.query_params["points"])
+
+    page = AppTest.from_function(after_a_click, default_timeout=PATIENCE).run()
+    assert not page.exception
+    assert [text.value for text in page.markdown] == ["-0.9,0.9,1"]
+
+
 def drawn_until(page: AppTest, holds: Callable[[], bool]) -> None:
     """Draw a page again and again, as it does by itself, until something that is found in the background is there."""
 
