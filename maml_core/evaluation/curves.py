@@ -270,7 +270,7 @@ def _errors(
                 try:
                     found.append(follower.errors(start, some, steps))
                     continue
-                except EngineError:  # the compiler failed, at the first of them
+                except EngineError:  # the compiler failed, or the loop is not known to be right
                     follower = None
             found.append(start.adapt(some, steps).query_loss)
     return torch.cat(found, dim=1)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from maml_core.learning.problems import Problem
 
 HERE = Path(__file__).parent
 """Where the headers are."""
+
+Written = TypeVar("Written")
 
 Measure = Callable[[Parameters, Tensor, Tensor], Tensor]
 """measure(parameters, x `[points, inputs]`, y `[points, outputs]`) -> a scalar."""
@@ -39,8 +42,8 @@ class Program:
     contracts: bool = True  # whether a product and a sum may be rounded once
 
 
-def written(make: Callable[[], Program]) -> Program:
-    """The program that `make` writes.
+def written(make: Callable[[], Written]) -> Written:
+    """What `make` writes: a program, or one with what belongs to it.
 
     Raises:
         EngineError: it cannot be written.

@@ -87,14 +87,8 @@ class Sampler:
             for points in (family.points_of(stream.shots), family.points_of(stream.query_shots))
             for size in (family.input_size, family.output_size)
         ]
-        plans: list[_Plan] = []
-
-        def write() -> Program:
-            plans.append(_Plan.of(stream, self._tasks))
-            return _program(stream, plans[0])
-
-        self._program = written(write)
-        self._plan = plans[0]
+        self._plan = written(lambda: _Plan.of(stream, self._tasks))
+        self._program = written(lambda: _program(stream, self._plan))
         self._numbers = torch.zeros(self._plan.size, dtype=torch.float64)
         self._build: Build | None = Build(self._program)
         self._calls: Calls | None = None
