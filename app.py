@@ -10,7 +10,7 @@ from maml_core.store.run import Run
 from maml_core.training.session import TrainingSession
 from pages.components.config_form import config_form, load_config
 from pages.components.frame import following, hidden, page
-from pages.components.glossary_view import glossary_button
+from pages.components.glossary_view import glossary_link
 from pages.components.insight import SECONDS, finding, parameter_space
 from pages.components.lesson_view import current_lesson, lesson_menu, show_lesson
 from pages.components.pictures import SMALL_TASKS, pictures
@@ -158,7 +158,7 @@ def story() -> None:
             width="content",
         )
         lesson_menu()
-        glossary_button()
+        glossary_link()
 
 
 def insights(session: TrainingSession, run: Run) -> None:

@@ -42,8 +42,13 @@ def glossary() -> dict[str, str]:
 
 def find_term(asked: str) -> str | None:
     """The term that is meant by a field's name or by the term itself, whatever its case."""
-    wanted = {asked.casefold(), label(asked).casefold()}
-    return next((term for term in glossary() if _slug(term) in map(_slug, wanted)), None)
+    return slugs().get(_slug(asked))
+
+
+@cache
+def slugs() -> dict[str, str]:
+    """The term that the end of a link means: the term itself, or the name of its field, in small letters."""
+    return {_slug(name): label(name) for name in RunConfig.model_fields} | {_slug(term): term for term in glossary()}
 
 
 def linked(text: str) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from maml_core.errors import MamlError, StoreAwayError
 from maml_core.training.session import TrainingSession
-from pages.components.glossary_view import answer_terms
+from pages.components.glossary_view import mount_glossary
 from pages.components.markup import as_text
 from pages.components.people import signed_in
 
@@ -20,7 +20,6 @@ _STYLE = """<style>
 [data-testid="stMetricValue"] { font-size: 1.7rem; line-height: 1.2; }
 [data-testid="stCaptionContainer"] { color: inherit; }
 a[href^="#term-"] { color: inherit !important; text-decoration: underline dotted !important; }
-.st-key-terms { display: none; }
 .st-key-undo {
   position: fixed; bottom: 1rem; left: 50%; translate: -50%; z-index: 100; width: min(34rem, calc(100vw - 2rem));
   background: light-dark(#ffffff, #11151c); box-shadow: 0 0.25rem 1rem rgb(0 0 0 / 0.25);
@@ -85,7 +84,7 @@ def open_page(path: str) -> TrainingSession:
             icon=":material/link_off:",
         )
     person = signed_in()
-    answer_terms()
+    mount_glossary()
     if REFUSED in st.session_state:
         st.error(as_text(st.session_state[REFUSED]), icon=":material/error:")
     try:

@@ -1,34 +1,36 @@
-"""The glossary as a dialog. A click on any link to a term opens it, wherever on a page the link stands."""
+"""The glossary: a dialog that the browser opens at a click on any link to a term, wherever on a page that stands."""
+
+from pathlib import Path
+from typing import TypedDict
 
 import streamlit as st
 
-from maml_core.glossary import ANCHOR, find_term, glossary, linked
+from maml_core.glossary import ANCHOR, find_term, glossary, linked, slugs
 
 ASKED = "term"
 
-_OPEN = "glossary"
-"""Where the term that the open glossary shows first waits in the session state; None stands for no term."""
 
-_clicks = st.components.v2.component(
-    "maml_terms",
-    html="<span hidden></span>",
-    js=f"""
-export default function ({{ setTriggerValue }}) {{
-  const open = (href) => setTriggerValue("term", href.slice({len(ANCHOR)}));
-  const opened = (event) => {{
-    const link = event.target.closest?.('a[href^="{ANCHOR}"]');
-    if (!link) return;
-    event.preventDefault();
-    open(link.getAttribute("href"));
-  }};
-  if (location.hash.startsWith("{ANCHOR}")) {{ // clicked before this was there
-    open(location.hash);
-    history.replaceState(history.state, "", location.pathname + location.search);
-  }}
-  document.addEventListener("click", opened);
-  return () => document.removeEventListener("click", opened);
-}}
-""",
+class GlossaryData(TypedDict):
+    """What the browser is sent; its other half is the typedef of that name in glossary_view.js."""
+
+    anchor: str  # how a link to a term begins
+    terms: dict[str, str]  # what each means
+    slugs: dict[str, str]  # the term that each end of such a link means
+    asked: str | None  # what the page's own address asked for
+    found: str | None  # the term that this means
+    said: str  # where there is none
+
+
+_mount = st.components.v2.component(
+    "maml_glossary",
+    html="""<dialog class="glossary" aria-labelledby="glossary-title">
+<header><h2 id="glossary-title">Glossary</h2><button type="button" aria-label="Close">✕</button></header>
+<input type="search" placeholder="Type to search" aria-label="Search the glossary">
+<p role="status"></p><dl class="chosen"></dl><dl class="all"></dl>
+</dialog>""",
+    css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
+    js=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
+    isolate_styles=False,
 )
 
 
@@ -37,44 +39,25 @@ def note(text: str) -> None:
     st.caption(linked(text))
 
 
-def answer_terms() -> None:
-    """Open the glossary where a term was clicked, or where the link asks for one (`?term=inner_lr`).
-
-    It stays open however often the page is drawn anew behind it, until the reader closes it.
-    """
-    asked: str | None = _clicks(key="terms", on_term_change=lambda: None).term or st.query_params.get(ASKED)
-    st.query_params.pop(ASKED, None)
+def mount_glossary() -> None:
+    """Have the glossary at hand, open where the address asks for a term (`?term=inner_lr`)."""
+    asked = st.query_params.get(ASKED)
     if asked is not None:
-        found = find_term(asked)
-        if found is None:
-            st.warning(f"term = {asked[:40]!r} is not in the glossary.", icon=":material/link_off:")
-        else:
-            st.session_state[_OPEN] = found
-    if _OPEN in st.session_state:
-        _explain(st.session_state[_OPEN])
+        st.session_state["asked term"] = asked  # kept, since this draw may be broken off
+    asked = st.session_state.get("asked term")
+    found = find_term(asked) if asked is not None else None
+    data: GlossaryData = {
+        "anchor": ANCHOR,
+        "terms": glossary(),
+        "slugs": slugs(),
+        "asked": asked,
+        "found": found,
+        "said": "" if asked is None or found else f"term = {asked[:40]!r} is not in the glossary.",
+    }
+    _mount(key="glossary", data=data)
+    st.query_params.pop(ASKED, None)
 
 
-def glossary_button() -> None:
-    """A button that opens the whole glossary."""
-
-    def open_all() -> None:
-        st.session_state[_OPEN] = None
-
-    st.button("Glossary", icon=":material/menu_book:", type="tertiary", on_click=open_all)
-
-
-def _close() -> None:
-    st.session_state.pop(_OPEN, None)
-
-
-@st.dialog("Glossary", width="large", on_dismiss=_close)
-def _explain(chosen: str | None) -> None:
-    """All terms, one of them first."""
-    terms = glossary()
-    names = list(terms)
-    name = st.selectbox("Term", names, index=names.index(chosen) if chosen else None, placeholder="Type to search")
-    if name:
-        st.markdown(f"**{name}**: {terms[name]}")
-        st.divider()
-    for other, text in terms.items():
-        st.markdown(f"**{other}**: {text}")
+def glossary_link() -> None:
+    """A link that opens the whole glossary."""
+    st.markdown(f":material/menu_book: [Glossary]({ANCHOR})", width="content")

@@ -136,7 +136,49 @@ def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: st
     tab.page.get_by_test_id("stSidebar").get_by_test_id("stTooltipIcon").nth(2).hover()  # a field's own explanation
     tab.page.locator('[data-testid="stTooltipContent"] a', has_text="meta-gradient").click()
     dialog.get_by_text("The direction in which the initialization moves").first.wait_for()
+    dialog.get_by_role("searchbox").fill("no such thing")
+    dialog.get_by_text("No term says so.").wait_for()
+    dialog.get_by_role("searchbox").fill("few STEPS of gradient")
+    dialog.get_by_text("Adaptation", exact=True).wait_for()
+    assert dialog.locator("dt:visible").count() == 1
+    dialog.get_by_role("button", name="Close").click()
+    dialog.wait_for(state="hidden")
     assert tab.complaints == []
+
+
+def test_a_page_that_is_drawn_anew_leaves_the_glossary_alone(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab()
+    tab.open(f"{server.url}/?run={run_id}")
+    still = tab.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
+    tab.page.locator("a", has_text="Glossary").click()
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_role("searchbox").fill("rollout")
+    dialog.evaluate("dialog => { dialog.is_the_same = true; }")
+    still.wait_for()
+    sent = tab.messages
+    dialog.get_by_role("button", name="Close").focus()
+    tab.page.keyboard.press("r")  # Streamlit's key for it
+    tab.until(lambda: tab.messages > sent, "the page is drawn anew")
+    still.wait_for()
+    assert dialog.evaluate("dialog => dialog.open && dialog.is_the_same")
+    assert dialog.get_by_role("searchbox").input_value() == "rollout"
+    tab.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+
+
+def test_an_address_opens_the_glossary_once(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab()
+    dialog = tab.page.get_by_role("dialog")
+    unknown = "term = 'constructor' is not in the glossary."  # though JavaScript knows such a name
+    for term, said in {"constructor": unknown, "Inner+learning rate": "Step size of adaptation"}.items():
+        tab.open(f"{server.url}/?run={run_id}&term={term}")
+        dialog.locator("[role=status], .chosen").get_by_text(said).wait_for()
+        tab.until(lambda: "term=" not in tab.page.url, "the address forgets it")
+    tab.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    tab.page.get_by_test_id("stSidebar").get_by_role("link", name="Adapt").click()
+    tab.chart("replay")
+    assert not dialog.is_visible()
 
 
 @pytest.mark.slow

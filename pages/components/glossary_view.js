@@ -1,0 +1,74 @@
+// @ts-check
+// The glossary opens here, at a click on any link to a term, wherever on the page it stands: nothing that the server
+// draws meanwhile closes it, opens it again or loses a key.
+
+/**
+ * What the server sends: GlossaryData in glossary_view.py.
+ * @typedef {{anchor: string, terms: Record<string, string>, slugs: Record<string, string>, asked: string | null,
+ *   found: string | null, said: string}} GlossaryData
+ */
+
+/** @param {HTMLElement} list @param {string} name @param {string} text */
+function addTerm(list, name, text) {
+  const term = document.createElement("dt");
+  const meaning = document.createElement("dd");
+  term.textContent = name;
+  meaning.textContent = text;
+  list.append(term, meaning);
+}
+
+/** @param {{data: GlossaryData, parentElement: HTMLElement}} component */
+export default function ({ data, parentElement }) {
+  const dialog = /** @type {HTMLDialogElement} */ (parentElement.querySelector("dialog"));
+  const search = /** @type {HTMLInputElement} */ (dialog.querySelector("input"));
+  const close = /** @type {HTMLButtonElement} */ (dialog.querySelector("button"));
+  const note = /** @type {HTMLElement} */ (dialog.querySelector("p"));
+  const chosen = /** @type {HTMLElement} */ (dialog.querySelector(".chosen"));
+  const all = /** @type {HTMLElement} */ (dialog.querySelector(".all"));
+
+  const list = () => {
+    const sought = search.value.trim().toLowerCase();
+    const found = Object.entries(data.terms).filter((pair) => pair.join(" ").toLowerCase().includes(sought));
+    all.replaceChildren();
+    for (const [name, text] of found) addTerm(all, name, text);
+    chosen.hidden = sought !== "" || !chosen.childElementCount;
+    if (sought) note.textContent = found.length ? "" : "No term says so.";
+    all.scrollTop = 0;
+  };
+  /** @param {string | null} name @param {string} said */
+  const open = (name, said = "") => {
+    search.value = "";
+    note.textContent = said;
+    chosen.replaceChildren();
+    if (name) addTerm(chosen, name, data.terms[name]);
+    list();
+    if (!dialog.open) dialog.showModal();
+  };
+  const meant = (/** @type {string} */ link) => {
+    const slug = link.slice(data.anchor.length);
+    return Object.hasOwn(data.slugs, slug) ? data.slugs[slug] : null;
+  };
+  const follow = (/** @type {MouseEvent} */ event) => {
+    const link = /** @type {Element} */ (event.target).closest?.(`a[href^="${data.anchor}"]`);
+    if (!link) return;
+    event.preventDefault();
+    open(meant(/** @type {string} */ (link.getAttribute("href"))));
+  };
+
+  if (location.hash.startsWith(data.anchor)) { // clicked before this was there
+    open(meant(location.hash));
+    history.replaceState(history.state, "", location.pathname + location.search);
+  }
+  const page = document.documentElement.dataset; // outlives this element, which each page makes anew
+  if (data.asked !== null && page.askedTerm !== data.asked) {
+    page.askedTerm = data.asked;
+    open(data.found, data.said);
+  }
+  const controller = new AbortController();
+  const { signal } = controller;
+  document.addEventListener("click", follow, { signal });
+  search.addEventListener("input", list, { signal });
+  close.addEventListener("click", () => dialog.close(), { signal });
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); }, { signal }); // beside it
+  return () => controller.abort();
+}
