@@ -1,12 +1,10 @@
 """The native engine: each operation against torch, random graphs, models of people's own, threads, the compiler."""
 
-import ctypes
 import dataclasses
 import gc
 import os
 import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from maml_core.engines import MetaOptimizer, NativeEngine, VectorizedEngine, ini
 from maml_core.engines.native import toolchain, writer
 from maml_core.engines.native.operations import OPERATIONS
 from maml_core.engines.native.program import Program
-from maml_core.engines.native.toolchain import Build, cache_folder, find_compiler, flags, is_private
+from maml_core.engines.native.toolchain import Build, cache_folder, find_compiler, is_private
 from maml_core.engines.native.training_loop import make_program
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
@@ -436,6 +434,15 @@ def test_tasks_are_judged_as_by_a_whole_meta_gradient_on_any_number_of_points(al
     native.close()
 
 
+def test_a_loop_takes_no_state_that_it_was_not_made_for() -> None:
+    native, _ = engines(stack(nn.ReLU()), 2, ema_decay=0.9)
+    start = initial_state(native.model, FOMAML)
+    longer = start.parameters.new_zeros(99)
+    for state in (start, dataclasses.replace(start, average=longer, parameters=longer)):
+        with pytest.raises(EngineError, match="not made for such a state"):
+            native.run(state, some_tasks())
+
+
 def test_a_loop_judges_no_tasks_that_it_was_not_made_for() -> None:
     native, _ = engines(stack(nn.Tanh()), 1)
     start, judged = initial_state(native.model, FOMAML).parameters, some_tasks(iterations=1).at(0)
@@ -595,7 +602,7 @@ def test_the_compiler_that_is_named_is_the_one_that_is_used_or_the_reason(
     assert found is not None
     place = tmp_path / "a b" / "g++"
     place.parent.mkdir()
-    place.symlink_to(found[0])
+    place.symlink_to(shutil.which(found[0]) or "")
     for chosen in (str(place), f"'{place}' -O1"):
         monkeypatch.setenv("CXX", chosen)
         Build(program).load()
@@ -632,7 +639,7 @@ def test_a_build_that_is_forgotten_leaves_nothing(program: Program, cache: Path)
 @pytest.mark.parametrize("width", ["-mno-avx", "-mno-avx512f", "-march=native"])
 def test_each_width_of_vectors_gives_the_same_to_rounding(compiler: str, width: str) -> None:
     if shutil.which(compiler) is None:
-        pytest.skip(f"no {compiler} on this machine")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {compiler} on this machine")
     model = stack(nn.Tanh())
     cases: list[tuple[Function, list[Tensor]]] = [
         (
@@ -657,40 +664,3 @@ def test_every_operation_gives_on_arm64_what_torch_gives_here(dtype: torch.dtype
     lowered = Lowered(operation_cases(dtype))
     for number, found in enumerate(run_on_arm64(lowered, *ARM64)):
         torch.testing.assert_close(found, lowered.expected(number), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-
-
-@pytest.mark.slow
-def test_the_generated_code_is_clean_under_the_sanitizers(program: Program, tmp_path: Path) -> None:
-    """Address and undefined-behavior sanitizers, on a program of its own with buffers of just the right sizes."""
-    made = program
-    tasks = (3 * 5, 3 * 5, 3 * 5, 3 * 5)
-    count, size = 3, 25
-    calls = ", ".join(f"t{i}.data()" for i in range(4)) + ", " + ", ".join(f"s{i}.data()" for i in range(3))
-    vectors = "".join(f"std::vector<T> t{i}({count * n}, T(0.3)); " for i, n in enumerate(tasks))
-    vectors += "".join(f"std::vector<T> s{i}({size}, T({0.1 if i == 0 else 0})); " for i in range(3))
-    main = f"""
-#include <vector>
-#include <cstdio>
-int main() {{
-  {vectors}
-  std::vector<T> rates({3 * count}, T(0.01)), metrics({3 * count}), work({made.work}), own({made.work_each});
-  std::vector<int> sync(32);
-  T lr = 0.01;
-  run({count}, &lr, rates.data(), {calls}, metrics.data(), work.data(), own.data(), 0, 1, sync.data());
-  std::printf("%g\\n", (double)metrics[0]);
-}}
-"""
-    path = tmp_path / "checked.cpp"
-    path.write_text(made.source + main)
-    kept = [
-        flag
-        for flag in flags(made)
-        if flag not in ("-shared", "-O3", "-fno-exceptions", "-fno-rtti") and "SLEEF" not in flag
-    ]
-    command = ["g++", *kept, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", str(path), "-o"]
-    built = subprocess.run([*command, str(tmp_path / "checked")], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr[:2000]
-    done = subprocess.run([str(tmp_path / "checked")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:2000]
-    assert float(done.stdout) > 0
-    assert ctypes.sizeof(ctypes.c_float) == 4

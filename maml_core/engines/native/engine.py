@@ -151,7 +151,14 @@ class NativeEngine(Engine):
 
     @torch.no_grad()
     def run(self, state: TrainingState, tasks: TaskBatch) -> tuple[TrainingState, Tensor]:
-        """As `Engine.run`, in one call of the loop."""
+        """As `Engine.run`, in one call of the loop.
+
+        Raises:
+            EngineError: as `prepare`, or the state is not one of this engine's runs.
+        """
+        averages = self.meta_optimizer.ema_decay is not None
+        if len(state.parameters) != self.layout.size or (state.average is not None) != averages:
+            raise EngineError("The native loop was not made for such a state.")  # it would write beyond its memory
         self.prepare(tasks.at(0))
         count = tasks.support_x.shape[0]
         like = state.parameters
