@@ -225,7 +225,12 @@ def learned_curve(
     """The error of `start` alone, as `evaluate` measures it; to rounding, since torch computes it."""
     with turn(0.0):
         batch = evaluation_tasks(config, tasks, seed)
-    return ErrorCurve.of(_errors(start, config, batch, steps, turn, 0.0, 1.0))
+    return ErrorCurve.of(_errors(start, config, batch, steps, turn))
+
+
+def _between(turn: Turn, begin: float, end: float) -> Turn:
+    """Turns at a part of the work, which are told the fraction of that part."""
+    return lambda done: turn(begin + (end - begin) * done)
 
 
 def _followers(starts: Mapping[str, Initialization], batch: TaskBatch, steps: int) -> dict[str, Follower]:
@@ -252,19 +257,17 @@ def _errors(
     batch: TaskBatch,
     steps: int,
     turn: Turn,
-    done: float,
-    share: float,
     follower: Follower | None = None,
 ) -> Tensor:
-    """Each task's error `[steps + 1, tasks]`, found in turns; `share` of the whole work, of which `done` is done."""
+    """Each task's error `[steps + 1, tasks]`, found in turns."""
     at_once, count = FEW_AT_ONCE if config.tasks.is_costly else AT_ONCE, len(batch.support_x)
     while follower is not None and not follower.is_ready():
-        with turn(done):  # whoever has asked may have gone
+        with turn(0.0):  # whoever has asked may have gone
             pass
         time.sleep(0.01)  # in nobody's turn: the compiler is another process
     found = []
     for first in range(0, count, at_once):
-        with turn(done + share * first / count):
+        with turn(first / count):
             some = batch.at(slice(first, first + at_once))
             if follower is not None:
                 try:
@@ -330,7 +333,7 @@ def evaluate(
             done, after = (0.1 + 0.39 * k / (1 + len(SHOTS)) for k in (number, number + 1))
             with turn(done):
                 some = evaluation_tasks(config, few, seed, shots=shots)
-            found = _errors(start, config, some, config.inner_steps, turn, done, after - done)
+            found = _errors(start, config, some, config.inner_steps, _between(turn, done, after))
             by_shots["learned"][shots] = Level.of(found[-1])
             with turn(after):
                 for name, rival in others.items():
@@ -338,12 +341,11 @@ def evaluate(
         if any(map(config.tasks.ends_somewhere, config.tasks.distributions)):
             with turn(0.49):
                 beyond = evaluation_tasks(config, few, seed, reach=REACH)
-            outside = Level.of(_errors(start, config, beyond, config.inner_steps, turn, 0.49, 0.01)[-1])
-    share = 0.5 / len(starts)
-    curves = {  # at last: a compiler that works for them is done by now
-        name: ErrorCurve.of(_errors(each, config, batch, steps, turn, 0.5 + share * number, share, followers.get(name)))
-        for number, (name, each) in enumerate(starts.items())
-    }
+            outside = Level.of(_errors(start, config, beyond, config.inner_steps, _between(turn, 0.49, 0.5))[-1])
+    curves = dict[str, ErrorCurve]()
+    for number, (name, each) in enumerate(starts.items()):  # at last: a compiler that works for them is done by now
+        part = _between(turn, *(0.5 + 0.5 * k / len(starts) for k in (number, number + 1)))
+        curves[name] = ErrorCurve.of(_errors(each, config, batch, steps, part, followers.get(name)))
     return Evaluation(
         tasks,
         seed,

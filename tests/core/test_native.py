@@ -22,7 +22,7 @@ from maml_core.engines.native import toolchain, writer
 from maml_core.engines.native.operations import OPERATIONS
 from maml_core.engines.native.program import Program
 from maml_core.engines.native.toolchain import Build, cache_folder, find_compiler, is_private
-from maml_core.engines.native.training_loop import make_program
+from maml_core.engines.native.training_loop import TrainingLoop
 from maml_core.errors import EngineError
 from maml_core.learning.algorithms import ALGORITHMS
 from maml_core.learning.inner_loop import InnerLoop
@@ -504,9 +504,9 @@ def test_large_arrays_lie_on_the_heap_and_memory_does_not_grow_with_the_steps() 
     torch.testing.assert_close(loop, reference, rtol=1e-4, atol=1e-5 * float(reference.abs().max()))
     sizes = []
     for steps in (2, 200):
-        made = make_program(
+        made = TrainingLoop(
             model, FOMAML, Regression(), InnerLoop(0.01, steps), MetaOptimizer(0.01), tasks.at(0), torch.float32
-        )
+        ).program()
         sizes.append((made.work, made.work_each, len(made.source)))
     assert sizes[0][:2] == sizes[1][:2]
     assert abs(sizes[0][2] - sizes[1][2]) < 10
@@ -518,9 +518,9 @@ def test_large_arrays_lie_on_the_heap_and_memory_does_not_grow_with_the_steps() 
 @pytest.fixture
 def program(small_config: RunConfig) -> Program:
     tasks = training_stream(small_config).take(0, 1).at(0)
-    return make_program(
+    return TrainingLoop(
         small_config.network(), FOMAML, Regression(), InnerLoop(0.01, 2), MetaOptimizer(0.01), tasks, torch.float32
-    )
+    ).program()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from maml_core.engines.meta_optimizer import BETAS, MetaOptimizer
 from maml_core.engines.native.calls import Calls
 from maml_core.engines.native.program import Program, written
 from maml_core.engines.native.toolchain import Build
-from maml_core.engines.native.training_loop import make_program
+from maml_core.engines.native.training_loop import TrainingLoop
 from maml_core.engines.vectorized import VectorizedEngine, check_vectorizable, directly
 from maml_core.errors import EngineError
 from maml_core.learning.inner_loop import Algorithm
@@ -82,13 +82,13 @@ class NativeEngine(Engine):
         model = copy.deepcopy(self.model).to(self._precision)
         parts = model, self.algorithm, self.problem, self.inner, self.meta_optimizer
         self._program = written(
-            lambda: make_program(
+            lambda: TrainingLoop(
                 *parts,
                 tasks.to(self._precision),
                 self._precision,
                 judged_points=self.judged_points,
                 rounds=self._precision != dtype,
-            )
+            ).program()
         )
         self._build = Build(self._program)
         self._shapes, self._judged_shapes = shapes, _task_shapes(self._judged_like(tasks))

@@ -146,10 +146,7 @@ class TaskFunctions:
         examples = [*self.theta.examples(self.dtype), *self.phi.examples(self.dtype), *points]
         names = ["x", "y"]
         inputs = [*self.shared_theta(), *self.values(self.phi.buffers("phi")), *self.at(names, points)]
-        self.write.begin()
-        (found,) = lower(self.write, trace(function, examples), inputs)
-        self.write.store_into(found, Buffer.at("found", ()))
-        return function_text(name, signature(["theta", "shared", "phi", *names], ["found", "heap"]), self.write.body())
+        return self.lowered(name, function, examples, inputs, ["phi", *names], [Buffer.at("out", ())])
 
     def lowered(
         self,
@@ -158,11 +155,12 @@ class TaskFunctions:
         examples: Sequence[Tensor],
         inputs: Sequence[Value],
         given: Sequence[str],
+        targets: Sequence[Buffer] | None = None,
     ) -> str:
-        """A function that leaves a phi in `out`."""
+        """A function that leaves its results in `out`: a phi, unless `targets` says otherwise."""
         self.write.begin()
         outputs = lower(self.write, trace(function, examples), inputs)
-        for value, target in zip(outputs, self.phi.buffers("out"), strict=True):
+        for value, target in zip(outputs, targets or self.phi.buffers("out"), strict=True):
             self.write.store_into(value, target)
         return function_text(name, signature(["theta", "shared", *given], ["out", "heap"]), self.write.body())
 

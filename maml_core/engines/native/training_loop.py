@@ -22,33 +22,9 @@ GROUPS = 8
 """Sums that a meta-batch's tasks are divided into: the most threads that can share one."""
 
 
-def make_program(
-    model: nn.Module,
-    algorithm: Algorithm,
-    problem: Problem,
-    inner: InnerLoop,
-    meta_optimizer: MetaOptimizer,
-    tasks: TaskBatch,
-    dtype: torch.dtype,
-    *,
-    judged_points: int | None = None,
-    rounds: bool = False,
-) -> Program:
-    """The program for meta-batches of these shapes `[tasks, points, features]`.
+class TrainingLoop(TaskFunctions):
+    """A run's loop, as it is written."""
 
-    It also judges tasks of `judged_points` query points, by default as many as in training.
-
-    With `rounds` the state is rounded to float32 after every meta-iteration, so that a chunk may end anywhere.
-
-    Raises:
-        UnsupportedError: the model, or the problem, does something that cannot be lowered.
-    """
-    return _Builder(
-        model, algorithm, problem, inner, meta_optimizer, tasks, dtype, judged_points or tasks.query_x.shape[1], rounds
-    ).program()
-
-
-class _Builder(TaskFunctions):
     def __init__(
         self,
         model: nn.Module,
@@ -58,18 +34,29 @@ class _Builder(TaskFunctions):
         meta_optimizer: MetaOptimizer,
         tasks: TaskBatch,
         dtype: torch.dtype,
-        judged_points: int,
-        rounds: bool,
+        *,
+        judged_points: int | None = None,
+        rounds: bool = False,
     ) -> None:
+        """For meta-batches of these shapes `[tasks, points, features]`.
+
+        It also judges tasks of `judged_points` query points, by default as many as in training. With `rounds` the state
+        is rounded to float32 after every meta-iteration, so that a chunk may end anywhere.
+        """
         super().__init__(model, algorithm, problem, [tensor[0] for tensor in tasks[:2]], dtype)
         self.inner, self.meta_optimizer, self.rounds = inner, meta_optimizer, rounds
         self.count = tasks.support_x.shape[0]
         self.task = [*self.support, *(spread(t.shape[1:], dtype) for t in tasks[2:])]
-        self.judged = [spread((judged_points, *t.shape[2:]), dtype) for t in tasks[2:]]
+        self.judged = [spread((judged_points or t.shape[1], *t.shape[2:]), dtype) for t in tasks[2:]]
         self.steps_are_taken = algorithm.is_first_order and inner.steps > 0
         self.vectors = 3 + (meta_optimizer.ema_decay is not None)
 
     def program(self) -> Program:
+        """The whole.
+
+        Raises:
+            UnsupportedError: the model, or the problem, does something that cannot be lowered.
+        """
         functions = []
         if self.inner.steps:
             functions.append(self.step("first", is_first=True))
