@@ -45,7 +45,7 @@ class Lowered:
             self.shapes.append(value.shape)
             maths = maths or write.uses_maths
         kind = "float" if dtype == torch.float32 else "double"
-        headers = [(HEADERS / name).read_text() for name in ("kernels.h", *(["maths.h"] if maths else []))]
+        headers = [(HEADERS / name).read_text() for name in ("kernels.h", *write.headers)]
         source = "\n".join([f"typedef {kind} T;", *headers, *write.statics, *sources])
         self.heap, self.shared = write.heap_size + 1, write.shared_size + 1
         self.program = Program(source, 1, 0, 0, maths)

@@ -59,9 +59,16 @@ def test_training_goes_as_in_the_vectorized_engine(small_config: RunConfig, algo
     native.close()
 
 
-@pytest.mark.parametrize("family", ["sine", "spiral"])
-def test_adaptation_is_followed_as_in_torch(small_config: RunConfig, family: str) -> None:
-    config = small_config.with_settings({"tasks": {"family": family}, "model.activation": "relu"})
+FOLLOWED: dict[str, dict[str, object]] = {
+    "sine": {"tasks": {"family": "sine"}, "model.activation": "relu"},
+    "spiral": {"tasks": {"family": "spiral"}, "model.activation": "relu"},
+    "glyphs": {"tasks": {"family": "glyphs", "size": 12}, "model": {"kind": "conv", "channels": 3}, "shots": 1},
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_adaptation_is_followed_as_in_torch(small_config: RunConfig, name: str) -> None:
+    config = small_config.with_settings(FOLLOWED[name])
     start, tasks = config.untrained(), evaluation_tasks(config, 7, 0)
     found, expected = Follower(start, tasks).errors(start, tasks, 4), start.adapt(tasks, 4).query_loss
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

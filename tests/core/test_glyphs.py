@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from maml_core.config import RunConfig
 from maml_core.engines import ENGINES
 from maml_core.engines.meta_optimizer import MetaOptimizer
-from maml_core.engines.native import NativeEngine
-from maml_core.errors import ConfigError, EngineError
+from maml_core.errors import ConfigError
 from maml_core.evaluation.curves import Evaluation, evaluate
 from maml_core.evaluation.rivals import make_rivals
 from maml_core.evaluation.side_by_side import endings
@@ -217,15 +216,17 @@ def test_engines_agree_on_images(algorithm: str, normalization: str) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
 
 
-def test_the_native_engine_refuses_convolutions_and_auto_does_without_a_word() -> None:
-    config = CONFIG.with_settings({"engine": "native"})
-    with pytest.raises(EngineError, match="engine = 'native' has no convolutions: choose engine = 'auto'"):
+def test_the_native_engine_trains_on_images_as_the_vectorized_one_does() -> None:
+    ends = []
+    for engine in ("native", "vectorized"):
+        config = CONFIG.with_settings({"engine": engine})
         check_startable(config)
-    with pytest.raises(EngineError, match="has no convolutions"):
-        NativeEngine.check(config.structure(), config.method, torch.device("cpu"))
-    trainer = Trainer(CONFIG.with_settings({"meta_iterations": 100_000}))  # long enough to be worth making a loop
-    assert trainer.engine.status == "vectorized"
-    assert trainer.notice == ""
+        trainer = Trainer(config)
+        ends.append((trainer.engine.status, [row.post_loss for report in trainer.run() for row in report.rows]))
+        trainer.close()
+    assert [status for status, _ in ends] == ["native", "vectorized"]
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-4)
+    assert len(ends[0][1]) == 3
 
 
 @pytest.mark.slow

@@ -43,6 +43,12 @@ def numbers(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+def _flat_gradient(function: Function, *inputs: Tensor) -> Tensor:
+    """The gradients of a sum of squares of what a function gives, one after the other."""
+    found = torch.func.grad(lambda *given: function(*given).square().sum(), tuple(range(len(inputs))))(*inputs)
+    return torch.cat([each.reshape(-1) for each in found])
+
+
 Case = tuple[Function, list[tuple[int, ...]]]
 OPERATION_CASES: dict[str, Case] = {
     "add": (lambda a, b: a + b, [(3, 5), (3, 5)]),
@@ -83,6 +89,38 @@ OPERATION_CASES: dict[str, Case] = {
     "sum over several": (lambda a: a.sum((0, 2)), [(3, 9, 5)]),
     "the first of the largest": (
         lambda a: a.argmax(-1, keepdim=True) * a + (a > 0).to(a.dtype).argmax(0) + a.argmax(), [(7, 4)],
+    ),
+    "convolution": (nn.functional.conv2d, [(2, 3, 7, 6), (4, 3, 3, 2), (4,)]),
+    "convolution in one dimension": (
+        lambda a, b: nn.functional.conv1d(a, b, stride=2, padding=2, dilation=3), [(2, 3, 17), (4, 3, 4)],
+    ),
+    "convolution of one image": (lambda a, b: nn.functional.conv2d(a, b), [(3, 5, 5), (2, 3, 2, 2)]),
+    "convolution of groups": (
+        lambda a, b, c: torch.tanh(nn.functional.conv2d(a, b, c, stride=(2, 1), padding=(3, 1), groups=2)),
+        [(3, 4, 6, 5), (6, 2, 3, 3), (6,)],
+    ),
+    "transposed convolution": (
+        lambda a, b, c: nn.functional.conv_transpose2d(a, b, c, stride=2, padding=1, output_padding=1, groups=2),
+        [(2, 4, 4, 3), (4, 3, 3, 3), (6,)],
+    ),
+    "convolution by a single filter": (
+        lambda a, b: nn.functional.conv2d(a, b, padding=1), [(1, 1, 4, 4), (1, 1, 3, 3)],
+    ),
+    "gradients of a convolution": (
+        lambda a, b, c: _flat_gradient(lambda x, w, v: nn.functional.conv2d(x, w, v, stride=2, padding=1), a, b, c),
+        [(3, 2, 7, 7), (5, 2, 3, 3), (5,)],
+    ),
+    "gradients of a transposed convolution": (
+        lambda a, b, c: _flat_gradient(lambda x, w, v: nn.functional.conv_transpose1d(x, w, v, stride=3), a, b, c),
+        [(3, 2, 7), (2, 5, 4), (5,)],
+    ),
+    "gradients of a gradient of a convolution": (
+        lambda a, b, c: _flat_gradient(
+            lambda x, w, v: torch.func.grad(
+                lambda z: torch.tanh(nn.functional.conv2d(x, z, v, stride=2, padding=1)).square().sum() / 50
+            )(w), a, b, c
+        ),
+        [(3, 2, 7, 7), (5, 2, 3, 3), (5,)],
     ),
     "mean": (lambda a: a.mean(1) + a.mean(), [(7, 4)]),
     "variance": (lambda a: a.var(1) + a.var(1, correction=0), [(7, 12)]),
@@ -292,6 +330,16 @@ class Attention(nn.Module):
         return found
 
 
+class Convolved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(1, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.tanh(self.layer(x.T[None])).sum(1).T
+        return found
+
+
 class Bare(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -320,6 +368,7 @@ def stack(*inside: nn.Module) -> nn.Module:
 OWN: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "attention": Attention,
+    "convolution": Convolved,
     "bare parameters": Bare,
     "a layer used twice": Tied,
     "layer norm": lambda: stack(nn.LayerNorm(12), nn.SiLU()),
@@ -352,7 +401,7 @@ def some_tasks(
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # weight norm, in the vectorized engine
-@pytest.mark.parametrize("name", levels(OWN, ["residual", "group norm", "gelu"], OWN))
+@pytest.mark.parametrize("name", levels(OWN, ["residual", "group norm", "convolution"], OWN))
 def test_a_model_of_ones_own_gets_the_same_meta_gradient(name: str) -> None:
     torch.manual_seed(3)
     model = OWN[name]()
@@ -366,18 +415,18 @@ def test_a_model_of_ones_own_gets_the_same_meta_gradient(name: str) -> None:
     torch.testing.assert_close(rows, other_rows, rtol=1e-3, atol=1e-5)
 
 
-def test_a_convolution_is_refused_by_name() -> None:
-    class Convolved(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Conv1d(1, 3, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            found: Tensor = self.layer(x.T[None])
-            return found.sum(1).T
-
-    with pytest.raises(EngineError, match=r"^engine = 'native' has no convolutions: choose engine = 'auto'"):
-        engines(Convolved(), 1)
+@pytest.mark.parametrize("algorithm", levels(ALGORITHMS, ["fomaml"], ["maml", "ridge-head", "fo-meta-curvature"]))
+def test_convolutions_get_the_same_meta_gradient_by_any_algorithm(algorithm: str) -> None:
+    torch.manual_seed(2)
+    layers = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.GroupNorm(1, 4), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.ReLU()
+    model = nn.Sequential(nn.Unflatten(-1, (1, 6, 6)), *layers, nn.Flatten(-3), nn.Linear(12, 2)).double()
+    native, vectorized = engines(model, 1, algorithm)
+    tasks = some_tasks(count=3, iterations=2, features=36, outputs=2, dtype=torch.float64)
+    start = initial_state(model, ALGORITHMS[algorithm])
+    found, expected = native.run(start, tasks)[0], vectorized.run(start, tasks)[0]
+    for one, other in zip(found.vectors, expected.vectors, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-11)
+    native.close()
 
 
 @pytest.mark.parametrize(
@@ -460,7 +509,7 @@ ONE_OF_EACH = {
     for name, preset in PRESETS.items()
     if not preset.config.tasks.is_costly
 }
-"""A preset for each algorithm and each kind of network that presets have, but for rollouts and convolutions."""
+"""A preset for each algorithm and each kind of network that presets have, but for those of costly tasks."""
 
 
 @pytest.mark.parametrize(

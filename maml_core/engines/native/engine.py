@@ -37,15 +37,9 @@ class NativeEngine(Engine):
         """Refuse another device than the CPU, and what no vectorized engine takes.
 
         Raises:
-            EngineError: the model changes buffers in place or draws random numbers, has convolutions, or is not on the
-                CPU.
+            EngineError: the model changes buffers in place or draws random numbers, or is not on the CPU.
         """
         check_vectorizable(model, cls.name)
-        if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
-            raise EngineError(
-                "engine = 'native' has no convolutions: choose engine = 'auto', which takes the vectorized one, whose "
-                "convolutions are torch's own."
-            )
         if device.type not in ("cpu", "meta"):
             raise EngineError("engine = 'native' runs on the CPU only: choose device = 'cpu' or engine = 'vectorized'.")
 

@@ -171,6 +171,15 @@ template <int M, int N, int K, int AM, int AK, int LDB, class F> INL void mm(con
   cols<VL, M, N, K, AM, AK, LDB>(a, b, 0, f);
 }
 
+// One that is long enough to be called, so that all who want it share its code.
+template <int M, int N, int K, int AM, int AK, int LDB, int LDC>
+static __attribute__((noinline)) void product(const T* __restrict a, const T* __restrict b, T* __restrict c) {
+  mm<M, N, K, AM, AK, LDB>(a, b, [&](auto w, int i, int j, auto acc) __attribute__((always_inline)) {
+    constexpr int W = decltype(w)::w;
+    st<W>(c + i * LDC + j, acc);
+  });
+}
+
 // The solution of a x = b in place of b [N, M], by elimination with partial pivoting; a [N, N] is used up.
 // A matrix without an inverse gives infinities or NaN.
 template <int N, int M> static void solve(T* __restrict a, T* __restrict b) {

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from maml_core.engines.native.convolutions import convolution, convolution_backward
 from maml_core.engines.native.ir import UnsupportedError, Value
 from maml_core.engines.native.writer import Writer
 
@@ -326,6 +327,11 @@ def _diagonal_backward(
 def _check_main_diagonal(shape: Sequence[int], offset: int) -> None:
     if offset or len(shape) != 2 or shape[0] != shape[1]:
         raise UnsupportedError("The native engine cannot lower a diagonal other than a square matrix's main one.")
+
+
+# Convolutions ---------------------------------------------------------------------------------------------------
+
+OPERATIONS |= {aten.convolution.default: convolution, aten.convolution_backward.default: convolution_backward}
 
 
 # Views ----------------------------------------------------------------------------------------------------------

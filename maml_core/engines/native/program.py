@@ -179,7 +179,7 @@ class TaskFunctions:
     def source(self, functions: Sequence[str], loop: str) -> str:
         """The whole: what the functions are written in, they themselves, what is run once for all tasks, the loop."""
         type_name = "float" if self.dtype == torch.float32 else "double"
-        headers = ["kernels.h", *(["maths.h"] if self.write.uses_maths else []), "threads.h"]
+        headers = ["kernels.h", *self.write.headers, "threads.h"]
         parts = [f"typedef {type_name} T;", *((HERE / name).read_text(encoding="utf-8") for name in headers)]
         prologue = function_text("prologue", signature(["theta"], ["shared"]), self.write.shared_body())
         return "\n".join([*parts, *self.write.statics, *functions, prologue, loop])

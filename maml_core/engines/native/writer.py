@@ -1,7 +1,7 @@
 """Writes values as C++: loops, reductions, matrix products."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -24,6 +24,8 @@ Expression = Callable[..., str]
 STACK_NUMBERS = 2**14
 """An array of more numbers than this lies on the heap; so does every further one once the stack holds `STACK_TOTAL`."""
 STACK_TOTAL = 2**16
+WORTH_A_CALL = 2**14
+"""Multiplications from which on a product is called where it is wanted, not written out there."""
 _ALIGNMENT = 16  # numbers: the widest vector
 
 
@@ -43,16 +45,24 @@ class Writer:
         self.shared_size = 0  # numbers that the prologue leaves
         self.heap_size = 0  # numbers of a thread's large arrays
         self.uses_maths = False
+        self.uses_convolutions = False
         self._names = 0
         self._stack = 0
         self._vector = "j"  # the loop variable that vectors run along
         self._current: Product | None = None  # the product whose store is being written
-        self._transposed: dict[Buffer, Buffer] = {}
+        self._moves: list[dict[str, int]] = []  # how far each loop variable moved in what was read
+        self._made: dict[Hashable, Buffer] = {}
+
+    @property
+    def headers(self) -> list[str]:
+        """What it takes beyond kernels.h."""
+        asked = {"maths.h": self.uses_maths, "convolutions.h": self.uses_convolutions}
+        return [name for name, is_used in asked.items() if is_used]
 
     def begin(self) -> None:
         """Begin another function: what it makes for itself is its own, what all tasks share stays."""
         self.lines, self._stack = [], 0
-        self._transposed = {key: copy for key, copy in self._transposed.items() if copy.base == "shared"}
+        self._made = {key: buffer for key, buffer in self._made.items() if buffer.base == "shared"}
 
     def body(self) -> str:
         """The function written since `begin`."""
@@ -84,6 +94,12 @@ class Writer:
             self._stack += size
         return Buffer.at(name, shape)
 
+    def once(self, key: Hashable, make: Callable[[], Buffer]) -> Buffer:
+        """What `make` writes into a buffer, the first time that something of that key is asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def of(self, buffer: Buffer, is_shared: bool = False) -> Value:
         """What is in a buffer."""
         return Value(
@@ -104,6 +120,7 @@ class Writer:
 
     def _read(self, buffer: Buffer, index: Index) -> str:
         terms, _ = buffer.address(index)
+        self._moves.append(terms)
         stride = terms.get(self._vector, 0)
         if not stride:
             return buffer.element(index)
@@ -157,13 +174,30 @@ class Writer:
             self.emit(is_shared, f"{heads(around)}{{ constexpr int W = 1; (void)W; {assign} }}", target.base)
             return
         index[along] = ("j", 0)
+        length, merged = value.shape[along], self._in_a_row(value, target, index) if len(dims) > 2 else 0
+        for d in dims[len(dims) - 1 - merged : -1]:
+            index[d], length = ZERO, length * value.shape[d]
         expression = value.at(tuple(index))
         where = target.pointer(tuple(index))
         if adds:
             expression = f"ld<W>({where}) + {expression}"
         store = f"st<W>({where}, {expression}); "
         written = frozenset({target.base})
-        self.emit(is_shared, Nest(around, value.shape[along], written, each=(store,), stored=(where,)))
+        around = around[: len(around) - merged]
+        self.emit(is_shared, Nest(around, length, written, each=(store,), stored=(where,)))
+
+    def _in_a_row(self, value: Value, target: Buffer, index: Sequence[Place]) -> int:
+        """Over how many dimensions before the last one all that is read and written goes on where it left off."""
+        self._moves = []
+        value.at(tuple(index))
+        moves = [*self._moves, target.address(tuple(index))[0]]
+        dims = [d for d, size in enumerate(value.shape) if size > 1]
+        length = 1
+        for merged, (d, inner) in enumerate(zip(reversed(dims[:-1]), reversed(dims[1:]), strict=True)):
+            length *= value.shape[inner]
+            if any(move.get(f"i{d}", 0) != length * move.get("j", 0) for move in moves):
+                return merged
+        return len(dims) - 1
 
     def _scalar(self, value: Value, index: Index) -> str:
         """The expression of one element where no vectors are about."""
@@ -343,12 +377,17 @@ class Writer:
         left, right = product.left, product.right
         sizes = f"{product.m}, {product.n}, {product.k}, {left.strides[0]}, {left.strides[1]}, {right.strides[0]}"
         inputs = f"{pointer(left.base, {}, left.offset)}, {pointer(right.base, {}, right.offset)}"
+        if expression == "acc" and product.m * product.n * product.k >= WORTH_A_CALL:
+            out = pointer(target.base, {}, target.offset)
+            self.emit(False, f"product<{sizes}, {target.strides[0]}>({inputs}, {out});", target.base)
+            return
         store = LAMBDA.replace("int j)", "int i, int j, auto acc)") + f"st<W>({where}, {expression}); }}"
         self.emit(False, f"mm<{sizes}>({inputs}, {store});", target.base)
 
     def _with_contiguous_rows(self, matrix: Buffer, is_shared: bool) -> Buffer:
         """A copy of a matrix whose columns are contiguous; the same copy for every use."""
-        if matrix not in self._transposed:
+
+        def make() -> Buffer:
             k, n = matrix.shape
             if matrix.strides[0] != 1:
                 raise UnsupportedError("The native engine cannot lower a matrix without a contiguous dimension.")
@@ -356,8 +395,9 @@ class Writer:
             source = pointer(matrix.base, {}, matrix.offset)
             target = pointer(copy.base, {}, copy.offset)
             self.emit(is_shared, f"transpose<{n}, {k}, {matrix.strides[1]}>({source}, {target});", copy.base)
-            self._transposed[matrix] = copy
-        return self._transposed[matrix]
+            return copy
+
+        return self.once(matrix, make)
 
     # Views ------------------------------------------------------------------------------------------------------
 
