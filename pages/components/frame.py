@@ -20,6 +20,7 @@ _STYLE = """<style>
 [data-testid="stMetricValue"] { font-size: 1.7rem; line-height: 1.2; }
 [data-testid="stCaptionContainer"] { color: inherit; }
 a[href^="#term-"] { color: inherit !important; text-decoration: underline dotted !important; }
+a[href="#term-"]:not(:hover) { text-decoration: none !important; }
 .st-key-undo {
   position: fixed; bottom: 1rem; left: 50%; translate: -50%; z-index: 100; width: min(34rem, calc(100vw - 2rem));
   background: light-dark(#ffffff, #11151c); box-shadow: 0 0.25rem 1rem rgb(0 0 0 / 0.25);

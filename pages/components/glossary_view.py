@@ -60,4 +60,4 @@ def mount_glossary() -> None:
 
 def glossary_link() -> None:
     """A link that opens the whole glossary."""
-    st.markdown(f":material/menu_book: [Glossary]({ANCHOR})", width="content")
+    st.markdown(f"[:material/menu_book: Glossary]({ANCHOR})", width="content")
