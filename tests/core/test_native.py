@@ -122,6 +122,35 @@ OPERATION_CASES: dict[str, Case] = {
         ),
         [(3, 2, 7, 7), (5, 2, 3, 3), (5,)],
     ),
+    "powers of a number": (lambda a: (a / 2)**4 + (a / 2)**5 + (a / 2)**6 + (a / 2)**8 + (a * a + 1) ** -2, [(20,)]),
+    "signs": (lambda a: a.sign() * 2 + a.sgn() + torch.where(~(a > 0), a, 1), [(20,)]),
+    "smallest": (lambda a: a.amin(0) + a.amin(-1, keepdim=True), [(5, 7)]),
+    "products of several": (lambda a, b: torch.bmm(a, b), [(3, 4, 5), (3, 5, 2)]),
+    "attention": (nn.functional.scaled_dot_product_attention, [(2, 5, 4), (2, 6, 4), (2, 6, 3)]),
+    "every other": (lambda a: a[::2, 1::3] * 2, [(7, 9)]),
+    "filled up": (lambda a: nn.functional.pad(a, (2, 1, -1, 3), value=0.5), [(4, 5, 3)]),
+    "gradients of parts": (
+        lambda a: _flat_gradient(lambda x: torch.cat([x[1:, ::2].reshape(-1), x[2] * 3, x[:, -1]]), a), [(5, 7)],
+    ),
+    "largest of windows": (lambda a: nn.functional.max_pool2d(a, 3, stride=2, padding=1), [(2, 3, 7, 8)]),
+    "largest of windows in one dimension": (lambda a: nn.functional.max_pool1d(a, 2, dilation=2), [(2, 3, 9)]),
+    "means of windows": (
+        lambda a: nn.functional.avg_pool2d(a, (2, 3), padding=1)[..., :2, :2] + nn.functional.adaptive_avg_pool2d(a, 2),
+        [(2, 3, 4, 6)],
+    ),
+    "gradients of windows": (
+        lambda a: _flat_gradient(
+            lambda x: torch.cat(
+                [
+                    nn.functional.max_pool2d(x.clamp(-0.5, 0.5), 2).reshape(-1),
+                    nn.functional.avg_pool2d(x, 3, stride=1, padding=1).reshape(-1),
+                    nn.functional.adaptive_avg_pool2d(x, (3, 1)).reshape(-1),
+                ]
+            ),
+            a,
+        ),
+        [(2, 2, 6, 6)],
+    ),
     "mean": (lambda a: a.mean(1) + a.mean(), [(7, 4)]),
     "variance": (lambda a: a.var(1) + a.var(1, correction=0), [(7, 12)]),
     "norm": (lambda a: torch.linalg.vector_norm(a) * a, [(70,)]),
@@ -340,6 +369,17 @@ class Convolved(nn.Module):
         return found
 
 
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.heads, self.out = nn.Linear(1, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.into(x))
+        found: Tensor = self.out(hidden + self.heads(hidden, hidden, hidden, need_weights=False)[0])
+        return found
+
+
 class Bare(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -368,7 +408,18 @@ def stack(*inside: nn.Module) -> nn.Module:
 OWN: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "attention": Attention,
+    "attention of several heads": Heads,
     "convolution": Convolved,
+    "convolution and pooling": lambda: nn.Sequential(
+        nn.Linear(1, 16),
+        nn.Unflatten(-1, (1, 4, 4)),
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(-3),
+        nn.Linear(3, 1),
+    ),
     "bare parameters": Bare,
     "a layer used twice": Tied,
     "layer norm": lambda: stack(nn.LayerNorm(12), nn.SiLU()),

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maml_core.engines import tracing
 from maml_core.engines.native.ir import UnsupportedError, Value
 from maml_core.engines.native.operations import CONSTANT_FILLS, CONSTANT_TENSORS, OPERATIONS, PRODUCTS, VIEWS
 from maml_core.engines.native.rewriting import without_shared_factors
+from maml_core.engines.native.rules import RULES
 from maml_core.engines.native.writer import Writer
 
 aten = torch.ops.aten
@@ -25,7 +27,7 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
     Raises:
         UnsupportedError: an operation is left that cannot be lowered.
     """
-    with torch.no_grad():
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention as products: what else it may be has no rules
         found = tracing.trace(lambda *given: tuple(function(*given)), *inputs)
         _write_elsewhere(found.graph)
         asked = _unknown(found.graph)
@@ -33,48 +35,16 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -
             table: dict[Any, Callable[..., Any]] = {
                 target: rule for target, rule in torch._decomp.decomposition_table.items() if not _is_known(target)
             }
-            table |= {aten.native_group_norm.default: _group_norm, aten.argmax.default: _argmax}
+            table |= RULES
             pure = functionalize(lambda *given: tuple(function(*given)), remove="mutations")
             found = tracing.trace(pure, *inputs, decompositions=table)
     unknown = _unknown(found.graph)
     if unknown:  # named as the model's author knows it, not as what it was taken apart into
-        name = next((one for one in asked if one in unknown), (asked or unknown)[0])
+        apart = [one for one in asked if one not in map(str, RULES)]
+        name = next((one for one in asked if one in unknown), (apart or unknown)[0])
         raise UnsupportedError(f"The operation {name} is not in the native engine's table.")
     without_shared_factors(found.graph)
     return found
-
-
-def _group_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    count: int,
-    channels: int,
-    points: int,
-    groups: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """aten.native_group_norm; torch's own rule for it writes in place."""
-    parts = x.reshape(count, groups, -1)
-    mean = parts.mean(-1, keepdim=True)
-    rate = ((parts - mean).square().mean(-1, keepdim=True) + eps).rsqrt()
-    found = ((parts - mean) * rate).reshape(count, channels, points)
-    if weight is not None:
-        found = found * weight[:, None]
-    if bias is not None:
-        found = found + bias[:, None]
-    return found.reshape(x.shape), mean[:, :, 0], rate[:, :, 0]
-
-
-def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """aten.argmax: the first of the largest, as a number; there is no telling which where one is not a number."""
-    if dim is None:
-        found = _argmax(x.reshape(-1), 0)
-        return found.reshape([1] * x.ndim) if keepdim else found
-    count = x.shape[dim]
-    before = -torch.arange(0, count, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
-    is_largest = x >= x.amax(dim, keepdim=True)
-    return -torch.where(is_largest, before, -float(count)).amax(dim, keepdim=keepdim)
 
 
 def _is_known(target: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from maml_core.engines.native.convolutions import convolution, convolution_backward
-from maml_core.engines.native.ir import UnsupportedError, Value
+from maml_core.engines.native.ir import Buffer, UnsupportedError, Value
 from maml_core.engines.native.writer import Writer
 
 aten = torch.ops.aten
@@ -106,9 +106,14 @@ _POWERS = {
     1: "{}",
     2: "square({})",
     3: "cube({})",
+    4: "square(square({}))",
+    5: "(square(square({0})) * {0})",
+    6: "square(cube({}))",
+    8: "square(square(square({})))",
     0.5: "root({})",
     -0.5: "(1 / root({}))",
     -1: "(1 / {})",
+    -2: "(1 / square({}))",
 }
 
 
@@ -133,6 +138,8 @@ for _target, _expression in (
     (aten.rsqrt.default, "(1 / root({}))"),
     (aten.reciprocal.default, "(1 / {})"),
     (aten.relu.default, "relu({})"),
+    (aten.sgn.default, "sel({0} > 0, T(1), sel({0} < 0, T(-1), T(0)))"),
+    (aten.sign.default, "sel({0} > 0, T(1), sel({0} < 0, T(-1), T(0)))"),
 ):
     _enter_unary(_target, _expression)
 
@@ -186,12 +193,12 @@ def _enter_comparison(symbol: str, *targets: Any) -> None:
         OPERATIONS[target] = lowering
 
 
-_enter_comparison("<", aten.lt.Scalar, aten.lt.Tensor)
-_enter_comparison("<=", aten.le.Scalar, aten.le.Tensor)
-_enter_comparison(">", aten.gt.Scalar, aten.gt.Tensor)
-_enter_comparison(">=", aten.ge.Scalar, aten.ge.Tensor)
-_enter_comparison("==", aten.eq.Scalar, aten.eq.Tensor)
-_enter_comparison("!=", aten.ne.Scalar, aten.ne.Tensor)
+_enter_comparison("<", aten.lt.Scalar, aten.lt.Tensor, prims.lt.default)
+_enter_comparison("<=", aten.le.Scalar, aten.le.Tensor, prims.le.default)
+_enter_comparison(">", aten.gt.Scalar, aten.gt.Tensor, prims.gt.default)
+_enter_comparison(">=", aten.ge.Scalar, aten.ge.Tensor, prims.ge.default)
+_enter_comparison("==", aten.eq.Scalar, aten.eq.Tensor, prims.eq.default)
+_enter_comparison("!=", aten.ne.Scalar, aten.ne.Tensor, prims.ne.default)
 
 
 def _enter_logic(symbol: str, *targets: Any) -> None:
@@ -206,6 +213,13 @@ def _enter_logic(symbol: str, *targets: Any) -> None:
 
 _enter_logic("&", aten.logical_and.default, aten.bitwise_and.Tensor)
 _enter_logic("|", aten.logical_or.default, aten.bitwise_or.Tensor)
+
+
+@_enter(aten.logical_not.default, aten.bitwise_not.default, prims.bitwise_not.default)
+def _not(write: Writer, a: Value) -> Value:
+    if not a.is_boolean:
+        raise UnsupportedError("The native engine cannot lower bits of numbers.")
+    return write.pointwise("({} == 0)".format, a, is_boolean=True)
 
 
 @_enter(aten.where.self, prims.where.default)
@@ -391,10 +405,18 @@ def _select(write: Writer, a: Value, dim: int, position: int) -> Value:
 
 @_enter(aten.slice.Tensor, is_view=True)
 def _slice(write: Writer, a: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
-    if step != 1:
-        raise UnsupportedError("The native engine cannot lower a slice with a step.")
     first, last, _ = slice(start, end).indices(a.shape[dim])
-    return write.narrow(a, dim, first, max(0, last - first))
+    if step == 1:
+        return write.narrow(a, dim, first, max(0, last - first))
+    return write.of(_stretch(write.buffer(a), dim, range(first, last, step)), a.is_shared)
+
+
+def _stretch(buffer: Buffer, dim: int, places: range) -> Buffer:
+    """Those places of one dimension."""
+    dim %= len(buffer.shape)
+    shape = tuple(len(places) if d == dim else size for d, size in enumerate(buffer.shape))
+    strides = tuple(stride * places.step if d == dim else stride for d, stride in enumerate(buffer.strides))
+    return Buffer(buffer.base, shape, strides, buffer.offset + places.start * buffer.strides[dim])
 
 
 @_enter(aten.diagonal.default, is_view=True)
@@ -448,6 +470,42 @@ def _cat(write: Writer, values: Sequence[Value], dim: int = 0) -> Value:
 @_enter(aten.stack.default)
 def _stack(write: Writer, values: Sequence[Value], dim: int = 0) -> Value:
     return write.concatenate([_unsqueeze(write, value, dim) for value in values], dim % (len(values[0].shape) + 1))
+
+
+@_enter(aten.constant_pad_nd.default)
+def _pad(write: Writer, a: Value, sizes: Sequence[int], fill: float = 0.0) -> Value:
+    amounts = [(0, 0)] * (len(a.shape) - len(sizes) // 2) + list(zip(sizes[-2::-2], sizes[::-2], strict=True))
+    whole = write.new(tuple(size + sum(amount) for size, amount in zip(a.shape, amounts, strict=True)))
+    inner = whole
+    for dim, (before, after) in enumerate(amounts):
+        start = max(0, -before)
+        a = write.narrow(a, dim, start, a.shape[dim] - start - max(0, -after))
+        inner = _stretch(inner, dim, range(max(0, before), max(0, before) + a.shape[dim]))
+    return _within(write, whole, inner, a, fill)
+
+
+@_enter(aten.slice_backward.default)
+def _slice_backward(
+    write: Writer, gradient: Value, sizes: Sequence[int], dim: int, start: int, end: int, step: int
+) -> Value:
+    whole = write.new(tuple(sizes))
+    places = range(*slice(start, end, step).indices(sizes[dim]))
+    return _within(write, whole, _stretch(whole, dim, places), gradient, 0.0)
+
+
+@_enter(aten.select_backward.default)
+def _select_backward(write: Writer, gradient: Value, sizes: Sequence[int], dim: int, position: int) -> Value:
+    dim, position = dim % len(sizes), position % sizes[dim]
+    found: Value = _slice_backward(write, _unsqueeze(write, gradient, dim), sizes, dim, position, position + 1, 1)
+    return found
+
+
+def _within(write: Writer, whole: Buffer, inner: Buffer, a: Value, fill: float) -> Value:
+    """`a` at its place in what is otherwise `fill`."""
+    if inner.shape != whole.shape:
+        write.store_into(write.constant(whole.shape, fill), whole)
+    write.store_into(a, inner)
+    return write.of(whole)
 
 
 @_enter(aten.scalar_tensor.default)
