@@ -39,7 +39,7 @@ int main(int, char** names) {{
 
 
 @dataclass(frozen=True)
-class Place:
+class Machine:
     """A compiler with its options, and what runs what it makes."""
 
     compiler: tuple[str, ...]
@@ -53,14 +53,14 @@ class Place:
 
 
 _WIDTHS = {"SSE2": "-mno-avx", "AVX2": "-mno-avx512f", "this processor": "-march=native"}
-PLACES = {
+MACHINES = {
     **{
-        f"{compiler}, {name}": Place((compiler, "-O2", width, "-USLEEF"))
+        f"{compiler}, {name}": Machine((compiler, "-O2", width, "-USLEEF"))
         for compiler in ("g++", "clang++")
         for name, width in _WIDTHS.items()
     },
-    "arm64": Place((ARM64[0], "-O2", "-static"), ARM64[1:], is_this_processor=False),
-    "sanitizers": Place(
+    "arm64": Machine((ARM64[0], "-O2", "-static"), ARM64[1:], is_this_processor=False),
+    "sanitizers": Machine(
         ("g++", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-mno-avx512f", "-USLEEF")
     ),
 }
@@ -68,14 +68,14 @@ PLACES = {
 
 
 class Elsewhere:
-    """Takes the place of `Calls`."""
+    """Takes the place of `Calls`, with one thread however many are asked for."""
 
-    def __init__(self, program: Program, place: Place, folder: Path) -> None:
-        self._made, self._place = Path(tempfile.mkdtemp(dir=folder)) / "loops", place
-        given = flags(program) if place.is_this_processor else LASTING_FLAGS
+    def __init__(self, program: Program, machine: Machine, folder: Path) -> None:
+        self._made, self._machine = Path(tempfile.mkdtemp(dir=folder)) / "loops", machine
+        given = flags(program) if machine.is_this_processor else LASTING_FLAGS
         rounding = [] if program.contracts else ["-ffp-contract=off"]
         options = [flag for flag in given if flag not in _FOR_A_LIBRARY]
-        compiler, *others = place.compiler
+        compiler, *others = machine.compiler
         found = re.findall(r'extern "C" void (\w+)\(([^)]*)\) \{', program.source)
         main = _MAIN.format(
             work=program.work,
@@ -85,11 +85,10 @@ class Elsewhere:
         compile_to(self._made, [compiler], [*options, *others, *rounding], program.source + main, ["-lm"])
 
     def __call__(self, name: str, numbers: Sequence[int], tensors: Sequence[Tensor], threads: int = 1) -> None:
-        given = [*numbers]
-        data = b"".join(torch.tensor(number).numpy().tobytes() for number in given)
+        data = b"".join(torch.tensor(number).numpy().tobytes() for number in numbers)
         for tensor in tensors:
             data += torch.tensor(tensor.numel()).numpy().tobytes() + tensor.numpy().tobytes()
-        command = [*self._place.runner, str(self._made), name]
+        command = [*self._machine.runner, str(self._made), name]
         done = subprocess.run(command, input=data, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr[:2000]
         left = done.stdout

@@ -28,7 +28,7 @@ class Lowered:
 
     def __init__(self, cases: Cases) -> None:
         dtype = cases[0][1][0].dtype
-        sources, self.shapes, maths = [], [], False
+        sources, self.shapes = [], []
         write = Writer()
         for number, (function, inputs) in enumerate(cases):
             write.begin()
@@ -43,12 +43,11 @@ class Lowered:
             sources.append(f"{signature} {{\n{write.shared_body()}\n{body}\n}}")
             write.prologue = []
             self.shapes.append(value.shape)
-            maths = maths or write.uses_maths
         kind = "float" if dtype == torch.float32 else "double"
         headers = [(HEADERS / name).read_text() for name in ("kernels.h", *write.headers)]
         source = "\n".join([f"typedef {kind} T;", *headers, *write.statics, *sources])
         self.heap, self.shared = write.heap_size + 1, write.shared_size + 1
-        self.program = Program(source, 1, 0, 0, maths)
+        self.program = Program(source, 1, 0, 0, write.uses_maths)
         self.cases = cases
 
     def expected(self, number: int) -> Tensor:

@@ -17,19 +17,19 @@ from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.tasks import TaskStream, parse_family
 from maml_core.training.parts import training_stream
 from tests.conftest import wait_for
-from tests.core.elsewhere import PLACES, Elsewhere
+from tests.core.elsewhere import MACHINES, Elsewhere
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=PLACES, autouse=True)
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+@pytest.fixture(params=MACHINES, autouse=True)
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Where all loops are run."""
     name = str(request.param)
-    if missing := PLACES[name].missing:
+    if missing := MACHINES[name].missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {' and no '.join(missing)} on this machine")
     for module in (engine, following, sampling):
-        monkeypatch.setattr(module, "Calls", lambda program, library: Elsewhere(program, PLACES[name], tmp_path))
+        monkeypatch.setattr(module, "Calls", lambda program, library: Elsewhere(program, MACHINES[name], tmp_path))
     return name
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from maml_core.config import RunConfig
 from maml_core.engines import MetaOptimizer, NativeEngine, VectorizedEngine, initial_state
+from maml_core.engines.base import TrainingState
 from maml_core.engines.native import toolchain, writer
 from maml_core.engines.native.operations import OPERATIONS
 from maml_core.engines.native.program import Program
@@ -93,6 +94,18 @@ OPERATION_CASES: dict[str, Case] = {
     "convolution": (nn.functional.conv2d, [(2, 3, 7, 6), (4, 3, 3, 2), (4,)]),
     "convolution in one dimension": (
         lambda a, b: nn.functional.conv1d(a, b, stride=2, padding=2, dilation=3), [(2, 3, 17), (4, 3, 4)],
+    ),
+    "transposed convolution that reaches far": (
+        lambda a, b: _flat_gradient(
+            lambda x, w: nn.functional.conv_transpose1d(x, w, dilation=2, output_padding=1, groups=2), a, b
+        ),
+        [(3, 4, 5), (4, 2, 3)],
+    ),
+    "convolution by one number for both dimensions": (
+        lambda a, b: torch.convolution(a, b, None, [2], [1], [1], False, [0], 1), [(1, 1, 5, 6), (1, 1, 2, 2)],
+    ),
+    "convolution of no images": (
+        lambda a, b: nn.functional.conv2d(a, b).sum() + (a + 1).sum() + b, [(0, 2, 4, 4), (3, 2, 2, 2)],
     ),
     "convolution of one image": (lambda a, b: nn.functional.conv2d(a, b), [(3, 5, 5), (2, 3, 2, 2)]),
     "convolution of groups": (
@@ -536,9 +549,10 @@ def test_tasks_are_judged_as_by_a_whole_meta_gradient_on_any_number_of_points(al
 
 def test_a_loop_takes_no_state_that_it_was_not_made_for() -> None:
     native, _ = engines(stack(nn.ReLU()), 2, ema_decay=0.9)
-    start = initial_state(native.model, FOMAML)
-    longer = start.parameters.new_zeros(99)
-    for state in (start, dataclasses.replace(start, average=longer, parameters=longer)):
+    start, right = (initial_state(native.model, FOMAML, averages=averages) for averages in (False, True))
+    shorter = right.parameters[:3].clone()
+    others = [[*right.vectors[:k], shorter, *right.vectors[k + 1 :]] for k in range(4)]
+    for state in (start, *(TrainingState.of(vectors, 0) for vectors in others)):
         with pytest.raises(EngineError, match="not made for such a state"):
             native.run(state, some_tasks())
 

@@ -14,19 +14,10 @@ class Geometry:
 
     image: Shape  # [images, channels, height, width]
     kernel: Shape  # [filters, channels, height, width]
+    places: Shape  # of a filter on an image: how many below each other, and beside each other
     stride: Shape
     padding: Shape
     dilation: Shape
-
-    @property
-    def places(self) -> Shape:
-        """Of a filter on an image: how many below each other, and beside each other."""
-        return tuple(
-            (size + 2 * padding - dilation * (reach - 1) - 1) // stride + 1
-            for size, reach, stride, padding, dilation in zip(
-                self.image[2:], self.kernel[2:], self.stride, self.padding, self.dilation, strict=True
-            )
-        )
 
     @property
     def columns(self) -> Shape:
@@ -56,20 +47,21 @@ def convolution(
     groups: int,
 ) -> Value:
     """aten.convolution: x [images, channels, ...], kernel [filters, channels, ...], bias [filters]."""
-    two = len(x.shape) == 4
+    dims = len(x.shape) - 2
     if len(x.shape) not in (3, 4):
         raise UnsupportedError("The native engine cannot lower a convolution of other than one or two dimensions.")
-    image, filters = (value if two else _row(write, value) for value in (x, kernel))
-    steps = [_pair(each, fill) for each, fill in ((stride, 1), (padding, 0), (dilation, 1), (output_padding, 0))]
+    image, filters = (value if dims == 2 else _row(write, value) for value in (x, kernel))
+    steps = _pair(stride, 1, dims), _pair(padding, 0, dims), _pair(dilation, 1, dims)
+    sizes = image.shape[2:], filters.shape[2:], *steps
     parts = []
     for part, own in zip(_split(write, image, 1, groups), _split(write, filters, 0, groups), strict=True):
         if is_transposed:
-            whole = part.shape[0], own.shape[1], *_transposed_sizes(part.shape[2:], own.shape[2:], *steps)
-            parts.append(_to_image(write, part, own, Geometry(whole, own.shape, *steps[:3])))
+            whole = part.shape[0], own.shape[1], *_image_sizes(*sizes, _pair(output_padding, 0, dims))
+            parts.append(_to_image(write, part, own, Geometry(whole, own.shape, part.shape[2:], *steps)))
         else:
-            parts.append(_forward(write, part, own, Geometry(part.shape, own.shape, *steps[:3])))
+            parts.append(_forward(write, part, own, Geometry(part.shape, own.shape, _places(*sizes), *steps)))
     found = parts[0] if groups == 1 else write.concatenate(parts, 1)
-    shape = found.shape if two else (*found.shape[:2], found.shape[3])
+    shape = found.shape if dims == 2 else (*found.shape[:2], found.shape[3])
     if bias is not None:  # along all places of an image at once
         rows = write.view(found, (*found.shape[:2], -1))
         found = write.pointwise(lambda y, b: f"({y} + {b})", rows, write.view(bias, (bias.count, 1)))
@@ -91,16 +83,17 @@ def convolution_backward(
     mask: Sequence[bool],
 ) -> list[Value | None]:
     """aten.convolution_backward: the gradients of x, the kernel and the bias, those that `mask` asks for."""
-    shapes = x.shape, kernel.shape
-    if len(x.shape) == 3:
+    shapes, dims = (x.shape, kernel.shape), len(x.shape) - 2
+    gradient = write.of(write.buffer(gradient), gradient.is_shared)  # since it is read up to three times
+    if dims == 1:
         gradient, x, kernel = (_row(write, value) for value in (gradient, x, kernel))
-    steps = [_pair(stride, 1), _pair(padding, 0), _pair(dilation, 1)]
+    steps = _pair(stride, 1, dims), _pair(padding, 0, dims), _pair(dilation, 1, dims)
     images, kernels = [], []
     split = [_split(write, value, dim, groups) for value, dim in ((gradient, 1), (x, 1), (kernel, 0))]
     for back, part, own in zip(*split, strict=True):
         # A transposed convolution is the way back of one from its output to its input.
         small, large = (part, back) if is_transposed else (back, part)
-        geometry = Geometry(large.shape, own.shape, *steps)
+        geometry = Geometry(large.shape, own.shape, small.shape[2:], *steps)
         if mask[0]:
             images.append(
                 _forward(write, back, own, geometry) if is_transposed else _to_image(write, back, own, geometry)
@@ -122,9 +115,10 @@ def _row(write: Writer, value: Value) -> Value:
     return write.view(value, (*value.shape[:2], 1, value.shape[2]))
 
 
-def _pair(given: Sequence[int], fill: int) -> Shape:
-    """For both dimensions of an image; one that is given alone is for its row."""
-    return tuple(given) if len(given) == 2 else (fill, *given)
+def _pair(given: Sequence[int], fill: int, dims: int) -> Shape:
+    """For both dimensions of an image, whose rows are all that there is of one dimension."""
+    whole = tuple(given) * dims if len(given) == 1 else tuple(given)
+    return whole if dims == 2 else (fill, *whole)
 
 
 def _split(write: Writer, value: Value, dim: int, groups: int) -> list[Value]:
@@ -132,12 +126,19 @@ def _split(write: Writer, value: Value, dim: int, groups: int) -> list[Value]:
     return [value] if groups == 1 else [write.narrow(value, dim, size * k, size) for k in range(groups)]
 
 
-def _transposed_sizes(
-    small: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, extra: Shape
-) -> Shape:
+def _places(image: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
+    """That a filter has on an image."""
     return tuple(
-        (size - 1) * s - 2 * p + d * (reach - 1) + e + 1
-        for size, reach, s, p, d, e in zip(small, kernel, stride, padding, dilation, extra, strict=True)
+        (size + 2 * p - d * (reach - 1) - 1) // s + 1
+        for size, reach, s, p, d in zip(image, kernel, stride, padding, dilation, strict=True)
+    )
+
+
+def _image_sizes(places: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, extra: Shape) -> Shape:
+    """Of the image that a transposed convolution makes."""
+    return tuple(
+        (count - 1) * s - 2 * p + d * (reach - 1) + e + 1
+        for count, reach, s, p, d, e in zip(places, kernel, stride, padding, dilation, extra, strict=True)
     )
 
 
@@ -180,8 +181,7 @@ def _by_filter(write: Writer, gradient: Value) -> Value:
         own = Buffer(matrix.base, (filters, images, count), (width, count, 1), matrix.offset)
         rest = Buffer(matrix.base, (filters, width - images * count), (width, 1), matrix.offset + images * count)
         write.store_into(write.permute(write.view(write.of(source), (images, filters, count)), (1, 0, 2)), own)
-        if rest.shape[1]:
-            write.store_into(write.constant(rest.shape, 0.0), rest)
+        write.store_into(write.constant(rest.shape, 0.0), rest)
         return matrix
 
     return write.of(write.once(("by filter", source), make))
@@ -203,8 +203,10 @@ def _unfolded(write: Writer, x: Value, geometry: Geometry) -> Value:
 def _in_order(write: Writer, value: Value) -> Buffer:
     """A value in memory, one element after the other."""
     buffer = write.buffer(value)
-    if buffer.strides == contiguous(buffer.shape):
-        return buffer
-    copy = write.new(buffer.shape, value.is_shared)
-    write.store_into(write.of(buffer, value.is_shared), copy)
-    return copy
+
+    def make() -> Buffer:
+        copy = write.new(buffer.shape, value.is_shared)
+        write.store_into(write.of(buffer, value.is_shared), copy)
+        return copy
+
+    return buffer if buffer.strides == contiguous(buffer.shape) else write.once(("in order", buffer), make)

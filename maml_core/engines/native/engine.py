@@ -150,8 +150,8 @@ class NativeEngine(Engine):
         Raises:
             EngineError: as `prepare`, or the state is not one of this engine's runs.
         """
-        averages = self.meta_optimizer.ema_decay is not None
-        if len(state.parameters) != self.layout.size or (state.average is not None) != averages:
+        count = 3 + (self.meta_optimizer.ema_decay is not None)
+        if [len(vector) for vector in state.vectors] != [self.layout.size] * count:
             raise EngineError("The native loop was not made for such a state.")  # it would write beyond its memory
         self.prepare(tasks.at(0))
         count = tasks.support_x.shape[0]

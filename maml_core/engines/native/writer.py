@@ -160,7 +160,7 @@ class Writer:
         """Compute `value` into `target`, or add it to what is there."""
         if value.is_boolean:
             raise UnsupportedError("The native engine cannot lower truth values as a result.")
-        if self._fused(value, target, adds):
+        if not value.count or self._fused(value, target, adds):
             return
         is_shared = value.is_shared and target.base == "shared"
         dims = [d for d, size in enumerate(value.shape) if size > 1]
@@ -250,6 +250,8 @@ class Writer:
         over = sorted({d % len(shape) for d in dims}) if shape else []
         out = tuple(1 if d in over else size for d, size in enumerate(shape))
         final = out if keepdim else tuple(size for d, size in enumerate(shape) if d not in over)
+        if not value.count:
+            return self.constant(final, 0.0)
         kept = [d for d in range(len(shape)) if d not in over and shape[d] > 1]
         gone = [d for d in over if shape[d] > 1]
 
