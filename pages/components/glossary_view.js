@@ -6,6 +6,7 @@
  * What the server sends: GlossaryData in glossary_view.py.
  * @typedef {{anchor: string, terms: Record<string, string>, slugs: Record<string, string>, asked: string | null,
  *   found: string | null, said: string}} GlossaryData
+ * @typedef {HTMLDialogElement & {listening?: AbortController}} Glossary  what it listens by, to be ended before it does anew
  */
 
 /** @param {HTMLElement} list @param {string} name @param {string} text */
@@ -19,12 +20,14 @@ function addTerm(list, name, text) {
 
 /** @param {{data: GlossaryData, parentElement: HTMLElement}} component */
 export default function ({ data, parentElement }) {
-  const dialog = /** @type {HTMLDialogElement} */ (parentElement.querySelector("dialog"));
+  const dialog = /** @type {Glossary} */ (parentElement.querySelector("dialog"));
+  const box = /** @type {HTMLElement} */ (dialog.firstElementChild);
   const search = /** @type {HTMLInputElement} */ (dialog.querySelector("input"));
   const close = /** @type {HTMLButtonElement} */ (dialog.querySelector("button"));
   const note = /** @type {HTMLElement} */ (dialog.querySelector("p"));
-  const chosen = /** @type {HTMLElement} */ (dialog.querySelector(".chosen"));
-  const all = /** @type {HTMLElement} */ (dialog.querySelector(".all"));
+  const lists = /** @type {HTMLElement} */ (dialog.querySelector(".lists"));
+  const chosen = /** @type {HTMLElement} */ (lists.firstElementChild);
+  const all = /** @type {HTMLElement} */ (lists.lastElementChild);
 
   const list = () => {
     const sought = search.value.trim().toLowerCase();
@@ -33,7 +36,7 @@ export default function ({ data, parentElement }) {
     for (const [name, text] of found) addTerm(all, name, text);
     chosen.hidden = sought !== "" || !chosen.childElementCount;
     if (sought) note.textContent = found.length ? "" : "No term says so.";
-    all.scrollTop = 0;
+    lists.scrollTop = 0;
   };
   /** @param {string | null} name @param {string} said */
   const open = (name, said = "") => {
@@ -43,6 +46,7 @@ export default function ({ data, parentElement }) {
     if (name) addTerm(chosen, name, data.terms[name]);
     list();
     if (!dialog.open) dialog.showModal();
+    (matchMedia("(pointer: coarse)").matches ? lists : search).focus(); // no keyboard comes up over what is read
   };
   const meant = (/** @type {string} */ link) => {
     const slug = link.slice(data.anchor.length);
@@ -64,11 +68,15 @@ export default function ({ data, parentElement }) {
     page.askedTerm = data.asked;
     open(data.found, data.said);
   }
-  const controller = new AbortController();
-  const { signal } = controller;
+  dialog.listening?.abort(); // this is run again for new data and for another theme
+  const listening = (dialog.listening = new AbortController());
+  const { signal } = listening;
+  let pressed = false; // beside it: a selection may end there
   document.addEventListener("click", follow, { signal });
   search.addEventListener("input", list, { signal });
   close.addEventListener("click", () => dialog.close(), { signal });
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); }, { signal }); // beside it
-  return () => controller.abort();
+  dialog.addEventListener("pointerdown", (event) => { pressed = event.target === dialog; }, { signal });
+  dialog.addEventListener("click", () => { if (pressed) dialog.close(); }, { signal });
+  box.addEventListener("click", (event) => event.stopPropagation(), { signal });
+  return () => listening.abort();
 }

@@ -23,11 +23,12 @@ class GlossaryData(TypedDict):
 
 _mount = st.components.v2.component(
     "maml_glossary",
-    html="""<dialog class="glossary" aria-labelledby="glossary-title">
+    html="""<dialog class="glossary" aria-labelledby="glossary-title"><div class="box">
 <header><h2 id="glossary-title">Glossary</h2><button type="button" aria-label="Close">✕</button></header>
 <input type="search" placeholder="Type to search" aria-label="Search the glossary">
-<p role="status"></p><dl class="chosen"></dl><dl class="all"></dl>
-</dialog>""",
+<p role="status"></p>
+<div class="lists" tabindex="0"><dl class="chosen"></dl><dl class="all"></dl></div>
+</div></dialog>""",
     css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
     js=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
     isolate_styles=False,

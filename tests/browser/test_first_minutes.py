@@ -136,12 +136,20 @@ def test_any_term_opens_the_glossary(server: Server, new_tab: NewTab, run_id: st
     tab.page.get_by_test_id("stSidebar").get_by_test_id("stTooltipIcon").nth(2).hover()  # a field's own explanation
     tab.page.locator('[data-testid="stTooltipContent"] a', has_text="meta-gradient").click()
     dialog.get_by_text("The direction in which the initialization moves").first.wait_for()
-    dialog.get_by_role("searchbox").fill("no such thing")
+    tab.page.keyboard.type("no such thing")
     dialog.get_by_text("No term says so.").wait_for()
     dialog.get_by_role("searchbox").fill("few STEPS of gradient")
     dialog.get_by_text("Adaptation", exact=True).wait_for()
     assert dialog.locator("dt:visible").count() == 1
-    dialog.get_by_role("button", name="Close").click()
+    box = tab.still(dialog)
+    within = box["x"] + box["width"] / 2, box["y"] + box["height"] - 20  # where there is no term any more
+    tab.page.mouse.click(*within)
+    dialog.get_by_role("searchbox").hover()
+    tab.page.mouse.down()
+    tab.page.mouse.move(5, 5)  # as who selects what is written there
+    tab.page.mouse.up()
+    assert dialog.is_visible()
+    tab.page.mouse.click(5, 5)
     dialog.wait_for(state="hidden")
     assert tab.complaints == []
 
@@ -162,8 +170,22 @@ def test_a_page_that_is_drawn_anew_leaves_the_glossary_alone(server: Server, new
     still.wait_for()
     assert dialog.evaluate("dialog => dialog.open && dialog.is_the_same")
     assert dialog.get_by_role("searchbox").input_value() == "rollout"
-    tab.page.keyboard.press("Escape")
+    dialog.get_by_role("button", name="Close").click()
     dialog.wait_for(state="hidden")
+    tab.page.emulate_media(color_scheme="dark")  # for which Streamlit runs a component's script again
+    tab.page.get_by_test_id("stSidebar").get_by_role("link", name="Data").click()
+    tab.page.get_by_test_id("stMain").locator('a[href^="#term-"]').first.click()
+    dialog.wait_for()
+    assert tab.complaints == []
+
+
+def test_all_terms_are_within_reach_on_a_low_screen(server: Server, new_tab: NewTab, run_id: str) -> None:
+    tab = new_tab(viewport={"width": 667, "height": 375})
+    tab.open(f"{server.url}/?run={run_id}&term=algorithm")
+    last = tab.page.get_by_role("dialog").locator(".all dd").last
+    last.scroll_into_view_if_needed()
+    box = tab.still(last)
+    assert 0 < box["y"] < box["y"] + box["height"] < 375
 
 
 def test_an_address_opens_the_glossary_once(server: Server, new_tab: NewTab, run_id: str) -> None:
