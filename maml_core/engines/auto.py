@@ -1,7 +1,7 @@
 """The native loop where it can be made and is worth it, else the vectorized engine: settled before training begins.
 
-So the bits of a run do not depend on when a compiler was done. Making the loop takes about a second, in which the
-trainer goes on answering; a run that would be over sooner without it is not kept waiting.
+So the bits of a run do not depend on when a compiler was done. Making the loop takes about a second, with convolutions
+up to ten, in which the trainer goes on answering; a run that would be over sooner without it is not kept waiting.
 """
 
 from typing import ClassVar

@@ -19,7 +19,7 @@ from maml_core.engines import (
     VectorizedEngine,
     shards_of,
 )
-from maml_core.engines.native import Sampler, threads_for
+from maml_core.engines.native import Sampler, has_convolutions, threads_for
 from maml_core.errors import EngineError
 from maml_core.learning.inner_loop import InnerLoop
 from maml_core.learning.tasks import ShardedStream, TaskBatch, TaskStream
@@ -28,6 +28,8 @@ from maml_core.training.devices import resolve_device
 WORTH_SECONDS = 1.0
 """What making the native loop costs: with `auto`, a run that would be over sooner is trained without."""
 
+WORTH_SECONDS_OF_CONVOLUTIONS = 20.0
+"""The same of a network with convolutions: its code takes up to ten seconds, and half the time is saved."""
 
 WORTH_SAMPLING = 20_000_000
 """Points from which on native code draws them: torch takes 15 ns for each, and the compiler a third of a second."""
@@ -57,7 +59,7 @@ def training_engine(config: RunConfig, model: torch.nn.Module, group: Group, jud
         return make_engine(config, model)
     native: NativeEngine | None = None
     try:
-        if config.engine == "native" or _is_worth_compiling(config):
+        if config.engine == "native" or _is_worth_compiling(config, model):
             native = NativeEngine(model, **parts)
             native.judged_points = judged_points
             native.threads = threads_for(config.multiplications(config.sizes(model)))
@@ -67,11 +69,12 @@ def training_engine(config: RunConfig, model: torch.nn.Module, group: Group, jud
     return native if native and config.engine == "native" else AutoEngine(VectorizedEngine(model, **parts), native)
 
 
-def _is_worth_compiling(config: RunConfig) -> bool:
+def _is_worth_compiling(config: RunConfig, model: torch.nn.Module) -> bool:
     """Whether the whole run would take the vectorized engine longer than making the native loop takes."""
     if config.tasks.problem.calls > 1:
         return False
-    return config.seconds_estimate(config.sizes()) * config.meta_iterations > WORTH_SECONDS
+    cost = WORTH_SECONDS_OF_CONVOLUTIONS if has_convolutions(model) else WORTH_SECONDS
+    return config.seconds_estimate(config.sizes()) * config.meta_iterations > cost
 
 
 def make_engine(config: RunConfig, model: torch.nn.Module, name: str | None = None) -> Engine:

@@ -229,6 +229,15 @@ def test_the_native_engine_trains_on_images_as_the_vectorized_one_does() -> None
     assert len(ends[0][1]) == 3
 
 
+def test_auto_waits_for_the_compiler_where_a_run_on_images_is_long() -> None:
+    each = CONFIG.seconds_estimate(CONFIG.sizes())
+    for seconds, status in ((15.0, "vectorized"), (25.0, "compiling")):  # far more than without convolutions
+        trainer = Trainer(CONFIG.with_settings({"meta_iterations": int(seconds / each)}))
+        assert trainer.engine.status == status
+        assert trainer.notice == ""
+        trainer.close()
+
+
 @pytest.mark.slow
 def test_training_on_images_lowers_the_error_on_characters_never_seen() -> None:
     config = CONFIG.with_settings(

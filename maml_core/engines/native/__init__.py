@@ -7,8 +7,9 @@ values as loops; `program` puts the functions of a task together, `training_loop
 them, and `sampling` the drawing of tasks; `toolchain` compiles and keeps the result, and `calls` calls it.
 """
 
+from maml_core.engines.native.convolutions import has_convolutions
 from maml_core.engines.native.engine import NativeEngine, threads_for
 from maml_core.engines.native.following import Follower
 from maml_core.engines.native.sampling import Sampler
 
-__all__ = ["Follower", "NativeEngine", "Sampler", "threads_for"]
+__all__ = ["Follower", "NativeEngine", "Sampler", "has_convolutions", "threads_for"]

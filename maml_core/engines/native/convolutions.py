@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from maml_core.engines.native.ir import Buffer, Shape, UnsupportedError, Value, contiguous, pointer
 from maml_core.engines.native.writer import Writer, padded
 
@@ -32,6 +34,11 @@ class Geometry:
         patches = ", ".join(map(str, (*self.image[:2], *below, self.columns[1])))
         arrays = ", ".join(pointer(each.base, {}, each.offset) for each in (source, target))
         return f"{name}<{', '.join(map(str, beside))}>({arrays}, Patches{{{patches}}});"
+
+
+def has_convolutions(model: nn.Module) -> bool:
+    """Whether a network has any: its code is long, and takes a compiler long."""
+    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
 
 
 def convolution(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_core.engines.meta_optimizer import MetaOptimizer
+from maml_core.engines.native.convolutions import has_convolutions
 from maml_core.engines.native.ir import Buffer
 from maml_core.engines.native.lowering import lower, trace
 from maml_core.engines.native.program import Program, TaskFunctions, flat, function_text, signature, spread
@@ -50,6 +51,8 @@ class TrainingLoop(TaskFunctions):
         self.judged = [spread((judged_points or t.shape[1], *t.shape[2:]), dtype) for t in tasks[2:]]
         self.steps_are_taken = algorithm.is_first_order and inner.steps > 0
         self.vectors = 3 + (meta_optimizer.ema_decay is not None)
+        # A first step of its own shares work between tasks; a long one is not written twice for that.
+        self.begins = inner.steps > 1 and has_convolutions(model)
 
     def program(self) -> Program:
         """The whole.
@@ -59,7 +62,7 @@ class TrainingLoop(TaskFunctions):
         """
         functions = []
         if self.inner.steps:
-            functions.append(self.step("first", is_first=True))
+            functions.append(self.begin() if self.begins else self.step("first", is_first=True))
         if self.inner.steps > 1:
             functions.append(self.step("step", is_first=False))
         functions += [
@@ -138,9 +141,11 @@ class TrainingLoop(TaskFunctions):
         steps, last = "", max(0, self.inner.steps - 1) & 1
         if self.inner.steps:
             steps = f"first(theta, shared, {support}, lr, phi[0], heap);"
+        if self.begins:
+            steps = "begin(theta, shared, phi[1], heap);"
         if self.inner.steps > 1:
             steps += (
-                f"\n        for (int s = 1; s < {self.inner.steps}; s++) "
+                f"\n        for (int s = {0 if self.begins else 1}; s < {self.inner.steps}; s++) "
                 f"step(theta, shared, phi[(s + 1) & 1], {support}, lr, phi[s & 1], heap);"
             )
         judged_x, judged_y = (f"{name} + t * {t.numel()}" for name, t in zip(("qx", "qy"), self.judged, strict=True))
