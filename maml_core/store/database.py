@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,10 @@ def store_url(url: str | None = None) -> str:
 class Database:
     """An SQLAlchemy engine whose every trouble is a `StoreError`. Safe to use from several threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, creates: bool = True) -> None:
         """Open the database: create it and its tables on first use, migrate an older one after a backup copy.
+
+        One that `creates` none makes no file either where there is none (any more).
 
         Raises:
             StoreError: it cannot be opened, belongs to another program, or is of a newer version.
@@ -65,8 +68,10 @@ class Database:
         self.is_shared = server.is_server(url)
         options = server.ENGINE_OPTIONS if self.is_shared else {"connect_args": {"timeout": BUSY_SECONDS}}
         try:
-            if self.path:
+            if self.path and creates:
                 self._make_folder(self.path)
+            elif self.path:
+                options = {"creator": partial(_connect_to, self.path.absolute())}
             self.engine = sa.create_engine(url, **options)
         except (sa.exc.ArgumentError, ImportError) as error:
             remedy = "pip install -r requirements-cluster.txt" if self.is_shared else "install its driver"
@@ -303,6 +308,11 @@ _REMEDIES = {
     "disk is full": "the disk is full; free some space and resume",
     "locked": "another process is holding it; try again",
 }
+
+
+def _connect_to(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there: by its name alone SQLite would make one."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:

@@ -86,14 +86,14 @@ class Store(Archive, Ownership, Tables):
     ('my first', 'queued')
     """
 
-    def __init__(self, url: str | None = None) -> None:
-        """Open the database at `url`, else at `$MAML_STORE`, else the default; create it on first use.
+    def __init__(self, url: str | None = None, *, creates: bool = True) -> None:
+        """Open the database at `url`, else at `$MAML_STORE`, else the default; create it on first use if it `creates`.
 
         Raises:
             StoreError: the database cannot be opened, is damaged, or is of a newer version.
         """
         self.url = store_url(url)
-        super().__init__(Database(self.url))
+        super().__init__(Database(self.url, creates=creates))
         offer(self.table_or_none)
 
     def close(self) -> None:

@@ -124,15 +124,12 @@ def main(told: Sequence[str] | None = None) -> None:
     ending = threading.Event()
     torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
     when_parent_is_gone(arguments.parent, lambda: _end(ending))
-    file = database_path(url)
-    if file is not None and not file.exists():  # moved away meanwhile: a new one in its place would be taken for it
-        os._exit(1)
-    log_to(log_path(url), "worker")
     try:
+        store = Store(url, creates=False)  # moved away meanwhile, a new one in its place would be taken for it
+        log_to(log_path(url), "worker")
         if arguments.fleet:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: ending.set())
-        store = Store(url)
         LOG.info("ready for runs")
         _warm_up()
         if arguments.fleet:
@@ -140,7 +137,10 @@ def main(told: Sequence[str] | None = None) -> None:
         else:
             serve(store, ending)
     except StoreError as error:
-        LOG.warning("the worker ended: %s", error)
+        file = database_path(url)
+        if file is None or file.exists():  # nor is a folder for the log made where the store's is gone
+            log_to(log_path(url), "worker")
+            LOG.warning("the worker ended: %s", error)
         os._exit(1)
     except Exception as error:
         LOG.exception("the worker ended because of a bug")

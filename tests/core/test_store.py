@@ -111,6 +111,20 @@ def test_only_one_claims_a_run(store: Store, small_config: RunConfig) -> None:
     assert sum(result is not None for result in results) == 1
 
 
+def test_a_store_that_is_to_be_there_is_never_made(tmp_path: Path) -> None:
+    there, away = tmp_path / "a b" / "one#.db", tmp_path / "nowhere" / "one.db"
+    Store(f"sqlite:///{there}").close()
+    opened = Store(f"sqlite:///{there}", creates=False)
+    assert opened.all_runs() == []
+    opened.close()
+    other = there.with_name("another.db")
+    for path in (away, other):
+        with pytest.raises(StoreError, match="unable to open database file"):
+            Store(f"sqlite:///{path}", creates=False)
+        assert not path.exists()
+    assert not away.parent.exists()
+
+
 def test_a_run_whose_process_is_gone_is_interrupted_and_resumes(store: Store, small_config: RunConfig) -> None:
     run_id = store.create_run(small_config)
     assert store.claim(DEAD, run_id) is not None

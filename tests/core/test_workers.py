@@ -1,6 +1,7 @@
 """Workers as copies of a nursery: ready at once, in today's surroundings, and none that nobody wants any more."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -165,3 +166,12 @@ before = set(sys.modules)
 _warm_up()
 print(sorted(set(sys.modules) - before))
 """
+
+
+@pytest.mark.slow
+def test_a_worker_that_comes_after_its_store_was_moved_makes_nothing_in_its_place(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'moved' / 'maml.db'}"
+    command = [sys.executable, "-m", "maml_core.training.worker", "--store", url, "--parent", str(os.getpid())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,7 @@ class Writer:
         self._stack = 0
         self._vector = "j"  # the loop variable that vectors run along
         self._current: Product | None = None  # the product whose store is being written
-        self._moves: list[dict[str, int]] = []  # how far each loop variable moved in what was read
+        self._moves: list[dict[str, int]] | None = None  # how far each loop variable moves in what is read
         self._made: dict[Hashable, Buffer] = {}
 
     @property
@@ -120,7 +120,8 @@ class Writer:
 
     def _read(self, buffer: Buffer, index: Index) -> str:
         terms, _ = buffer.address(index)
-        self._moves.append(terms)
+        if self._moves is not None:
+            self._moves.append(terms)
         stride = terms.get(self._vector, 0)
         if not stride:
             return buffer.element(index)
@@ -188,9 +189,10 @@ class Writer:
 
     def _in_a_row(self, value: Value, target: Buffer, index: Sequence[Place]) -> int:
         """Over how many dimensions before the last one all that is read and written goes on where it left off."""
-        self._moves = []
+        moves = [target.address(tuple(index))[0]]
+        before, self._moves = self._moves, moves
         value.at(tuple(index))
-        moves = [*self._moves, target.address(tuple(index))[0]]
+        self._moves = before
         dims = [d for d, size in enumerate(value.shape) if size > 1]
         length = 1
         for merged, (d, inner) in enumerate(zip(reversed(dims[:-1]), reversed(dims[1:]), strict=True)):
