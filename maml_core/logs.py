@@ -21,8 +21,8 @@ _MAX_BYTES = 2**20
 _KEPT = 3
 
 
-def log_to(path: Path, role: str, *pages: str) -> None:
-    """Have this process write its log to `path`, under the name of its role.
+def log_to(path: Path, role: str, *pages: str, makes_folder: bool = True) -> None:
+    """Have this process write its log to `path`, under the name of its role; to none without a folder for it.
 
     So do the loggers of a page's faults, `pages`, of which the terminal gets a sentence. Done once in a process; a path
     that cannot be written is passed over, since a log must never stop the work.
@@ -35,7 +35,8 @@ def log_to(path: Path, role: str, *pages: str) -> None:
     LOG.propagate = False
     faults: list[logging.Handler] = [_Sentence()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if makes_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         handler = ConcurrentRotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_KEPT, encoding="utf-8")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {role} %(process)d: %(message)s"))

@@ -124,9 +124,10 @@ def main(told: Sequence[str] | None = None) -> None:
     ending = threading.Event()
     torch.set_num_threads(1)  # small networks: one thread is faster than two, and leaves the screen a core
     when_parent_is_gone(arguments.parent, lambda: _end(ending))
+    # Of a store that was moved away meanwhile a new one would be taken for it, and a folder be in the way.
+    log_to(log_path(url), "worker", makes_folder=database_path(url) is None)
     try:
-        store = Store(url, creates=False)  # moved away meanwhile, a new one in its place would be taken for it
-        log_to(log_path(url), "worker")
+        store = Store(url, creates=False)
         if arguments.fleet:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: ending.set())
@@ -137,10 +138,7 @@ def main(told: Sequence[str] | None = None) -> None:
         else:
             serve(store, ending)
     except StoreError as error:
-        file = database_path(url)
-        if file is None or file.exists():  # nor is a folder for the log made where the store's is gone
-            log_to(log_path(url), "worker")
-            LOG.warning("the worker ended: %s", error)
+        LOG.warning("the worker ended: %s", error)
         os._exit(1)
     except Exception as error:
         LOG.exception("the worker ended because of a bug")
