@@ -58,16 +58,16 @@ def convolution(
     if len(x.shape) not in (3, 4):
         raise UnsupportedError("The native engine cannot lower a convolution of other than one or two dimensions.")
     image, filters = (value if dims == 2 else _row(write, value) for value in (x, kernel))
-    steps = _pair(stride, 1, dims), _pair(padding, 0, dims), _pair(dilation, 1, dims)
+    steps = pair(stride, 1, dims), pair(padding, 0, dims), pair(dilation, 1, dims)
     sizes = image.shape[2:], filters.shape[2:], *steps
     parts = []
     for part, own in zip(_split(write, image, 1, groups), _split(write, filters, 0, groups), strict=True):
         if is_transposed:
-            whole = part.shape[0], own.shape[1], *_image_sizes(*sizes, _pair(output_padding, 0, dims))
+            whole = part.shape[0], own.shape[1], *_image_sizes(*sizes, pair(output_padding, 0, dims))
             parts.append(_to_image(write, part, own, Geometry(whole, own.shape, part.shape[2:], *steps)))
         else:
-            parts.append(_forward(write, part, own, Geometry(part.shape, own.shape, _places(*sizes), *steps)))
-    found = parts[0] if groups == 1 else write.concatenate(parts, 1)
+            parts.append(_forward(write, part, own, Geometry(part.shape, own.shape, places(*sizes), *steps)))
+    found = _joined(write, parts, 1)
     shape = found.shape if dims == 2 else (*found.shape[:2], found.shape[3])
     if bias is not None:  # along all places of an image at once
         rows = write.view(found, (*found.shape[:2], -1))
@@ -94,7 +94,7 @@ def convolution_backward(
     gradient = write.of(write.buffer(gradient), gradient.is_shared)  # since it is read up to three times
     if dims == 1:
         gradient, x, kernel = (_row(write, value) for value in (gradient, x, kernel))
-    steps = _pair(stride, 1, dims), _pair(padding, 0, dims), _pair(dilation, 1, dims)
+    steps = pair(stride, 1, dims), pair(padding, 0, dims), pair(dilation, 1, dims)
     images, kernels = [], []
     split = [_split(write, value, dim, groups) for value, dim in ((gradient, 1), (x, 1), (kernel, 0))]
     for back, part, own in zip(*split, strict=True):
@@ -109,9 +109,9 @@ def convolution_backward(
             kernels.append(_to_kernel(write, small, large, geometry))
     found: list[Value | None] = [None, None, None]
     if mask[0]:
-        found[0] = write.view(images[0] if groups == 1 else write.concatenate(images, 1), shapes[0])
+        found[0] = write.view(_joined(write, images, 1), shapes[0])
     if mask[1]:
-        found[1] = write.view(kernels[0] if groups == 1 else write.concatenate(kernels, 0), shapes[1])
+        found[1] = write.view(_joined(write, kernels, 0), shapes[1])
     if mask[2]:
         found[2] = write.reduce(write.view(gradient, (*gradient.shape[:2], -1)), [0, 2], False)
     return found
@@ -122,7 +122,7 @@ def _row(write: Writer, value: Value) -> Value:
     return write.view(value, (*value.shape[:2], 1, value.shape[2]))
 
 
-def _pair(given: Sequence[int], fill: int, dims: int) -> Shape:
+def pair(given: Sequence[int], fill: int, dims: int) -> Shape:
     """For both dimensions of an image, whose rows are all that there is of one dimension."""
     whole = tuple(given) * dims if len(given) == 1 else tuple(given)
     return whole if dims == 2 else (fill, *whole)
@@ -133,7 +133,11 @@ def _split(write: Writer, value: Value, dim: int, groups: int) -> list[Value]:
     return [value] if groups == 1 else [write.narrow(value, dim, size * k, size) for k in range(groups)]
 
 
-def _places(image: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
+def _joined(write: Writer, parts: Sequence[Value], dim: int) -> Value:
+    return parts[0] if len(parts) == 1 else write.concatenate(parts, dim)
+
+
+def places(image: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
     """That a filter has on an image."""
     return tuple(
         (size + 2 * p - d * (reach - 1) - 1) // s + 1
@@ -155,8 +159,8 @@ def _forward(write: Writer, x: Value, kernel: Value, geometry: Geometry) -> Valu
     by_pixel = write.matmul(
         write.view(kernel, (filters, geometry.columns[0])), _unfolded(write, x, geometry), used_once=False
     )
-    places = math.prod(geometry.places)
-    found = write.view(write.narrow(by_pixel, 1, 0, images * places), (filters, images, places))
+    count = math.prod(geometry.places)
+    found = write.view(write.narrow(by_pixel, 1, 0, images * count), (filters, images, count))
     return write.view(write.permute(found, (1, 0, 2)), (images, filters, *geometry.places))
 
 
@@ -181,12 +185,12 @@ def _by_filter(write: Writer, gradient: Value) -> Value:
     source = write.buffer(gradient)
 
     def make() -> Buffer:
-        images, filters, *places = source.shape
-        count = math.prod(places)
+        images, filters, *sizes = source.shape
+        count = math.prod(sizes)
         matrix = write.new((filters, padded(images * count)))
         width = matrix.shape[1]
         own = Buffer(matrix.base, (filters, images, count), (width, count, 1), matrix.offset)
-        rest = Buffer(matrix.base, (filters, width - images * count), (width, 1), matrix.offset + images * count)
+        rest = matrix.part(1, range(images * count, width))
         write.store_into(write.permute(write.view(write.of(source), (images, filters, count)), (1, 0, 2)), own)
         write.store_into(write.constant(rest.shape, 0.0), rest)
         return matrix

@@ -58,6 +58,12 @@ class Buffer:
         """A contiguous one."""
         return cls(base, tuple(shape), contiguous(tuple(shape)), offset)
 
+    def part(self, dim: int, places: range) -> "Buffer":
+        """Those places of one dimension."""
+        shape = tuple(len(places) if d == dim else size for d, size in enumerate(self.shape))
+        strides = tuple(stride * places.step if d == dim else stride for d, stride in enumerate(self.strides))
+        return Buffer(self.base, shape, strides, self.offset + places.start * self.strides[dim])
+
     def address(self, index: Index) -> tuple[dict[str, int], int]:
         """How far each loop variable moves, and the constant rest."""
         terms: dict[str, int] = {}

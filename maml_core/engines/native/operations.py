@@ -405,18 +405,11 @@ def _select(write: Writer, a: Value, dim: int, position: int) -> Value:
 
 @_enter(aten.slice.Tensor, is_view=True)
 def _slice(write: Writer, a: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
-    first, last, _ = slice(start, end).indices(a.shape[dim])
+    dim %= len(a.shape)
+    places = range(*slice(start, end, step).indices(a.shape[dim]))
     if step == 1:
-        return write.narrow(a, dim, first, max(0, last - first))
-    return write.of(_stretch(write.buffer(a), dim, range(first, last, step)), a.is_shared)
-
-
-def _stretch(buffer: Buffer, dim: int, places: range) -> Buffer:
-    """Those places of one dimension."""
-    dim %= len(buffer.shape)
-    shape = tuple(len(places) if d == dim else size for d, size in enumerate(buffer.shape))
-    strides = tuple(stride * places.step if d == dim else stride for d, stride in enumerate(buffer.strides))
-    return Buffer(buffer.base, shape, strides, buffer.offset + places.start * buffer.strides[dim])
+        return write.narrow(a, dim, places.start, len(places))
+    return write.of(write.buffer(a).part(dim, places), a.is_shared)
 
 
 @_enter(aten.diagonal.default, is_view=True)
@@ -480,8 +473,8 @@ def _pad(write: Writer, a: Value, sizes: Sequence[int], fill: float = 0.0) -> Va
     for dim, (before, after) in enumerate(amounts):
         start = max(0, -before)
         a = write.narrow(a, dim, start, a.shape[dim] - start - max(0, -after))
-        inner = _stretch(inner, dim, range(max(0, before), max(0, before) + a.shape[dim]))
-    return _within(write, whole, inner, a, fill)
+        inner = inner.part(dim, range(max(0, before), max(0, before) + a.shape[dim]))
+    return _amid(write, whole, inner, a, fill)
 
 
 @_enter(aten.slice_backward.default)
@@ -490,7 +483,7 @@ def _slice_backward(
 ) -> Value:
     whole = write.new(tuple(sizes))
     places = range(*slice(start, end, step).indices(sizes[dim]))
-    return _within(write, whole, _stretch(whole, dim, places), gradient, 0.0)
+    return _amid(write, whole, whole.part(dim % len(sizes), places), gradient, 0.0)
 
 
 @_enter(aten.select_backward.default)
@@ -500,7 +493,7 @@ def _select_backward(write: Writer, gradient: Value, sizes: Sequence[int], dim: 
     return found
 
 
-def _within(write: Writer, whole: Buffer, inner: Buffer, a: Value, fill: float) -> Value:
+def _amid(write: Writer, whole: Buffer, inner: Buffer, a: Value, fill: float) -> Value:
     """`a` at its place in what is otherwise `fill`."""
     if inner.shape != whole.shape:
         write.store_into(write.constant(whole.shape, fill), whole)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maml_core.engines.native.convolutions import pair, places
 from maml_core.engines.native.ir import UnsupportedError
 
 aten = torch.ops.aten
@@ -66,17 +67,14 @@ class _Pool:
     def __init__(self, x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, rounds_up: bool) -> None:
         if rounds_up:
             raise UnsupportedError("The native engine cannot lower pooling with ceil_mode.")
-        kernel, padding, dilation = (_pair(each) for each in (kernel, padding, dilation))
-        stride = _pair(stride) if stride else kernel
+        kernel, padding, dilation = (pair(each, 0, 2) for each in (kernel, padding, dilation))
+        stride = pair(stride, 0, 2) if stride else kernel
         self.sizes, self.padding = x.shape, padding
         self.padded = [*x.shape[:-2], *(size + 2 * each for size, each in zip(x.shape[-2:], padding, strict=True))]
-        lasts = [
-            (size - d * (reach - 1) - 1) // s * s + 1
-            for size, reach, s, d in zip(self.padded[-2:], kernel, stride, dilation, strict=True)
-        ]
+        counts = places(x.shape[-2:], kernel, stride, padding, dilation)
         self.places = [
-            [(d * i, d * i + last, s) for i in range(reach)]
-            for reach, last, s, d in zip(kernel, lasts, stride, dilation, strict=True)
+            [(d * i, d * i + (count - 1) * s + 1, s) for i in range(reach)]
+            for reach, count, s, d in zip(kernel, counts, stride, dilation, strict=True)
         ]
 
     def split(self, x: Tensor, fill: float) -> list[Tensor]:
@@ -89,20 +87,16 @@ class _Pool:
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The other way: sums of what the windows have for each pixel."""
         high, wide = self.places
-        places = [(rows, columns) for rows in high for columns in wide]
+        windows = [(rows, columns) for rows in high for columns in wide]
         sizes = [*self.padded[:-1], parts[0].shape[-1]]
         found: list[Any] = []
-        for part, (rows, columns) in zip(parts, places, strict=True):
+        for part, (rows, columns) in zip(parts, windows, strict=True):
             tall = aten.slice_backward.default(part, sizes, part.ndim - 2, *rows)
             found.append(aten.slice_backward.default(tall, self.padded, part.ndim - 1, *columns))
         down, across = self.padding
         height, width = self.sizes[-2:]
         whole: Tensor = sum(found)
         return whole[..., down : down + height, across : across + width]
-
-
-def _pair(given: Pair) -> Pair:
-    return [*given, *given] if len(given) == 1 else given
 
 
 def _max_pool(

@@ -491,8 +491,7 @@ class Writer:
         """A stretch of one dimension."""
         dim %= len(value.shape)
         shape = tuple(length if d == dim else size for d, size in enumerate(value.shape))
-        old = value.buffer
-        buffer = old and Buffer(old.base, shape, old.strides, old.offset + start * old.strides[dim])
+        buffer = value.buffer and value.buffer.part(dim, range(start, start + length))
 
         def change(index: Index) -> Index:
             variable, constant = index[dim] if length != 1 else ZERO
@@ -510,8 +509,7 @@ class Writer:
         is_shared = all(value.is_shared for value in values)
         whole, start = self.new(shape, is_shared), 0
         for value in values:
-            part = Buffer(whole.base, value.shape, whole.strides, whole.offset + start * whole.strides[dim])
-            self.store_into(value, part)
+            self.store_into(value, whole.part(dim, range(start, start + value.shape[dim])))
             start += value.shape[dim]
         return self.of(whole, is_shared)
 
